@@ -1,0 +1,120 @@
+"""What agents see of the world: small protocols, so that their decisions are tested without an EVM or a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from chainfl.errors import ChainflError
+from chainfl.tasks.state import (
+    Block,
+    CidOnChain,
+    Member,
+    RevealedUpdate,
+    Role,
+    Snapshot,
+    TalliedUpdate,
+    TaskView,
+)
+from chainfl.types import Address, Root, TaskId, Wei
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Mined and successful."""
+
+    tx_hash: str
+    block_number: int
+    gas_used: int
+    cost_wei: int
+
+
+@dataclass(frozen=True, slots=True)
+class WouldRevert:
+    """Not sent: the simulation, or the estimate just before sending, reverted with this error."""
+
+    error: ChainflError
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """Not sent, by request. cost_wei: gas estimate × the fee it would have offered."""
+
+    gas_estimate: int
+    cost_wei: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """Sent, without a receipt in time; it may still be mined."""
+
+    tx_hash: str
+
+
+SendResult = Sent | WouldRevert | DryRun | TimedOut
+
+
+class ChainPort(Protocol):
+    """The chain as one account sees it. Reads are pinned to a block; sends simulate first.
+
+    Every method raises RpcUnreachable when the endpoint does not answer.
+    """
+
+    @property
+    def account(self) -> Address: ...
+    @property
+    def chain_id(self) -> int: ...
+    @property
+    def coordinator(self) -> Address: ...
+
+    def latest_block(self) -> Block: ...
+    def wait_for_block(self, after: int, timeout_s: float) -> Block:
+        """The newest block; returns once its number exceeds `after`, or at the timeout."""
+        ...
+
+    def num_tasks(self) -> int: ...
+    def task(self, task_id: TaskId) -> TaskView: ...
+    def snapshot(self, task_id: TaskId, role: Role, block: Block | None = None) -> Snapshot: ...
+    def members(self, task_id: TaskId, role: Role, block: Block | None = None) -> tuple[Address, ...]: ...
+    def member(self, task_id: TaskId, role: Role, account: Address, block: Block | None = None) -> Member: ...
+    def revealed_updates(self, task_id: TaskId, round_number: int, from_block: int) -> tuple[RevealedUpdate, ...]:
+        """In the order of `members(WORKER)`. Scans events from `from_block`, overlapping a reorg window."""
+        ...
+
+    def tallied_updates(self, task_id: TaskId, round_number: int, from_block: int) -> tuple[TalliedUpdate, ...]: ...
+    def model_location(self, task_id: TaskId, round_number: int) -> tuple[Root, CidOnChain]:
+        """Root and exact CID of the task's newest final model at or before `round_number` (0: genesis)."""
+        ...
+
+    # Sending. Every call answers Sent | WouldRevert | DryRun | TimedOut.
+    def enrol(self, task_id: TaskId, role: Role, stake: Wei) -> SendResult: ...
+    def start_task(self, task_id: TaskId) -> SendResult: ...
+    def leave(self, task_id: TaskId, role: Role) -> SendResult: ...
+    def rejoin(self, task_id: TaskId, role: Role) -> SendResult: ...
+    def commit_update(self, task_id: TaskId, round_number: int, commitment: bytes) -> SendResult: ...
+    def reveal_update(
+        self,
+        task_id: TaskId,
+        round_number: int,
+        root: Root,
+        cid: CidOnChain,
+        squared_norm: int,
+        num_examples: int,
+        salt: bytes,
+    ) -> SendResult: ...
+    def commit_scores(self, task_id: TaskId, round_number: int, commitment: bytes) -> SendResult: ...
+    def reveal_scores(self, task_id: TaskId, round_number: int, votes: bytes, salt: bytes) -> SendResult: ...
+    def tally(self, task_id: TaskId, max_workers: int) -> SendResult: ...
+    def draw_order(self, task_id: TaskId) -> SendResult: ...
+    def commit_aggregate(self, task_id: TaskId, round_number: int, commitment: bytes) -> SendResult: ...
+    def post_aggregate(
+        self,
+        task_id: TaskId,
+        round_number: int,
+        model_root: Root,
+        cid: CidOnChain,
+        float_cid: CidOnChain,
+        salt: bytes,
+    ) -> SendResult: ...
+    def settle(self, task_id: TaskId, max_workers: int) -> SendResult: ...
+    def claim(self) -> SendResult: ...

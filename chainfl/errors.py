@@ -1,0 +1,400 @@
+"""The one tree of errors.
+
+Every error that a user can meet carries what was seen (`evidence`), a hint that says what to do next, and
+the exit code that the command line ends with. `assert` is for our own bugs; these are for the world's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class _Evidence(dict[str, Any]):
+    """Leaves a placeholder standing when the evidence for it is missing, so that a hint never fails."""
+
+    def __missing__(self, key: str) -> str:
+        return "{" + key + "}"
+
+
+class ChainflError(Exception):
+    """Base of all errors with an exit code and a hint.
+
+    message: one line, what happened. evidence: the values behind it, which also fill the hint.
+    """
+
+    exit_code: ClassVar[int] = 1
+    hint_template: ClassVar[str] = ""
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, **evidence: Any) -> None:
+        super().__init__(message)
+        self.evidence = evidence
+
+    @property
+    def hint(self) -> str:
+        """What the user can do next; empty when there is nothing better than the message."""
+        return self.hint_template.format_map(_Evidence(self.evidence))
+
+
+# --- 10..19: what the operator wrote -------------------------------------------------------------
+
+
+class ConfigError(ChainflError):
+    """The configuration is wrong; the message lists every problem found, not just the first."""
+
+    exit_code = 10
+    hint_template = "Run `chainfl init` to see a commented configuration."
+
+
+class UsageError(ChainflError):
+    """The arguments contradict one another or name something that does not exist."""
+
+    exit_code = 11
+    hint_template = "Run the command with --help to see what it takes."
+
+
+class KeyfileError(ChainflError):
+    """A key is missing, unreadable or already there."""
+
+    exit_code = 12
+    hint_template = "List keys with `chainfl keys list`, make one with `chainfl keys new`."
+
+
+class WrongPassword(KeyfileError):
+    """The keystore file did not open with the password given."""
+
+    exit_code = 13
+    hint_template = "Try again, or import the key again with `chainfl keys import`."
+
+
+class PrerequisiteMissing(ChainflError):
+    """A tool outside the package is missing (Anvil, ape, a Kubo daemon)."""
+
+    exit_code = 14
+    hint_template = "Run `make setup` in the repository, then `chainfl doctor`."
+
+
+# --- 20..39: the chain ---------------------------------------------------------------------------
+
+
+class ChainError(ChainflError):
+    """Anything that went wrong between us and the chain."""
+
+    exit_code = 20
+
+
+class RpcUnreachable(ChainError):
+    """No answer from the RPC endpoint, at the start or half-way."""
+
+    exit_code = 21
+    retryable = True
+    hint_template = "Check the `rpc` setting and that the node runs; nothing was lost, start again to carry on."
+
+
+class WrongChainId(ChainError):
+    """The endpoint serves another chain than the configuration names."""
+
+    exit_code = 22
+    hint_template = "Point `rpc` at chain {expected}, or choose the network that this endpoint serves."
+
+
+class NoContract(ChainError):
+    """There is no code at the address."""
+
+    exit_code = 23
+    hint_template = "Check the deployment file, or deploy with `chainfl deploy`."
+
+
+class WrongContractVersion(ChainError):
+    """The contract at the address is another version than this package speaks."""
+
+    exit_code = 24
+    hint_template = "Use the deployment made with this version, or deploy again with `chainfl deploy`."
+
+
+class InsufficientFunds(ChainError):
+    """The account cannot pay for the gas."""
+
+    exit_code = 25
+    hint_template = "Send native currency to {account}."
+
+
+class InsufficientTokens(ChainError):
+    """The account holds fewer tokens than the call needs."""
+
+    exit_code = 26
+    hint_template = "Get tokens (on a test network: `chainfl faucet`)."
+
+
+class InsufficientAllowance(ChainError):
+    """The vault may not take as many tokens as the call needs."""
+
+    exit_code = 27
+    hint_template = "Deposit with `chainfl stake deposit`, which approves exactly what it takes."
+
+
+class GasBudgetExhausted(ChainError):
+    """The next transaction would exceed --max-gas-wei."""
+
+    exit_code = 28
+    hint_template = "Start again with a larger --max-gas-wei to carry on."
+
+
+class TransactionTimedOut(ChainError):
+    """Sent, but no receipt came in time; it may still be mined."""
+
+    exit_code = 29
+    retryable = True
+    hint_template = "Look the transaction up before you send again: {tx_hash}."
+
+
+class TransactionReverted(ChainError):
+    """A call reverted with an error that has no class of its own."""
+
+    exit_code = 30
+
+
+class UnexpectedPhase(ChainError):
+    """The task is in another phase than the call needs (for example, an update revealed late)."""
+
+    exit_code = 31
+    hint_template = "See `chainfl task show {task_id}` for the phase and its deadline."
+
+
+class StakeTooLow(ChainError):
+    """The vault holds less free stake for the account than the call locks."""
+
+    exit_code = 32
+    hint_template = "Top up with `chainfl stake deposit {missing}`."
+
+
+class NotEligible(ChainError):
+    """The account is not enrolled for the task, has left it, or holds too little stake there."""
+
+    exit_code = 33
+    hint_template = "See `chainfl task show {task_id}`; a participant that left comes back with `rejoin`."
+
+
+class AlreadyDone(ChainError):
+    """The call was already made for this round; nothing is lost."""
+
+    exit_code = 34
+
+
+class RpcRefused(ChainError):
+    """The endpoint answered, with an error that is not a revert (a limit, an unknown method, a transaction refused)."""
+
+    exit_code = 35
+    hint_template = "Check that the endpoint in `rpc` serves a full node of this chain."
+
+
+class DeploymentInvalid(ChainError):
+    """A deployment file is malformed, or the contracts that it names do not know one another."""
+
+    exit_code = 36
+    hint_template = "Use the file that `chainfl deploy` wrote, or deploy again."
+
+
+class LocalChainError(ChainError):
+    """The local Anvil chain did not start, or ended by itself."""
+
+    exit_code = 37
+    hint_template = "See its log: {log}."
+
+
+# --- 40..49: tasks -------------------------------------------------------------------------------
+
+
+class SpecificationError(ChainflError):
+    """A task specification is malformed; the message lists every problem found."""
+
+    exit_code = 40
+    hint_template = "See docs/protocol.md for the fields of a task specification."
+
+
+class SpecificationMismatch(SpecificationError):
+    """The specification's bytes do not hash to what the task committed to, or contradict the task on chain."""
+
+    exit_code = 41
+    hint_template = "Do not take part in this task: its requester published something else than it committed to."
+
+
+# --- 50..59: integers and payloads ---------------------------------------------------------------
+
+
+class EncodingError(ChainflError):
+    """Values that cannot become integers (not finite, wrong shape, wrong type)."""
+
+    exit_code = 50
+
+
+class PayloadError(EncodingError):
+    """A payload from somebody else is not what it must be. It counts as not delivered."""
+
+    exit_code = 51
+
+
+class PayloadTruncated(PayloadError):
+    """Shorter than its own header says, or too short to have one."""
+
+    exit_code = 52
+
+
+class PayloadTooLarge(PayloadError):
+    """Larger, or with a header that claims more, than the task allows."""
+
+    exit_code = 53
+
+
+class PayloadDtypeMismatch(PayloadError):
+    """The tensor has another type than the task's format."""
+
+    exit_code = 54
+
+
+class PayloadShapeMismatch(PayloadError):
+    """The tensor has another number of values than the task's model."""
+
+    exit_code = 55
+
+
+class PayloadBindingMismatch(PayloadError):
+    """The payload names another task, round, worker or base model."""
+
+    exit_code = 56
+
+
+class ValueOutOfRange(PayloadError):
+    """A value is outside of what the format allows (−32768 in an update, non-zero padding)."""
+
+    exit_code = 57
+
+
+class RootMismatch(PayloadError):
+    """The bytes do not hash to the root that was committed on chain."""
+
+    exit_code = 58
+
+
+class AggregationError(ChainflError):
+    """An aggregation was asked for that has no result (zero total weight, widths that could overflow)."""
+
+    exit_code = 59
+
+
+# --- 60..69: storage -----------------------------------------------------------------------------
+
+
+class StorageError(ChainflError):
+    """Anything that went wrong between us and the bytes."""
+
+    exit_code = 60
+
+
+class InvalidCid(StorageError):
+    """Not a CID, or one of a version, codec or hash that is not supported."""
+
+    exit_code = 61
+
+
+class CidMismatch(StorageError):
+    """The bytes that came back do not match the CID that was asked for."""
+
+    exit_code = 62
+    hint_template = "The store is damaged or lies; the bytes were not used. Remove the block, or ask another store."
+
+
+class BlobNotFound(StorageError):
+    """The store does not have the content."""
+
+    exit_code = 63
+    retryable = True
+    hint_template = "Whoever published {cid} may be offline; try again, or ask another store."
+
+
+class StoreFull(StorageError):
+    """No space left where the store lives; nothing half-written stays visible."""
+
+    exit_code = 64
+    hint_template = "Free space on the disk that holds {path}, or choose another folder with `store_dir`."
+
+
+class StoreReadOnly(StorageError):
+    """The store's folder cannot be written."""
+
+    exit_code = 65
+    hint_template = "Make {path} writable for this user, or choose another folder with `store_dir`."
+
+
+class StoreUnreachable(StorageError):
+    """The storage daemon does not answer."""
+
+    exit_code = 66
+    retryable = True
+    hint_template = "Start the daemon (`ipfs daemon`), or check the `kubo_api` setting."
+
+
+class MalformedDag(InvalidCid):
+    """The blocks match their CIDs, but they are not a file under unixfs-v1-2025 (a directory, lying sizes, a bomb)."""
+
+    exit_code = 67
+    hint_template = "Whoever published {cid} must add it again as one file under unixfs-v1-2025."
+
+
+# --- 70..79: data and training -------------------------------------------------------------------
+
+
+class DatasetError(ChainflError):
+    """A dataset folder cannot be used."""
+
+    exit_code = 70
+
+
+class DatasetMissing(DatasetError):
+    """A file of the dataset is not there."""
+
+    exit_code = 71
+    hint_template = "Put {file} into {folder}, plain or as .gz."
+
+
+class DatasetCorrupt(DatasetError):
+    """A file of the dataset is cut, or its contents are not what its name says (images swapped with labels)."""
+
+    exit_code = 72
+    hint_template = "Fetch {file} again from where it was published."
+
+
+class TrainingError(ChainflError):
+    """Training cannot give an update (unknown model, a loss that is not finite)."""
+
+    exit_code = 73
+
+
+class TrainingDiverged(TrainingError):
+    """The loss or a parameter is not finite; the update is withheld."""
+
+    exit_code = 74
+    hint_template = "Lower the learning rate in the task's specification."
+
+
+# --- 80..89: the registry ------------------------------------------------------------------------
+
+
+class RegistryError(ChainflError):
+    """The registry does not have what was asked for."""
+
+    exit_code = 80
+    hint_template = "See `chainfl model list`."
+
+
+class LineageBroken(RegistryError):
+    """A link of a model's history does not re-derive from the stored bytes."""
+
+    exit_code = 81
+    hint_template = "Do not use this model; the message names the first link that fails."
+
+
+class Interrupted(ChainflError):
+    """Stopped by a signal at a safe point."""
+
+    exit_code = 130

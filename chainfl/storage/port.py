@@ -1,0 +1,46 @@
+"""What the rest of chainfl may ask of a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from chainfl.types import Cid
+
+
+class BlobStore(Protocol):
+    """Content by CID. Whatever comes back was checked against its CID first; a stranger may have written it.
+
+    The CID of some content is the same in every store: CIDv1 of its UnixFS form under `unixfs-v1-2025`.
+    Every method raises a StorageError: StoreFull, StoreReadOnly, StoreUnreachable when the store itself fails.
+    """
+
+    def put_bytes(self, data: bytes) -> Cid:
+        """Keeps `data` durably and returns its CID. Idempotent; safe from several processes at once."""
+        ...
+
+    def put_file(self, path: Path) -> Cid:
+        """Keeps the file's content durably, in constant memory. Raises UsageError if it cannot be read."""
+        ...
+
+    def get_bytes(self, cid: Cid, *, max_bytes: int) -> bytes:
+        """The content of `cid`, verified.
+
+        Raises InvalidCid, BlobNotFound, CidMismatch, and PayloadTooLarge before more than `max_bytes` are read.
+        """
+        ...
+
+    def get_file(self, cid: Cid, target: Path, *, max_bytes: int) -> None:
+        """Writes the content to `target`, in constant memory; `target` changes only once all of it is verified.
+
+        Raises what get_bytes raises, and StoreFull or StoreReadOnly when `target` cannot be written.
+        """
+        ...
+
+    def has(self, cid: Cid) -> bool:
+        """Whether the store holds the content itself, without asking anyone else. Does not verify it."""
+        ...
+
+    def describe(self) -> str:
+        """One line about the store for a person: what it is, where, and how it is."""
+        ...

@@ -1,0 +1,359 @@
+"""The task specification: everything that a stranger must know before it takes part.
+
+It is published as canonical JSON (sorted keys, no spaces, ASCII, no floats), and the chain holds the SHA-256 of
+those bytes. At most 1 MiB, one block, so the same hash is the digest of its CID. Integers may exceed 2^53; rates
+are decimal strings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from chainfl.errors import InvalidCid, SpecificationError, SpecificationMismatch
+from chainfl.storage.cid import RAW, make_cid, parse_cid
+from chainfl.tasks.cids import cid_on_chain
+from chainfl.tasks.rules import problems_of
+from chainfl.tasks.state import Bounds, Economics, Format, TaskParams, TaskView, Windows
+from chainfl.types import Address, Cid, Root, Wei
+
+MAX_SPEC_BYTES = 1 << 20
+TOKEN = 10**18
+"""Wei of one token of 18 decimals."""
+
+LOCAL_WINDOWS = Windows(commit=20, reveal=10, score_commit=15, score_reveal=15, slot=10, challenge=3)
+PUBLIC_WINDOWS = Windows(commit=600, reveal=300, score_commit=600, score_reveal=300, slot=300, challenge=900)
+DEFAULT_ECONOMICS = Economics(
+    worker_stake=Wei(100 * TOKEN),
+    validator_stake=Wei(300 * TOKEN),
+    aggregator_bond=Wei(200 * TOKEN),
+    slot_fee=Wei(5 * TOKEN),
+    workers_bps=7_000,
+    validators_bps=2_000,
+    aggregator_bps=1_000,
+    base_bps=3_000,
+    worker_slash_bps=2_000,
+    validator_slash_bps=1_000,
+)
+DEFAULT_CHUNK_PARAMS = 256
+DEFAULT_MODEL_SCALE_BITS = 20
+DEFAULT_UPDATE_SCALE_BITS = 14
+
+_UPDATE_LIMIT = 32_767
+
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+Text = Annotated[str, Field(max_length=20_000)]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+CidText = Annotated[str, Field(pattern=r"^b[a-z2-7]{58}$")]
+Rate = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,18})?$")]
+AddressText = Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]{40}$")]
+Count = Annotated[int, Field(ge=1, le=1 << 40)]
+
+
+class _Strict(BaseModel):
+    # Text that a rule forgets must not be able to hold what the next reader takes for something else.
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
+
+
+class RegisteredModel(_Strict):
+    """A model that chainfl itself can build: a registered name, its parameters, and the seed of its initial weights."""
+
+    kind: Literal["registered"] = "registered"
+    name: Name
+    params: dict[Name, int]
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+class ProgramModel(_Strict):
+    """A `torch.export` program: its CID, the SHA-256 of the file, and its size in bytes."""
+
+    kind: Literal["program"] = "program"
+    cid: CidText
+    sha256: Hash
+    num_bytes: Annotated[int, Field(ge=1, le=1 << 34)]
+
+
+class TensorEntry(_Strict):
+    """A floating tensor of the model."""
+
+    name: Annotated[str, Field(min_length=1, max_length=512)]
+    shape: list[Annotated[int, Field(ge=1, le=1 << 33)]]
+    dtype: Literal["float16", "float32", "float64"]
+
+
+class LayoutEntry(_Strict):
+    """The order in which tensors become one vector. hash: of names and shapes, as `encoding.layout` computes it."""
+
+    hash: Hash
+    tensors: Annotated[list[TensorEntry], Field(min_length=1, max_length=65_536)]
+
+    def to_json(self) -> str:
+        """What `Layout.from_json` reads."""
+        return _canonical([tensor.model_dump(mode="json") for tensor in self.tensors]).decode()
+
+    def num_params(self) -> int:
+        """The number of values over all tensors."""
+        return sum(_product(tensor.shape) for tensor in self.tensors)
+
+
+class TrainingEntry(_Strict):
+    """How a worker trains. Rates are decimals as text: they steer training, the chain never sees them."""
+
+    algorithm: Literal["fedavg"] = "fedavg"
+    steps: Annotated[int, Field(ge=1, le=1_000_000)]
+    batch_size: Annotated[int, Field(ge=1, le=1 << 20)]
+    learning_rate: Rate
+    momentum: Rate = "0"
+    weight_decay: Rate = "0"
+
+
+class DatasetEntry(_Strict):
+    """What the data are, for people and for a shape check; the data themselves stay with their owners."""
+
+    name: Name
+    description: Text = ""
+    licence: Annotated[str, Field(max_length=128)] = ""
+    input_shape: Annotated[list[Annotated[int, Field(ge=1, le=1 << 24)]], Field(min_length=1, max_length=8)]
+    num_classes: Annotated[int, Field(ge=2, le=1 << 20)]
+
+
+class ValidationEntry(_Strict):
+    """How validators come to their integers: gate and clip (docs/protocol.md).
+
+    root_set_cid: a root set that the requester publishes; None when each validator has its own.
+    duplicate_cosine: updates closer to one another than this share one score.
+    """
+
+    rule: Literal["gate_clip"] = "gate_clip"
+    gate_cosine: Rate = "0"
+    duplicate_cosine: Rate = "0.99"
+    root_set_cid: CidText | None = None
+
+
+class GenesisEntry(_Strict):
+    """The model that round 1 starts from: its root, and where its exact and its float32 bytes are."""
+
+    root: Hash
+    cid: CidText
+    float_cid: CidText
+
+
+class TaskSpec(_Strict):
+    """A task as its requester published it. Make one with `parse`, or with `build` for one's own."""
+
+    version: Literal[1] = 1
+    name: Name
+    description: Text = ""
+    requester_notes: Text = ""
+    licence: Annotated[str, Field(max_length=128)]
+    code_version: Name
+    model: Annotated[RegisteredModel | ProgramModel, Field(discriminator="kind")]
+    layout: LayoutEntry
+    format: Format
+    training: TrainingEntry
+    dataset: DatasetEntry
+    privacy: None = None
+    validation: ValidationEntry = ValidationEntry()
+    rounds: Annotated[int, Field(ge=1, le=65_533)]
+    enrolment_end: Annotated[int, Field(ge=1, lt=1 << 40)]
+    reward: Annotated[int, Field(ge=0, lt=1 << 128)]
+    workers: Bounds
+    validators: Bounds
+    aggregators: Bounds
+    named_validators: Annotated[list[AddressText], Field(max_length=16)] = []
+    windows: Windows
+    economics: Economics
+    genesis: GenesisEntry
+    parent_model: Hash | None = None
+
+    def to_bytes(self) -> bytes:
+        """The canonical JSON: the same bytes from whatever machine."""
+        return _canonical(self.model_dump(mode="json"))
+
+    def spec_hash(self) -> bytes:
+        """SHA-256 of the bytes, as the chain holds it."""
+        return hashlib.sha256(self.to_bytes()).digest()
+
+    def to_params(self) -> TaskParams:
+        """What createTask takes. Raises InvalidCid."""
+        return TaskParams(
+            spec_hash=self.spec_hash(),
+            genesis_root=Root(bytes.fromhex(self.genesis.root)),
+            genesis_cid=cid_on_chain(Cid(self.genesis.cid)),
+            genesis_float_cid=cid_on_chain(Cid(self.genesis.float_cid)),
+            parent_model=bytes.fromhex(self.parent_model) if self.parent_model else bytes(32),
+            rounds=self.rounds,
+            enrolment_end=self.enrolment_end,
+            reward=Wei(self.reward),
+            workers=self.workers,
+            validators=self.validators,
+            aggregators=self.aggregators,
+            format=self.format,
+            windows=self.windows,
+            economics=self.economics,
+            named_validators=tuple(Address(name) for name in self.named_validators),
+            licence=self.licence,
+        )
+
+    def check_against(self, task: TaskView) -> None:
+        """Raises SpecificationMismatch that names everything in which the chain holds something else."""
+        if differences := list(_differences(self.to_params(), task)):
+            raise SpecificationMismatch(
+                f"the specification contradicts the task on chain: {'; '.join(differences)}", differences=differences
+            )
+
+
+def build(**fields: Any) -> TaskSpec:
+    """A specification of one's own. Raises SpecificationError with every problem found."""
+    return _validated(lambda: TaskSpec.model_validate(fields))
+
+
+def parse(data: bytes, expected_hash: bytes) -> TaskSpec:
+    """The specification that a stranger published.
+
+    Raises SpecificationMismatch when the bytes are not those the task committed to, and SpecificationError with
+    every problem found when they are malformed or not canonical.
+    """
+    seen = hashlib.sha256(data).digest()
+    if seen != expected_hash:
+        raise SpecificationMismatch(
+            f"the specification hashes to {seen.hex()}, the task committed to {expected_hash.hex()}",
+            seen=seen.hex(),
+            expected=expected_hash.hex(),
+        )
+    return parse_own(data)
+
+
+def parse_own(data: bytes) -> TaskSpec:
+    """A specification whose hash nobody has committed to yet (a requester's own file)."""
+    if len(data) > MAX_SPEC_BYTES:
+        raise SpecificationError(f"a specification has at most {MAX_SPEC_BYTES} bytes, not {len(data)}")
+    spec = _validated(lambda: TaskSpec.model_validate_json(data))
+    # Two spellings of one specification, or a key given twice, would read differently elsewhere.
+    if spec.to_bytes() != data:
+        raise SpecificationError("the specification is not canonical JSON: keys sorted, no spaces, each once")
+    return spec
+
+
+def spec_cid(spec_hash: bytes) -> Cid:
+    """Where the specification is: one raw block whose digest is the hash on chain."""
+    return make_cid(RAW, spec_hash)
+
+
+def default_format(num_params: int) -> Format:
+    """The defaults of docs/protocol.md, with no norm bound but the one that the range itself sets."""
+    return Format(
+        num_params=num_params,
+        chunk_params=DEFAULT_CHUNK_PARAMS,
+        model_scale_bits=DEFAULT_MODEL_SCALE_BITS,
+        update_scale_bits=DEFAULT_UPDATE_SCALE_BITS,
+        step_num=1,
+        step_den=1,
+        max_squared_norm=min((1 << 64) - 1, num_params * _UPDATE_LIMIT**2),
+    )
+
+
+def layout_hash(tensors: list[TensorEntry]) -> bytes:
+    """The same 32 bytes as `Layout.hash`: SHA-256 over the canonical JSON of names and shapes."""
+    return hashlib.sha256(_canonical([[tensor.name, tensor.shape] for tensor in tensors])).digest()
+
+
+def _validated(make: Callable[[], TaskSpec]) -> TaskSpec:
+    try:
+        spec = make()
+    except ValidationError as error:
+        problems = [_told(entry) for entry in error.errors(include_url=False, include_input=False)]
+        raise SpecificationError(f"the specification is malformed: {'; '.join(problems)}", problems=problems) from None
+    if problems := list(_problems(spec)):
+        raise SpecificationError(f"the specification is malformed: {'; '.join(problems)}", problems=problems)
+    return spec
+
+
+def _told(entry: Any) -> str:
+    where = ".".join(str(part) for part in entry["loc"]) or "the document"
+    return f"{where}: {entry['msg'][0].lower()}{entry['msg'][1:]}"
+
+
+def _problems(spec: TaskSpec) -> Iterator[str]:
+    """Everything that types alone do not catch."""
+    broken = False
+    for what, cid in (("genesis.cid", spec.genesis.cid), ("genesis.float_cid", spec.genesis.float_cid)):
+        try:
+            parse_cid(cid)
+        except InvalidCid as error:
+            broken = True
+            yield f"{what}: {error}"
+    if not broken:
+        yield from problems_of(spec.to_params())
+    yield from _layout_problems(spec)
+    if Decimal(spec.training.momentum) >= 1:
+        yield "training.momentum is not below 1"
+    if Decimal(spec.training.learning_rate) == 0:
+        yield "training.learning_rate is zero"
+    if len(spec.to_bytes()) > MAX_SPEC_BYTES:
+        yield f"the specification is longer than {MAX_SPEC_BYTES} bytes"
+
+
+def _layout_problems(spec: TaskSpec) -> Iterator[str]:
+    names = [tensor.name for tensor in spec.layout.tensors]
+    if names != sorted(set(names)):
+        yield "layout.tensors are not sorted by name, each once"
+    if spec.layout.num_params() != spec.format.num_params:
+        yield f"layout has {spec.layout.num_params()} values, format.num_params says {spec.format.num_params}"
+    if spec.layout.hash != layout_hash(spec.layout.tensors).hex():
+        yield "layout.hash is not the hash of its names and shapes"
+
+
+_COMPARED = (
+    "spec_hash",
+    "genesis_root",
+    "rounds",
+    "enrolment_end",
+    "reward",
+    "workers",
+    "validators",
+    "aggregators",
+    "format",
+    "windows",
+    "economics",
+)
+
+
+def _differences(params: TaskParams, task: TaskView) -> Iterator[str]:
+    for name in _COMPARED:
+        yield from _field_differences(name, getattr(params, name), getattr(task, name))
+    if bool(params.named_validators) != task.validators_named:
+        yield f"named_validators: {len(params.named_validators)} here, {task.validators_named} on chain"
+
+
+def _field_differences(name: str, here: Any, there: Any) -> Iterator[str]:
+    if here == there:
+        return
+    if isinstance(here, Bounds | Format | Windows | Economics):
+        ours, theirs = asdict(here), asdict(there)
+        yield from (
+            f"{name}.{key}: {ours[key]} here, {theirs[key]} on chain" for key in ours if ours[key] != theirs[key]
+        )
+        return
+    yield f"{name}: {_shown(here)} here, {_shown(there)} on chain"
+
+
+def _shown(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _product(shape: list[int]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")

@@ -1,0 +1,276 @@
+"""What an agent knows of the chain at one block: frozen values with the ABI's component names.
+
+The field names and enum orders below are those of contracts/src/interfaces/Types.sol, in snake case; a test
+compares them with the compiled ABI, so nothing here is retyped by position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from chainfl.types import Address, Root, TaskId, Wei
+
+ABSTAIN = 65_535
+MAX_WEIGHT = 10_000
+ZERO_ADDRESS = Address("0x0000000000000000000000000000000000000000")
+ZERO_ROOT = Root(bytes(32))
+
+
+class Role(IntEnum):
+    """What an account does in a task."""
+
+    WORKER = 0
+    VALIDATOR = 1
+    AGGREGATOR = 2
+
+
+class Phase(IntEnum):
+    """Where a task stands; derived on chain from stored facts and the block time."""
+
+    NONE = 0
+    ENROLMENT = 1
+    COMMIT = 2
+    REVEAL = 3
+    SCORE_COMMIT = 4
+    SCORE_REVEAL = 5
+    TALLY = 6
+    AGGREGATE = 7
+    CHALLENGE = 8
+    SETTLEMENT = 9
+    COMPLETED = 10
+    CANCELLED = 11
+
+    @property
+    def is_terminal(self) -> bool:
+        """No action changes the task any more."""
+        return self in (Phase.COMPLETED, Phase.CANCELLED)
+
+
+class Outcome(IntEnum):
+    """How a round ended; everything but FINAL is a void round."""
+
+    PENDING = 0
+    FINAL = 1
+    NO_UPDATES = 2
+    QUORUM_MISSED = 3
+    NOTHING_ACCEPTED = 4
+    NO_AGGREGATE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class CidOnChain:
+    """A CIDv1 with a SHA-256 multihash, as contracts hold it. codec: 0x55 (raw) or 0x70 (dag-pb)."""
+
+    digest: bytes
+    codec: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many accounts of a role a task needs and takes."""
+
+    min: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Lengths in seconds."""
+
+    commit: int
+    reveal: int
+    score_commit: int
+    score_reveal: int
+    slot: int
+    challenge: int
+
+
+@dataclass(frozen=True, slots=True)
+class Economics:
+    """What a task asks and pays: token amounts in wei, shares in basis points."""
+
+    worker_stake: Wei
+    validator_stake: Wei
+    aggregator_bond: Wei
+    slot_fee: Wei
+    workers_bps: int
+    validators_bps: int
+    aggregator_bps: int
+    base_bps: int
+    worker_slash_bps: int
+    validator_slash_bps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """The integer format of a task (docs/protocol.md, Numbers and Commitments)."""
+
+    num_params: int
+    chunk_params: int
+    model_scale_bits: int
+    update_scale_bits: int
+    step_num: int
+    step_den: int
+    max_squared_norm: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskParams:
+    """Everything that createTask takes."""
+
+    spec_hash: bytes
+    genesis_root: Root
+    genesis_cid: CidOnChain
+    genesis_float_cid: CidOnChain
+    parent_model: bytes
+    rounds: int
+    enrolment_end: int
+    reward: Wei
+    workers: Bounds
+    validators: Bounds
+    aggregators: Bounds
+    format: Format
+    windows: Windows
+    economics: Economics
+    named_validators: tuple[Address, ...]
+    licence: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """The fixed part of a task, as it was created."""
+
+    requester: Address
+    spec_hash: bytes
+    genesis_root: Root
+    rounds: int
+    enrolment_end: int
+    created_at: int
+    created_block: int
+    reward: Wei
+    validators_named: bool
+    workers: Bounds
+    validators: Bounds
+    aggregators: Bounds
+    format: Format
+    windows: Windows
+    economics: Economics
+
+
+@dataclass(frozen=True, slots=True)
+class RoundView:
+    """The moving part of a task. Times in seconds of chain time; `phase_end` 0 means that only an action ends it."""
+
+    phase: Phase
+    phase_end: int
+    round: int
+    attempt: int
+    opened_block: int
+    eligible_workers: int
+    committed: int
+    revealed: int
+    eligible_validators: int
+    scores_committed: int
+    scores_revealed: int
+    num_workers: int
+    num_validators: int
+    num_aggregators: int
+    model_root: Root
+    tallied: int
+    settled: int
+    aggregate_start: int
+    num_slots: int
+    order_drawn: bool
+    order: tuple[Address, Address, Address]
+    seed_block: int
+    accepted: int
+    total_weight: int
+    aggregator: Address
+    posted_at: int
+    aggregate_root: Root
+    aggregate_cid: CidOnChain
+    aggregate_float_cid: CidOnChain
+    outcome: Outcome
+    carry: Wei
+    ended_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One account's part in a task.
+
+    commitment: the commitment until the reveal, then the update's root (worker) or the votes' hash (validator).
+    """
+
+    stake: Wei
+    squared_norm: int
+    active_from: int
+    active_until: int
+    last_round: int
+    revealed: bool
+    missed: int
+    weight: int
+    score: int
+    commitment: bytes
+
+    @property
+    def is_enrolled(self) -> bool:
+        """Ever enrolled for the task in this role."""
+        return self.active_from > 0
+
+    def is_eligible(self, round_number: int, required_stake: int) -> bool:
+        """Takes part in the round: active in it and still holding half of the required stake."""
+        return self.active_from <= round_number < self.active_until and 2 * self.stake >= required_stake > 0
+
+    def has_committed(self, round_number: int) -> bool:
+        """Committed in the round, revealed or not."""
+        return self.last_round == round_number
+
+    def has_revealed(self, round_number: int) -> bool:
+        """Revealed in the round."""
+        return self.last_round == round_number and self.revealed
+
+
+@dataclass(frozen=True, slots=True)
+class RevealedUpdate:
+    """One update as its worker disclosed it on chain."""
+
+    worker: Address
+    root: Root
+    cid: CidOnChain
+    squared_norm: int
+    num_examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class TalliedUpdate:
+    """One update with the medians that the validators gave it."""
+
+    worker: Address
+    root: Root
+    weight: int
+    score: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The block that a view was read at."""
+
+    number: int
+    timestamp: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that one agent needs to decide, read at one block."""
+
+    block: Block
+    task_id: TaskId
+    task: TaskView
+    round: RoundView
+    me: Member
+    """My own part in the role that the agent plays; all zero when not enrolled."""
+    free_stake: Wei
+    credit: Wei

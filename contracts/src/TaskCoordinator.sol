@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import { IModelRegistry } from "./interfaces/IModelRegistry.sol";
+import { IStakeVault } from "./interfaces/IStakeVault.sol";
+import { ITaskCoordinator } from "./interfaces/ITaskCoordinator.sol";
+import { Cid, Member, ModelResult, Phase, Role, RoundView, TaskParams, TaskView } from "./interfaces/Types.sol";
+import { Aggregates } from "./libraries/Aggregates.sol";
+import { Lifecycle } from "./libraries/Lifecycle.sol";
+import { Members } from "./libraries/Members.sol";
+import { Clock, Phases, Progress } from "./libraries/Phases.sol";
+import { Rounds } from "./libraries/Rounds.sol";
+import { Settlement } from "./libraries/Settlement.sol";
+import { Tally } from "./libraries/Tally.sol";
+import { Posting, Task } from "./libraries/TaskStorage.sol";
+
+/// @title The round state machine of every task; see ITaskCoordinator for the promises.
+/// @dev What workers and validators call every round is here; what is called once a round, or once a task, is in four
+/// linked libraries (a contract's code is limited to 24,576 bytes). A task keeps one round at a time and overwrites it
+/// with the next: what has passed is in the events and in the registry. Every call ends in the vault or the registry,
+/// which are wired for good; neither calls a stranger.
+contract TaskCoordinator is ITaskCoordinator {
+    using Phases for Clock;
+
+    uint16 private constant MAX_WEIGHT = 10_000;
+    uint16 private constant ABSTAIN = type(uint16).max;
+
+    IStakeVault private immutable _VAULT;
+    IModelRegistry private immutable _REGISTRY;
+
+    uint256 public override numTasks;
+
+    mapping(uint256 taskId => Task) private _tasks;
+
+    constructor(address vault_, address registry_) {
+        _VAULT = IStakeVault(vault_);
+        _REGISTRY = IModelRegistry(registry_);
+    }
+
+    // ---------------------------------------------------------------------------------------------
+    // A task before its first round, and who joins and leaves it
+    // ---------------------------------------------------------------------------------------------
+
+    /// @inheritdoc ITaskCoordinator
+    function createTask(TaskParams calldata params) external returns (uint256 taskId) {
+        taskId = ++numTasks;
+        Lifecycle.createTask(_tasks[taskId], taskId, params, _VAULT, _REGISTRY);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function enrol(uint256 taskId, Role role, uint96 stake) external {
+        Lifecycle.enrol(_tasks[taskId], taskId, role, stake, _VAULT);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function startTask(uint256 taskId) external {
+        Lifecycle.startTask(_tasks[taskId], taskId);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function cancelTask(uint256 taskId) external {
+        Lifecycle.cancelTask(_tasks[taskId], taskId, _VAULT);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function leave(uint256 taskId, Role role) external {
+        Lifecycle.leave(_tasks[taskId], taskId, role);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function rejoin(uint256 taskId, Role role) external {
+        Lifecycle.rejoin(_tasks[taskId], taskId, role);
+    }
+
+    // ---------------------------------------------------------------------------------------------
+    // Updates and scores
+    // ---------------------------------------------------------------------------------------------
+
+    /// @inheritdoc ITaskCoordinator
+    function commitUpdate(uint256 taskId, uint16 round, bytes32 commitment) external {
+        // Check
+        Task storage t = _tasks[taskId];
+        Clock memory c = t.clock;
+        if (!c.inCommit()) Rounds.unexpected(t, taskId, Phase.Commit);
+        Rounds.checkRound(taskId, c, round);
+        Member storage m = t.members[Role.Worker][msg.sender];
+        _checkActive(taskId, m, round);
+
+        // Effect
+        (m.lastRound, m.revealed, m.commitment) = (round, false, commitment);
+        if (++c.committed == c.eligibleWorkers) c.endCommit(t.fixed_.windows);
+        t.clock = c;
+        emit UpdateCommitted(taskId, round, msg.sender, commitment);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function revealUpdate(
+        uint256 taskId,
+        uint16 round,
+        bytes32 root,
+        Cid calldata cid,
+        uint64 squaredNorm,
+        uint32 numExamples,
+        bytes32 salt
+    ) external {
+        // Check
+        Task storage t = _tasks[taskId];
+        Clock memory c = t.clock;
+        if (!c.inReveal()) Rounds.unexpected(t, taskId, Phase.Reveal);
+        Rounds.checkRound(taskId, c, round);
+        Member storage m = t.members[Role.Worker][msg.sender];
+        _checkOpening(
+            taskId,
+            m,
+            round,
+            keccak256(
+                abi.encode(
+                    block.chainid,
+                    address(this),
+                    taskId,
+                    round,
+                    msg.sender,
+                    root,
+                    cid.digest,
+                    cid.codec,
+                    squaredNorm,
+                    numExamples,
+                    salt
+                )
+            )
+        );
+        uint64 maximum = t.fixed_.format.maxSquaredNorm;
+        if (squaredNorm > maximum) revert NormTooLarge(squaredNorm, maximum);
+        if (root == 0) revert ZeroRoot();
+        Rounds.checkCid(cid);
+
+        // Effect
+        (m.squaredNorm, m.revealed, m.weight, m.score, m.commitment) = (squaredNorm, true, 0, 0, root);
+        if (++c.revealed == c.committed) c.endReveal(t.fixed_.windows);
+        t.clock = c;
+        emit UpdateRevealed(taskId, round, msg.sender, root, squaredNorm, numExamples, cid);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function commitScores(uint256 taskId, uint16 round, bytes32 commitment) external {
+        // Check
+        Task storage t = _tasks[taskId];
+        Clock memory c = t.clock;
+        if (!c.inScoreCommit()) Rounds.unexpected(t, taskId, Phase.ScoreCommit);
+        Rounds.checkRound(taskId, c, round);
+        Member storage m = t.members[Role.Validator][msg.sender];
+        _checkActive(taskId, m, round);
+
+        // Effect
+        (m.lastRound, m.revealed, m.commitment) = (round, false, commitment);
+        if (++c.scoresCommitted == c.eligibleValidators) c.endScoreCommit(t.fixed_.windows);
+        t.clock = c;
+        emit ScoresCommitted(taskId, round, msg.sender, commitment);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function revealScores(uint256 taskId, uint16 round, bytes calldata votes, bytes32 salt) external {
+        // Check
+        Task storage t = _tasks[taskId];
+        Clock memory c = t.clock;
+        if (!c.inScoreReveal()) Rounds.unexpected(t, taskId, Phase.ScoreReveal);
+        Rounds.checkRound(taskId, c, round);
+        Member storage m = t.members[Role.Validator][msg.sender];
+        bytes32 votesHash = keccak256(votes);
+        _checkOpening(
+            taskId,
+            m,
+            round,
+            keccak256(abi.encode(block.chainid, address(this), taskId, round, msg.sender, votesHash, salt))
+        );
+        _checkVotes(votes, t.lists[Role.Worker].length);
+
+        // Effect
+        for (uint256 i; i < votes.length; i += 32) {
+            t.votes[msg.sender][i / 32] = _word(votes, i);
+        }
+        (m.revealed, m.commitment) = (true, votesHash);
+        if (++c.scoresRevealed == c.scoresCommitted) c.scoreRevealEnd = uint40(block.timestamp);
+        t.clock = c;
+        emit ScoresRevealed(taskId, round, msg.sender, votes);
+    }
+
+    // ---------------------------------------------------------------------------------------------
+    // Tally, aggregate, settlement
+    // ---------------------------------------------------------------------------------------------
+
+    /// @inheritdoc ITaskCoordinator
+    function tally(uint256 taskId, uint16 maxWorkers) external {
+        Tally.tally(_tasks[taskId], taskId, maxWorkers);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function drawOrder(uint256 taskId) external {
+        Aggregates.drawOrder(_tasks[taskId], taskId, _VAULT);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function commitAggregate(uint256 taskId, uint16 round, bytes32 commitment) external {
+        Aggregates.commitAggregate(_tasks[taskId], taskId, round, commitment);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function postAggregate(
+        uint256 taskId,
+        uint16 round,
+        bytes32 modelRoot,
+        Cid calldata cid,
+        Cid calldata floatCid,
+        bytes32 salt
+    ) external {
+        Aggregates.postAggregate(_tasks[taskId], taskId, round, modelRoot, cid, floatCid, salt, _VAULT);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function settle(uint256 taskId, uint16 maxWorkers) external {
+        Settlement.settle(_tasks[taskId], taskId, maxWorkers, _VAULT, _REGISTRY);
+    }
+
+    // ---------------------------------------------------------------------------------------------
+    // Checks
+    // ---------------------------------------------------------------------------------------------
+
+    function _checkActive(uint256 taskId, Member storage m, uint16 round) private view {
+        if (!Members.isActive(m, round)) revert NotEligible(taskId, msg.sender, round);
+        if (m.lastRound == round) revert AlreadyCommitted(taskId, msg.sender);
+    }
+
+    function _checkOpening(uint256 taskId, Member storage m, uint16 round, bytes32 opened) private view {
+        if (m.lastRound != round) revert NothingCommitted(taskId, msg.sender);
+        if (m.revealed) revert AlreadyRevealed(taskId, msg.sender);
+        if (m.commitment != opened) revert CommitmentMismatch(m.commitment, opened);
+    }
+
+    function _checkVotes(bytes calldata votes, uint256 numWorkers) private pure {
+        if (votes.length != 4 * numWorkers) revert VotesLength(votes.length, 4 * numWorkers);
+        for (uint256 i; i < numWorkers; ++i) {
+            uint256 vote = uint256(_word(votes, 32 * (i / 8))) >> (224 - 32 * (i % 8)) & 0xffffffff;
+            (uint16 weight, uint16 score) = (uint16(vote >> 16), uint16(vote));
+            bool abstains = weight == ABSTAIN;
+            if ((!abstains && weight > MAX_WEIGHT) || (weight == 0 || abstains) != (score == 0)) {
+                revert InvalidVote(i, weight, score);
+            }
+        }
+    }
+
+    /// @dev 32 bytes of calldata from `offset`, padded with zeros past the end.
+    function _word(bytes calldata data, uint256 offset) private pure returns (bytes32) {
+        uint256 end = data.length < offset + 32 ? data.length : offset + 32;
+        return bytes32(data[offset:end]);
+    }
+
+    // ---------------------------------------------------------------------------------------------
+    // Views
+    // ---------------------------------------------------------------------------------------------
+
+    /// @inheritdoc ITaskCoordinator
+    function vault() external view returns (address) {
+        return address(_VAULT);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function registry() external view returns (address) {
+        return address(_REGISTRY);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function version() external pure returns (string memory) {
+        return "chainfl-1";
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function phaseOf(uint256 taskId) external view returns (Phase, uint40) {
+        return Rounds.phase(_tasks[taskId]);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function taskOf(uint256 taskId) external view returns (TaskView memory) {
+        return _tasks[taskId].fixed_;
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function memberOf(uint256 taskId, Role role, address account) external view returns (Member memory) {
+        return _tasks[taskId].members[role][account];
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function membersOf(uint256 taskId, Role role) external view returns (address[] memory) {
+        return _tasks[taskId].lists[role];
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function roundOf(uint256 taskId) external view returns (RoundView memory r) {
+        Task storage t = _tasks[taskId];
+        (r.phase, r.phaseEnd) = Rounds.phase(t);
+        _viewClock(r, t.clock);
+        _viewProgress(r, t.progress);
+        r.numWorkers = uint16(t.lists[Role.Worker].length);
+        r.numValidators = uint16(t.lists[Role.Validator].length);
+        r.numAggregators = uint16(t.lists[Role.Aggregator].length);
+        r.modelRoot = t.modelRoot;
+        r.totalWeight = t.sums.weight;
+        (r.carry, r.endedAt) = (t.carry, t.endedAt);
+        if (r.orderDrawn) r.order = t.order.holders;
+        if (r.postedAt > 0) _viewPosting(r, t.posting);
+        if (r.phase == Phase.Settlement) r.outcome = t.clock.outcome(t.progress);
+    }
+
+    function _viewClock(RoundView memory r, Clock memory c) private pure {
+        (r.round, r.attempt) = (c.round, c.attempt);
+        (r.eligibleWorkers, r.committed, r.revealed) = (c.eligibleWorkers, c.committed, c.revealed);
+        (r.eligibleValidators, r.scoresCommitted, r.scoresRevealed) =
+        (c.eligibleValidators, c.scoresCommitted, c.scoresRevealed);
+    }
+
+    function _viewProgress(RoundView memory r, Progress memory p) private pure {
+        (r.tallied, r.settled, r.accepted) = (p.tallied, p.settled, p.accepted);
+        (r.openedBlock, r.aggregateStart, r.postedAt, r.seedBlock) =
+        (p.openedBlock, p.aggregateStart, p.postedAt, p.seedBlock);
+        (r.numSlots, r.orderDrawn, r.outcome) = (p.numSlots, p.orderDrawn, p.outcome);
+    }
+
+    function _viewPosting(RoundView memory r, Posting memory a) private pure {
+        (r.aggregator, r.aggregateRoot) = (a.aggregator, a.root);
+        r.aggregateCid = Cid(a.digest, a.codec);
+        r.aggregateFloatCid = Cid(a.floatDigest, a.floatCodec);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function releasableAt(uint256 taskId) external view returns (uint40) {
+        Task storage t = _tasks[taskId];
+        if (t.cancelled) return 0;
+        return t.endedAt == 0 ? type(uint40).max : t.endedAt;
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function originOf(uint256 taskId) external view returns (address, bytes32, bytes32, string memory) {
+        Task storage t = _tasks[taskId];
+        return (t.fixed_.requester, t.fixed_.specHash, t.parentModel, t.licence);
+    }
+
+    /// @inheritdoc ITaskCoordinator
+    function resultOf(uint256 taskId) external view returns (ModelResult memory result) {
+        Task storage t = _tasks[taskId];
+        if (!t.publishing) revert NoResult(taskId);
+        result.modelRoot = t.modelRoot;
+        result.round = t.clock.round;
+        if (result.round == 0) {
+            result.openedBlock = t.fixed_.createdBlock;
+            (result.cid, result.floatCid) = (t.genesisCid, t.genesisFloatCid);
+            return result;
+        }
+        Posting memory a = t.posting;
+        (result.attempt, result.accepted) = (t.clock.attempt, t.progress.accepted);
+        (result.openedBlock, result.updatesHash) = (t.progress.openedBlock, t.updatesHash);
+        (result.aggregator, result.cid) = (a.aggregator, Cid(a.digest, a.codec));
+        result.floatCid = Cid(a.floatDigest, a.floatCodec);
+    }
+}

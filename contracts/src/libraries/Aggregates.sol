@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import { IStakeVault } from "../interfaces/IStakeVault.sol";
+import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
+import { Cid, Phase, Role, Windows } from "../interfaces/Types.sol";
+import { Members } from "./Members.sol";
+import { Clock, Phases, Progress } from "./Phases.sol";
+import { Rounds } from "./Rounds.sol";
+import { AggregateCommitment, Posting, Task } from "./TaskStorage.sol";
+
+/// @title Who posts the next global model. Linked: the coordinator delegates to it.
+library Aggregates {
+    using Phases for Progress;
+
+    function drawOrder(Task storage t, uint256 taskId, IStakeVault vault) external {
+        Rounds.requirePhase(t, taskId, Phase.Aggregate);
+        Progress memory p = t.progress;
+        if (p.orderDrawn) revert ITaskCoordinator.OrderAlreadyDrawn(taskId);
+        if (block.number <= p.seedBlock) revert ITaskCoordinator.SeedNotReady(p.seedBlock);
+        bytes32 seed = blockhash(p.seedBlock);
+        if (seed == 0) {
+            // More than 256 blocks old. The clock goes on: rolling must not keep a round open.
+            p.seedBlock = uint40(block.number);
+            t.order.knownFrom = uint40(block.timestamp);
+            emit ITaskCoordinator.SeedRolled(taskId, t.clock.round, p.seedBlock);
+        } else {
+            _draw(t, taskId, p, seed, vault);
+        }
+        t.progress = p;
+    }
+
+    function commitAggregate(Task storage t, uint256 taskId, uint16 round, bytes32 commitment) external {
+        Rounds.requirePhase(t, taskId, Phase.Aggregate);
+        Rounds.checkRound(taskId, t.clock, round);
+        t.aggregateCommitments[msg.sender] = AggregateCommitment(commitment, block.number);
+        emit ITaskCoordinator.AggregateCommitted(taskId, round, msg.sender, commitment);
+    }
+
+    function postAggregate(
+        Task storage t,
+        uint256 taskId,
+        uint16 round,
+        bytes32 modelRoot,
+        Cid calldata cid,
+        Cid calldata floatCid,
+        bytes32 salt,
+        IStakeVault vault
+    ) external {
+        // Check
+        Rounds.requirePhase(t, taskId, Phase.Aggregate);
+        Clock memory c = t.clock;
+        Rounds.checkRound(taskId, c, round);
+        if (modelRoot == 0) revert ITaskCoordinator.ZeroRoot();
+        Rounds.checkCid(cid);
+        Rounds.checkCid(floatCid);
+        Progress memory p = t.progress;
+        _checkTurn(t, taskId, c, p, modelRoot, salt, vault);
+
+        // Effect
+        p.postedAt = uint40(block.timestamp);
+        t.progress = p;
+        t.posting = Posting(msg.sender, cid.codec, floatCid.codec, modelRoot, cid.digest, floatCid.digest);
+        emit ITaskCoordinator.AggregatePosted(taskId, round, msg.sender, c.attempt, modelRoot, cid, floatCid);
+
+        // Interaction
+        vault.lock(taskId, Role.Aggregator, msg.sender, t.fixed_.economics.aggregatorBond);
+    }
+
+    /// @dev In an exclusive slot its holder; afterwards anybody with a commitment at least a block old.
+    function _checkTurn(
+        Task storage t,
+        uint256 taskId,
+        Clock memory c,
+        Progress memory p,
+        bytes32 modelRoot,
+        bytes32 salt,
+        IStakeVault vault
+    ) private {
+        Windows memory w = t.fixed_.windows;
+        if (block.timestamp < p.exclusiveEnd(w)) {
+            if (!p.orderDrawn) _drawNow(t, taskId, p, vault);
+        }
+        // Read again: the draw leaves fewer slots when candidates lack the bond.
+        if (block.timestamp < p.exclusiveEnd(w)) {
+            address holder = t.order.holders[(block.timestamp - p.aggregateStart) / w.slot];
+            if (holder != msg.sender) revert ITaskCoordinator.NotYourSlot(holder, msg.sender);
+            return;
+        }
+        AggregateCommitment memory committed = t.aggregateCommitments[msg.sender];
+        bytes32 opened = keccak256(
+            abi.encode(block.chainid, address(this), taskId, c.round, c.attempt, msg.sender, modelRoot, salt)
+        );
+        if (committed.commitment != opened) revert ITaskCoordinator.CommitmentMismatch(committed.commitment, opened);
+        if (block.number <= committed.blockNumber) revert ITaskCoordinator.CommitmentTooYoung(committed.blockNumber);
+    }
+
+    function _drawNow(Task storage t, uint256 taskId, Progress memory p, IStakeVault vault) private {
+        if (block.number <= p.seedBlock) revert ITaskCoordinator.SeedNotReady(p.seedBlock);
+        bytes32 seed = blockhash(p.seedBlock);
+        if (seed == 0) revert ITaskCoordinator.SeedExpired(p.seedBlock);
+        _draw(t, taskId, p, seed, vault);
+    }
+
+    /// @dev A uniform order of the active aggregators that have the bond; the first three hold the slots.
+    function _draw(Task storage t, uint256 taskId, Progress memory p, bytes32 seed, IStakeVault vault) private {
+        (address[] memory candidates, uint256 count) = _candidates(t, vault);
+        uint256 slots = count < p.numSlots ? count : p.numSlots;
+        address[3] memory holders;
+        for (uint256 i; i < slots; ++i) {
+            uint256 j = i + uint256(keccak256(abi.encode(seed, taskId, t.clock.round, i))) % (count - i);
+            (holders[i], candidates[j]) = (candidates[j], candidates[i]);
+        }
+        t.order.holders = holders;
+        (p.numSlots, p.orderDrawn) = (uint8(slots), true);
+        emit ITaskCoordinator.OrderDrawn(taskId, t.clock.round, holders, uint8(slots));
+    }
+
+    function _candidates(Task storage t, IStakeVault vault)
+        private
+        view
+        returns (address[] memory candidates, uint256 count)
+    {
+        candidates = t.lists[Role.Aggregator];
+        uint256 bond = t.fixed_.economics.aggregatorBond;
+        uint16 round = t.clock.round;
+        for (uint256 i; i < candidates.length; ++i) {
+            address a = candidates[i];
+            if (Members.isActive(t.members[Role.Aggregator][a], round) && vault.freeOf(a) >= bond) {
+                candidates[count++] = a;
+            }
+        }
+    }
+}

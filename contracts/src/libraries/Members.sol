@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import { Bounds, Member, Role } from "../interfaces/Types.sol";
+import { Task } from "./TaskStorage.sol";
+
+/// @title Who takes part in a task, and in its next round.
+library Members {
+    uint16 internal constant FOR_EVER = type(uint16).max;
+    uint16 internal constant MAX_MISSED = 2;
+
+    function isActive(Member storage m, uint16 round) internal view returns (bool) {
+        return m.activeFrom <= round && round < m.activeUntil;
+    }
+
+    function isEnrolled(Task storage t, Role role, address account) internal view returns (bool) {
+        return t.members[role][account].activeFrom > 0;
+    }
+
+    function bounds(Task storage t, Role role) internal view returns (Bounds memory) {
+        if (role == Role.Worker) return t.fixed_.workers;
+        return role == Role.Validator ? t.fixed_.validators : t.fixed_.aggregators;
+    }
+
+    /// @dev Aggregators hold no lock for the task; they bond when they post.
+    function requiredStake(Task storage t, Role role) internal view returns (uint256) {
+        if (role == Role.Worker) return t.fixed_.economics.workerStake;
+        return role == Role.Validator ? t.fixed_.economics.validatorStake : 0;
+    }
+
+    function deactivate(Task storage t, Role role, Member storage m, uint16 round) internal {
+        m.activeUntil = round + 1;
+        countNext(t, role, false);
+    }
+
+    function countNext(Task storage t, Role role, bool joins) internal {
+        if (role == Role.Worker) t.nextWorkers = joins ? t.nextWorkers + 1 : t.nextWorkers - 1;
+        else if (role == Role.Validator) t.nextValidators = joins ? t.nextValidators + 1 : t.nextValidators - 1;
+        else t.nextAggregators = joins ? t.nextAggregators + 1 : t.nextAggregators - 1;
+    }
+
+    /// @dev Two missed rounds in a row, or less than half of the required stake, count as leaving.
+    function miss(Task storage t, Role role, Member storage m, uint16 round) internal {
+        ++m.missed;
+        bool poor = 2 * uint256(m.stake) < requiredStake(t, role);
+        if ((poor || m.missed >= MAX_MISSED) && m.activeUntil > round + 1) deactivate(t, role, m, round);
+    }
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import { Outcome, Phase, Windows } from "../interfaces/Types.sol";
+
+/// @notice Facts of a round up to its scores. Exactly one storage slot, so that a commit and a reveal write it once.
+struct Clock {
+    uint16 round;
+    uint8 attempt;
+    uint40 commitEnd;
+    uint40 revealEnd;
+    uint40 scoreCommitEnd;
+    uint40 scoreRevealEnd;
+    uint16 eligibleWorkers;
+    uint16 committed;
+    uint16 revealed;
+    uint8 eligibleValidators;
+    uint8 scoresCommitted;
+    uint8 scoresRevealed;
+}
+
+/// @notice Facts of a round from its tally on. One storage slot.
+struct Progress {
+    uint16 tallied;
+    uint16 settled;
+    uint16 accepted;
+    uint40 openedBlock;
+    uint40 aggregateStart;
+    uint40 postedAt;
+    uint40 seedBlock;
+    uint8 numSlots;
+    bool orderDrawn;
+    Outcome outcome;
+}
+
+/// @title Where a round stands, derived from stored facts and the time.
+/// @dev Windows are half-open [start, end): at `end` the next phase has begun.
+library Phases {
+    uint8 internal constant MAX_SLOTS = 3;
+
+    /// @notice The deadlines of a round that opens at `start`.
+    function open(Windows memory w, uint16 round, uint256 start) internal pure returns (Clock memory c) {
+        c.round = round;
+        c.attempt = 1;
+        c.commitEnd = uint40(start) + w.commit;
+        _chain(c, w);
+    }
+
+    /// @notice Everybody eligible has committed: Reveal begins now.
+    function endCommit(Clock memory c, Windows memory w) internal view {
+        c.commitEnd = uint40(block.timestamp);
+        _chain(c, w);
+    }
+
+    /// @notice Everybody who committed has revealed: ScoreCommit begins now.
+    function endReveal(Clock memory c, Windows memory w) internal view {
+        c.revealEnd = uint40(block.timestamp);
+        _chainScores(c, w);
+    }
+
+    /// @notice Every eligible validator has committed its scores: ScoreReveal begins now.
+    function endScoreCommit(Clock memory c, Windows memory w) internal view {
+        c.scoreCommitEnd = uint40(block.timestamp);
+        c.scoreRevealEnd = c.scoreCommitEnd + w.scoreReveal;
+    }
+
+    function inCommit(Clock memory c) internal view returns (bool) {
+        return block.timestamp < c.commitEnd;
+    }
+
+    function inReveal(Clock memory c) internal view returns (bool) {
+        return block.timestamp >= c.commitEnd && block.timestamp < c.revealEnd && c.committed > 0;
+    }
+
+    function inScoreCommit(Clock memory c) internal view returns (bool) {
+        return block.timestamp >= c.revealEnd && block.timestamp < c.scoreCommitEnd && c.revealed > 0;
+    }
+
+    function inScoreReveal(Clock memory c) internal view returns (bool) {
+        return block.timestamp >= c.scoreCommitEnd && block.timestamp < c.scoreRevealEnd && c.scoresCommitted > 0;
+    }
+
+    /// @notice The phase of an open round and when it ends by itself (0: only an action ends it).
+    function current(Clock memory c, Progress memory p, Windows memory w) internal view returns (Phase, uint40) {
+        if (inCommit(c)) return (Phase.Commit, c.commitEnd);
+        if (c.committed == 0) return (Phase.Settlement, 0);
+        if (block.timestamp < c.revealEnd) return (Phase.Reveal, c.revealEnd);
+        if (c.revealed == 0) return (Phase.Settlement, 0);
+        if (block.timestamp < c.scoreCommitEnd) return (Phase.ScoreCommit, c.scoreCommitEnd);
+        if (c.scoresCommitted > 0 && block.timestamp < c.scoreRevealEnd) return (Phase.ScoreReveal, c.scoreRevealEnd);
+        return _afterScores(p, w);
+    }
+
+    /// @notice How a round in Settlement ended.
+    function outcome(Clock memory c, Progress memory p) internal pure returns (Outcome) {
+        if (p.outcome != Outcome.Pending) return p.outcome;
+        if (c.revealed == 0) return Outcome.NoUpdates;
+        return p.postedAt > 0 ? Outcome.Final : Outcome.NoAggregate;
+    }
+
+    /// @notice End of the exclusive slots; the open window of three slots follows.
+    function exclusiveEnd(Progress memory p, Windows memory w) internal pure returns (uint40) {
+        return p.aggregateStart + uint40(p.numSlots) * w.slot;
+    }
+
+    function openEnd(Progress memory p, Windows memory w) internal pure returns (uint40) {
+        return exclusiveEnd(p, w) + uint40(MAX_SLOTS) * w.slot;
+    }
+
+    function _afterScores(Progress memory p, Windows memory w) private view returns (Phase, uint40) {
+        // The tally's last batch leaves either an outcome (the round is void) or a start.
+        if (p.outcome != Outcome.Pending) return (Phase.Settlement, 0);
+        if (p.aggregateStart == 0) return (Phase.Tally, 0);
+        if (p.postedAt > 0) {
+            uint40 challengeEnd = p.postedAt + w.challenge;
+            return block.timestamp < challengeEnd ? (Phase.Challenge, challengeEnd) : (Phase.Settlement, uint40(0));
+        }
+        uint40 end = openEnd(p, w);
+        return block.timestamp < end ? (Phase.Aggregate, end) : (Phase.Settlement, uint40(0));
+    }
+
+    function _chain(Clock memory c, Windows memory w) private pure {
+        c.revealEnd = c.commitEnd + w.reveal;
+        _chainScores(c, w);
+    }
+
+    function _chainScores(Clock memory c, Windows memory w) private pure {
+        c.scoreCommitEnd = c.revealEnd + w.scoreCommit;
+        c.scoreRevealEnd = c.scoreCommitEnd + w.scoreReveal;
+    }
+}

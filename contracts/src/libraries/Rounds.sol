@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import { IModelRegistry } from "../interfaces/IModelRegistry.sol";
+import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
+import { Cid, Phase } from "../interfaces/Types.sol";
+import { Clock, Phases, Progress } from "./Phases.sol";
+import { Sums, Task } from "./TaskStorage.sol";
+
+/// @title From round to round, and the one gate that every call passes.
+library Rounds {
+    using Phases for Clock;
+
+    /// @notice Where the task stands, and when that ends by itself (0: only an action ends it).
+    function phase(Task storage t) internal view returns (Phase, uint40) {
+        if (t.fixed_.requester == address(0)) return (Phase.None, 0);
+        if (t.cancelled) return (Phase.Cancelled, 0);
+        if (t.endedAt > 0) return (Phase.Completed, 0);
+        Clock memory c = t.clock;
+        if (c.round == 0) return (Phase.Enrolment, t.fixed_.enrolmentEnd);
+        return c.current(t.progress, t.fixed_.windows);
+    }
+
+    function requirePhase(Task storage t, uint256 taskId, Phase expected) internal view {
+        (Phase current,) = phase(t);
+        if (current != expected) revert ITaskCoordinator.UnexpectedPhase(taskId, current, expected);
+    }
+
+    function unexpected(Task storage t, uint256 taskId, Phase expected) internal view {
+        (Phase current,) = phase(t);
+        revert ITaskCoordinator.UnexpectedPhase(taskId, current, expected);
+    }
+
+    /// @dev A transaction that arrives a round late must not be taken for the next round's.
+    function checkRound(uint256 taskId, Clock memory c, uint16 round) internal pure {
+        if (c.round != round) revert ITaskCoordinator.UnexpectedRound(taskId, c.round, round);
+    }
+
+    /// @notice Opens a round for whoever is active in it; what the last round left is overwritten.
+    function open(Task storage t, uint256 taskId, uint16 round) internal {
+        Clock memory c = Phases.open(t.fixed_.windows, round, block.timestamp);
+        (c.eligibleWorkers, c.eligibleValidators) = (t.nextWorkers, t.nextValidators);
+        Progress memory p;
+        p.openedBlock = uint40(block.number);
+        Sums memory s;
+        (t.clock, t.progress, t.sums) = (c, p, s);
+        (t.updatesHash, t.agreements, t.order.knownFrom) = (0, 0, 0);
+        emit ITaskCoordinator.RoundOpened(taskId, round, t.modelRoot, c.eligibleWorkers, c.eligibleValidators);
+    }
+
+    /// @dev Lets the registry pull the task's newest result; there is none before or after this call.
+    function publish(Task storage t, uint256 taskId, IModelRegistry registry) internal {
+        t.publishing = true;
+        registry.register(taskId);
+        t.publishing = false;
+    }
+
+    /// @dev End of a batch that starts at `from`, a multiple of eight or the end of the list.
+    function batchEnd(uint256 from, uint256 count, uint256 length) internal pure returns (uint256 end) {
+        end = (from + (count == 0 ? 1 : count) + 7) / 8 * 8;
+        if (end > length) end = length;
+    }
+
+    function checkCid(Cid calldata cid) internal pure {
+        if (cid.codec != 0x55 && cid.codec != 0x70) revert ITaskCoordinator.InvalidCid(cid.codec);
+    }
+}

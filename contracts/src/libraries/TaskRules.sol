@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
+import { Bounds, Cid, Economics, Format, TaskParams, TaskView, Windows } from "../interfaces/Types.sol";
+import { FixedPoint } from "./FixedPoint.sol";
+
+/// @title What a task may ask for. Everything that could lock money for ever, overflow, or exceed a block is refused
+/// here, before anybody enrols.
+library TaskRules {
+    uint256 internal constant MAX_WORKERS = 1024;
+    // Agreements are packed sixteen to a word, and every tally reads every validator.
+    uint256 internal constant MAX_VALIDATORS = 16;
+    uint256 internal constant MAX_AGGREGATORS = 16;
+    uint256 internal constant MAX_ENROLMENT = 90 days;
+    uint256 internal constant MAX_WINDOW = 7 days;
+    uint256 internal constant MAX_LICENCE = 128;
+    uint256 internal constant BPS = 10_000;
+
+    /// @notice Reverts InvalidParams with the name of the first field that is wrong.
+    function check(TaskParams calldata p) internal view {
+        _require(p.specHash != 0, "specHash");
+        _require(p.genesisRoot != 0, "genesisRoot");
+        _checkCid(p.genesisCid, "genesisCid");
+        _checkCid(p.genesisFloatCid, "genesisFloatCid");
+        _require(p.rounds > 0 && p.rounds < type(uint16).max - 1, "rounds");
+        _require(p.enrolmentEnd > block.timestamp && p.enrolmentEnd <= block.timestamp + MAX_ENROLMENT, "enrolmentEnd");
+        _require(bytes(p.licence).length <= MAX_LICENCE, "licence");
+        _checkBounds(p.workers, 1, MAX_WORKERS, "workers");
+        _checkBounds(p.validators, 1, MAX_VALIDATORS, "validators");
+        _checkBounds(p.aggregators, 0, MAX_AGGREGATORS, "aggregators");
+        uint256 named = p.namedValidators.length;
+        _require(named == 0 || (named >= p.validators.min && named <= MAX_VALIDATORS), "namedValidators");
+        _checkFormat(p.format, p.workers.max);
+        _checkWindows(p.windows);
+        _checkEconomics(p.economics);
+    }
+
+    function toView(TaskParams calldata p) internal view returns (TaskView memory v) {
+        v.requester = msg.sender;
+        (v.specHash, v.genesisRoot) = (p.specHash, p.genesisRoot);
+        (v.rounds, v.enrolmentEnd, v.reward) = (p.rounds, p.enrolmentEnd, p.reward);
+        (v.createdAt, v.createdBlock) = (uint40(block.timestamp), uint40(block.number));
+        v.validatorsNamed = p.namedValidators.length > 0;
+        (v.workers, v.validators, v.aggregators) = (p.workers, p.validators, p.aggregators);
+        (v.format, v.windows, v.economics) = (p.format, p.windows, p.economics);
+    }
+
+    function _checkFormat(Format calldata f, uint256 maxWorkers) private pure {
+        _require(f.numParams > 0 && f.numParams <= 1 << 40, "numParams");
+        _require(f.chunkParams > 0 && f.chunkParams % 16 == 0 && f.chunkParams <= 1 << 16, "chunkParams");
+        _require(f.maxSquaredNorm > 0, "maxSquaredNorm");
+        FixedPoint.checkWidths(f.stepNum, f.stepDen, uint32(maxWorkers), f.modelScaleBits, f.updateScaleBits);
+    }
+
+    function _checkWindows(Windows calldata w) private pure {
+        _requireWindow(w.commit, "windows.commit");
+        _requireWindow(w.reveal, "windows.reveal");
+        _requireWindow(w.scoreCommit, "windows.scoreCommit");
+        _requireWindow(w.scoreReveal, "windows.scoreReveal");
+        _requireWindow(w.slot, "windows.slot");
+        _requireWindow(w.challenge, "windows.challenge");
+    }
+
+    function _checkEconomics(Economics calldata e) private pure {
+        // A member without stake would have no vote and no loss.
+        _require(e.workerStake > 0, "workerStake");
+        _require(e.validatorStake > 0, "validatorStake");
+        _require(e.aggregatorBond > 0, "aggregatorBond");
+        _require(uint256(e.workersBps) + e.validatorsBps + e.aggregatorBps == BPS, "shares");
+        _require(e.baseBps <= BPS, "baseBps");
+        _require(e.workerSlashBps <= BPS && e.validatorSlashBps <= BPS, "slashBps");
+    }
+
+    function _checkBounds(Bounds calldata b, uint256 least, uint256 most, bytes32 what) private pure {
+        _require(b.min >= least && b.min <= b.max && b.max >= 1 && b.max <= most, what);
+    }
+
+    function _checkCid(Cid calldata cid, bytes32 what) private pure {
+        _require(cid.codec == 0x55 || cid.codec == 0x70, what);
+    }
+
+    function _requireWindow(uint32 window, bytes32 what) private pure {
+        _require(window > 0 && window <= MAX_WINDOW, what);
+    }
+
+    function _require(bool condition, bytes32 what) private pure {
+        if (!condition) revert ITaskCoordinator.InvalidParams(what);
+    }
+}

@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Compiles the contracts and writes their artifacts into the package, so that no user needs a compiler.
+
+    python scripts/build_contracts.py           writes chainfl/chain/artifacts/*.json
+    python scripts/build_contracts.py --check   rebuilds, and fails when a committed artifact differs
+
+An artifact holds the ABI, the creation code, the compiler and its settings: the same bytes on every machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+CONTRACTS = ("TaskCoordinator", "StakeVault", "ModelRegistry", "TrainingToken")
+ROOT = Path(__file__).resolve().parents[1]
+ARTIFACTS = ROOT / "chainfl" / "chain" / "artifacts"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with the committed artifacts; write nothing")
+    check = parser.parse_args().check
+    built = build_artifacts()
+    stale = [name for name, text in built.items() if _committed(name) != text]
+    if check:
+        return _report(stale)
+    for name in stale:
+        (ARTIFACTS / f"{name}.json").write_text(built[name], encoding="utf-8")
+    print(f"{len(built)} artifacts, {len(stale)} of them changed")
+    return 0
+
+
+def build_artifacts() -> dict[str, str]:
+    """The text of each contract's artifact, compiled from the sources in the repository."""
+    with tempfile.TemporaryDirectory(prefix="chainfl-contracts-") as folder:
+        _forge_build(Path(folder))
+        return {name: _artifact(Path(folder) / "out" / f"{name}.sol" / f"{name}.json", name) for name in CONTRACTS}
+
+
+def _forge_build(folder: Path) -> None:
+    """Runs forge with folders of its own, so that it never meets another build's cache."""
+    forge = ROOT / "node_modules" / ".bin" / "forge"
+    if not forge.exists():
+        raise SystemExit("forge is missing: run `make setup` first")
+    environment = {**os.environ, "FOUNDRY_OUT": str(folder / "out"), "FOUNDRY_CACHE_PATH": str(folder / "cache")}
+    command = [str(forge), "build", "contracts/src", "--extra-output", "metadata", "--color", "never"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise SystemExit(f"forge build failed:\n{result.stdout}{result.stderr}")
+
+
+def _artifact(path: Path, name: str) -> str:
+    compiled = json.loads(path.read_text(encoding="utf-8"))
+    return json.dumps(_document(compiled, name), indent=1, sort_keys=True) + "\n"
+
+
+def _document(compiled: dict[str, Any], name: str) -> dict[str, Any]:
+    settings = compiled["metadata"]["settings"]
+    if compiled["bytecode"]["linkReferences"]:
+        raise SystemExit(f"{name} needs a linked library; its bytecode cannot be shipped as it is")
+    return {
+        "contractName": name,
+        "compiler": "solc " + compiled["metadata"]["compiler"]["version"],
+        "settings": {
+            "evmVersion": settings["evmVersion"],
+            "optimizer": settings["optimizer"],
+            "viaIR": settings.get("viaIR", False),
+            "bytecodeHash": settings["metadata"]["bytecodeHash"],
+        },
+        "abi": compiled["abi"],
+        "bytecode": compiled["bytecode"]["object"],
+    }
+
+
+def _committed(name: str) -> str | None:
+    path = ARTIFACTS / f"{name}.json"
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _report(stale: list[str]) -> int:
+    if stale:
+        print(f"stale artifacts: {', '.join(stale)}; run `python scripts/build_contracts.py`", file=sys.stderr)
+        return 1
+    print("the artifacts match the sources")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,299 @@
+"""KuboStore against a client that lies, stalls and refuses; the real daemon is in tests/integration."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ipfshttpclient
+import pytest
+import urllib3.exceptions
+from ipfshttpclient import exceptions as client_errors
+
+from chainfl.errors import (
+    BlobNotFound,
+    CidMismatch,
+    ConfigError,
+    InvalidCid,
+    MalformedDag,
+    PayloadTooLarge,
+    StorageError,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnreachable,
+    UsageError,
+)
+from chainfl.storage import kubo
+from chainfl.storage.cid import DAG_PB, RAW, codec_of, make_cid
+from chainfl.storage.factory import open_store
+from chainfl.storage.kubo import KuboStore
+from chainfl.storage.unixfs import MAX_BLOCK_BYTES, CidBuilder, cid_of
+from chainfl.types import Cid
+
+DATA = bytes(range(256)) * 10_000  # three chunks
+CID = cid_of(DATA)
+API = "/ip4/127.0.0.1/tcp/5001"
+
+
+class FakeClient:
+    """What KuboStore uses of ipfshttpclient.Client: blocks in a dictionary, and faults on demand."""
+
+    instance: FakeClient
+
+    def __init__(self, address: str, **settings: Any) -> None:
+        FakeClient.instance = self
+        self.address, self.settings = address, settings
+        self.blocks: dict[str, bytes] = {}
+        self.added: list[dict[str, Any]] = []
+        self.fetched: list[str] = []
+        self.fault: Exception | None = None
+        self.answer: str | None = None
+        self.block = self.files = self
+
+    def version(self) -> dict[str, str]:
+        self._fail()
+        return {"Version": "0.42.0"}
+
+    def add(self, stream: Any, **parameters: Any) -> dict[str, str]:
+        self._fail()
+        builder = CidBuilder(self.blocks.__setitem__)
+        while part := stream.read(100_000):
+            builder.update(part)
+        self.added.append(parameters)
+        return {"Hash": self.answer or builder.finish()}
+
+    def get(self, cid: str, *, stream: bool, opts: dict[str, str]) -> Any:
+        self._fail()
+        self.fetched.append(cid)
+        if cid not in self.blocks:
+            raise client_errors.ErrorResponse(f"block was not found locally (offline): could not find {cid}", None)
+        return self._parts(self.blocks[cid])
+
+    @contextlib.contextmanager
+    def _parts(self, block: bytes) -> Iterator[Iterator[bytes]]:
+        yield (block[at : at + 50_000] for at in range(0, len(block), 50_000))
+
+    def stat(self, path: str, *, opts: dict[str, str], offline: bool) -> dict[str, bool]:
+        assert offline
+        self._fail()
+        if path.removeprefix("/ipfs/") not in self.blocks:
+            raise client_errors.ErrorResponse("ipld: could not find it", None)
+        return {"Local": True}
+
+    def _fail(self) -> None:
+        if self.fault:
+            raise self.fault
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> KuboStore:
+    monkeypatch.setattr(ipfshttpclient, "Client", FakeClient)
+    return KuboStore(API)
+
+
+@pytest.fixture
+def client(store: KuboStore) -> FakeClient:
+    return FakeClient.instance
+
+
+def test_put__bytes_and_file__same_cid_pinned_and_every_import_parameter_explicit(
+    store: KuboStore, client: FakeClient, tmp_path: Path
+) -> None:
+    (tmp_path / "update").write_bytes(DATA)
+    assert store.put_bytes(DATA) == store.put_file(tmp_path / "update") == CID
+    assert client.added[0] == client.added[1]
+    parameters = client.added[0]
+    options = parameters.pop("opts")
+    assert parameters == {
+        "cid_version": 1,
+        "raw_leaves": True,
+        "chunker": "size-1048576",
+        "trickle": False,
+        "nocopy": False,
+        "wrap_with_directory": False,
+        "only_hash": False,
+        "pin": True,
+    }
+    assert options == {"hash": "sha2-256", "max-file-links": "1024", "inline": "false"}
+
+
+def test_get__what_was_put__comes_back(store: KuboStore, tmp_path: Path) -> None:
+    store.put_bytes(DATA)
+    assert store.get_bytes(CID, max_bytes=len(DATA)) == DATA
+    store.get_file(CID, tmp_path / "target", max_bytes=len(DATA))
+    assert (tmp_path / "target").read_bytes() == DATA
+    assert store.has(CID)
+
+
+def test_put__daemon_answers_with_another_cid__is_a_mismatch(store: KuboStore, client: FakeClient) -> None:
+    client.answer = "QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH"
+    with pytest.raises(CidMismatch):
+        store.put_bytes(DATA)
+
+
+@pytest.mark.parametrize("codec", [RAW, DAG_PB])
+def test_get__daemon_returns_other_bytes__is_a_mismatch_and_the_target_stays(
+    store: KuboStore, client: FakeClient, tmp_path: Path, codec: int
+) -> None:
+    store.put_bytes(DATA)
+    cid = next(cid for cid in client.blocks if codec_of(Cid(cid)) == codec)
+    client.blocks[cid] = client.blocks[cid][:-1] + b"?"
+    target = tmp_path / "target"
+    target.write_bytes(b"as it was")
+    with pytest.raises(CidMismatch):
+        store.get_bytes(CID, max_bytes=len(DATA))
+    with pytest.raises(CidMismatch):
+        store.get_file(CID, target, max_bytes=len(DATA))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"as it was"]
+
+
+def test_get__block_without_end__is_cut_off_at_the_limit(store: KuboStore, client: FakeClient) -> None:
+    huge = bytes(MAX_BLOCK_BYTES + 50_001)
+    cid = make_cid(RAW, hashlib.sha256(huge).digest())
+    client.blocks[cid] = huge
+    with pytest.raises(MalformedDag, match="more than"):
+        store.get_bytes(cid, max_bytes=1 << 30)
+
+
+def test_get__larger_than_allowed__is_refused_after_one_block(store: KuboStore, client: FakeClient) -> None:
+    store.put_bytes(DATA)
+    with pytest.raises(PayloadTooLarge):
+        store.get_bytes(CID, max_bytes=len(DATA) - 1)
+    assert client.fetched == [CID]
+
+
+def test_get_and_has__not_a_cid__is_refused_without_a_request(store: KuboStore, client: FakeClient) -> None:
+    client.fault = AssertionError("asked the daemon")
+    with pytest.raises(InvalidCid):
+        store.get_bytes(Cid("hello"), max_bytes=1)
+    with pytest.raises(InvalidCid):
+        store.has(Cid("../version"))
+
+
+def test_get_and_has__content_not_there__is_not_found(store: KuboStore) -> None:
+    assert not store.has(CID)
+    with pytest.raises(BlobNotFound) as caught:
+        store.get_bytes(CID, max_bytes=len(DATA))
+    assert CID in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ("write /repo/blocks/x: no space left on device", StoreFull),
+        ("write /repo/blocks/x: disk quota exceeded", StoreFull),
+        ("open /repo/blocks/x: read-only file system", StoreReadOnly),
+        ("open /repo/blocks/x: permission denied", StoreReadOnly),
+        ("context deadline exceeded", BlobNotFound),
+        ("something new", StorageError),
+    ],
+)
+def test_store__daemon_refuses__error_by_what_it_said(
+    store: KuboStore, client: FakeClient, said: str, error: type[StorageError]
+) -> None:
+    client.fault = client_errors.ErrorResponse(said, None)
+    with pytest.raises(error, match=said) as caught:
+        store.get_bytes(CID, max_bytes=1)
+    assert type(caught.value) is error
+    assert "{" not in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        client_errors.ConnectionError(OSError("refused")),
+        client_errors.TimeoutError(OSError("timed out")),
+        client_errors.ProtocolError(OSError("not HTTP")),
+        client_errors.StatusError(OSError("403")),
+        client_errors.DecodingError("json", ValueError("not JSON")),
+        urllib3.exceptions.ProtocolError("broken in the middle of a body"),
+        ConnectionResetError("reset"),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+def test_store__daemon_gone_or_no_daemon__is_unreachable(
+    store: KuboStore, client: FakeClient, fault: Exception, tmp_path: Path
+) -> None:
+    client.fault = fault
+    (tmp_path / "update").write_bytes(DATA)
+    for use in (
+        lambda: store.put_bytes(DATA),
+        lambda: store.put_file(tmp_path / "update"),
+        lambda: store.get_bytes(CID, max_bytes=1),
+        lambda: store.get_file(CID, tmp_path / "target", max_bytes=1),
+        lambda: store.has(CID),
+        lambda: store.describe(),
+    ):
+        with pytest.raises(StoreUnreachable) as caught:
+            use()
+        assert "ipfs daemon" in caught.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["update"]
+
+
+def test_open_store__kubo_without_a_daemon__is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(FakeClient):
+        def version(self) -> dict[str, str]:
+            raise client_errors.ConnectionError(OSError("refused"))
+
+    monkeypatch.setattr(ipfshttpclient, "Client", Gone)
+    with pytest.raises(StoreUnreachable, match=API):
+        open_store("kubo", store_dir=None, kubo_api=API)
+
+
+def test_put_file__source_missing__is_a_usage_error_without_a_request(store: KuboStore, client: FakeClient) -> None:
+    client.fault = AssertionError("asked the daemon")
+    with pytest.raises(UsageError):
+        store.put_file(Path("missing"))
+
+
+def test_put_file__source_breaks_while_it_is_sent__is_not_the_daemons_fault(store: KuboStore, tmp_path: Path) -> None:
+    class Broken:
+        def read(self, size: int) -> bytes:
+            raise OSError("Input/output error")
+
+    stream = kubo._HashedStream(Broken(), tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(StorageError, match="cannot read") as caught:
+        store._add(stream)
+    assert type(caught.value) is StorageError
+
+
+@pytest.mark.parametrize(
+    ("api", "address"),
+    [
+        (API, API),
+        ("http://127.0.0.1:5001", "/ip4/127.0.0.1/tcp/5001/http"),
+        ("http://[::1]:5001/", "/ip6/::1/tcp/5001/http"),
+        ("https://node.example", "/dns/node.example/tcp/443/https"),
+        ("http://localhost:5001", "/dns/localhost/tcp/5001/http"),
+    ],
+)
+def test_kubo_store__address_as_people_write_it__becomes_a_multiaddr(
+    monkeypatch: pytest.MonkeyPatch, api: str, address: str
+) -> None:
+    monkeypatch.setattr(ipfshttpclient, "Client", FakeClient)
+    assert api in KuboStore(api).describe()
+    assert FakeClient.instance.address == address
+
+
+@pytest.mark.parametrize(
+    "api", ["", "localhost:5001", "/ip4/x/tcp/5001", "http://host:port", "/ip4/127.0.0.1", "http://"]
+)
+def test_kubo_store__no_address__is_a_configuration_error(api: str) -> None:
+    with pytest.raises(ConfigError, match="kubo_api"):
+        KuboStore(api)
+
+
+def test_kubo_store__known_warning__is_silent_and_others_are_not(store: KuboStore) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        text = "The 'strict' parameter is no longer needed on Python 3+. This will raise an error in urllib3 v3.0."
+        warnings.warn_explicit(text, FutureWarning, "poolmanager.py", 1, module="urllib3.poolmanager")
+        warnings.warn_explicit(text, FutureWarning, "mine.py", 1, module="mine")
+        warnings.warn_explicit("another", FutureWarning, "poolmanager.py", 2, module="urllib3.poolmanager")
+    assert [(str(w.message)[:11], w.filename) for w in caught] == [
+        ("The 'strict", "mine.py"),
+        ("another", "poolmanager.py"),
+    ]

@@ -1,0 +1,174 @@
+"""The task specification: canonical bytes, every problem at once, and the comparison with the chain."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from chainfl.encoding.layout import Layout
+from chainfl.errors import SpecificationError, SpecificationMismatch
+from chainfl.storage.cid import RAW, make_cid
+from chainfl.tasks import spec as specs
+from chainfl.tasks.state import Bounds, TaskParams, TaskView
+from chainfl.types import Address
+
+CID = make_cid(RAW, bytes(range(32)))
+TENSORS = [
+    {"name": "a.bias", "shape": [3], "dtype": "float32"},
+    {"name": "a.weight", "shape": [3, 4], "dtype": "float32"},
+]
+
+
+def make_fields(**changes: Any) -> dict[str, Any]:
+    tensors = [specs.TensorEntry(**tensor) for tensor in TENSORS]
+    fields_: dict[str, Any] = {
+        "name": "digits",
+        "licence": "CC-BY-4.0",
+        "code_version": "0.1.0",
+        "model": {"kind": "registered", "name": "mlp", "params": {"in_features": 4, "num_classes": 3}, "seed": 1},
+        "layout": {"hash": specs.layout_hash(tensors).hex(), "tensors": TENSORS},
+        "format": specs.default_format(15),
+        "training": {"steps": 40, "batch_size": 32, "learning_rate": "0.1", "momentum": "0.9"},
+        "dataset": {"name": "digits", "input_shape": [1, 8, 8], "num_classes": 10},
+        "rounds": 10,
+        "enrolment_end": 1_800_000_000,
+        "reward": 1000 * specs.TOKEN,
+        "workers": Bounds(3, 5),
+        "validators": Bounds(3, 3),
+        "aggregators": Bounds(1, 1),
+        "windows": specs.LOCAL_WINDOWS,
+        "economics": specs.DEFAULT_ECONOMICS,
+        "genesis": {"root": "11" * 32, "cid": CID, "float_cid": CID},
+    }
+    return fields_ | changes
+
+
+def make_spec(**changes: Any) -> specs.TaskSpec:
+    return specs.build(**make_fields(**changes))
+
+
+def view_of(params: TaskParams) -> TaskView:
+    shared = {f.name for f in fields(TaskView)} & {f.name for f in fields(TaskParams)}
+    return TaskView(
+        requester=Address("0x" + "11" * 20),
+        created_at=1,
+        created_block=1,
+        validators_named=bool(params.named_validators),
+        **{name: getattr(params, name) for name in shared},
+    )
+
+
+def test_spec__written_and_parsed__is_the_same_with_the_same_hash():
+    spec = make_spec()
+    data = spec.to_bytes()
+    assert specs.parse(data, hashlib.sha256(data).digest()) == spec
+    assert spec.to_params().spec_hash == hashlib.sha256(data).digest()
+    assert specs.spec_cid(spec.spec_hash()).startswith("bafkrei")
+
+
+def test_spec__bytes__are_sorted_ascii_without_floats():
+    data = make_spec(description="Zürich").to_bytes()
+    loaded = json.loads(data, parse_float=lambda _: pytest.fail("a float in a specification"))
+    assert data == json.dumps(loaded, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def test_spec__layout_hash__is_that_of_encoding():
+    spec = make_spec()
+    layout = Layout.from_json(spec.layout.to_json())
+    assert layout.hash().hex() == spec.layout.hash
+    assert layout.num_params == spec.layout.num_params() == 15
+
+
+def test_parse__another_hash__is_a_mismatch():
+    with pytest.raises(SpecificationMismatch):
+        specs.parse(make_spec().to_bytes(), bytes(32))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[]", b"{", b"\xff" * 9, b"null", b'{"version":1e400}', b"[" * 100_000],
+    ids=["empty", "list", "cut", "not utf-8", "null", "infinity", "deep"],
+)
+def test_parse__not_a_specification__is_an_error(data):
+    with pytest.raises(SpecificationError):
+        specs.parse(data, hashlib.sha256(data).digest())
+
+
+def test_parse__same_document_spelled_otherwise__is_refused():
+    data = json.dumps(json.loads(make_spec().to_bytes()), sort_keys=True).encode()
+    with pytest.raises(SpecificationError, match="canonical"):
+        specs.parse(data, hashlib.sha256(data).digest())
+
+
+def test_parse__key_given_twice__is_refused():
+    data = make_spec().to_bytes().replace(b'"rounds":10', b'"rounds":99,"rounds":10')
+    with pytest.raises(SpecificationError):
+        specs.parse(data, hashlib.sha256(data).digest())
+
+
+@pytest.mark.parametrize("extra", [{"surprise": 1}, {"windows": {"commit": 1, "surprise": 2}}])
+def test_parse__unknown_field__is_refused(extra):
+    document = json.loads(make_spec().to_bytes())
+    for key, value in extra.items():
+        document[key] = {**document[key], **value} if isinstance(value, dict) else value
+    data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    with pytest.raises(SpecificationError, match="surprise"):
+        specs.parse(data, hashlib.sha256(data).digest())
+
+
+@pytest.mark.parametrize("value", [1.5, True, "10", None, 10.0])
+def test_parse__rounds_of_another_type__is_refused(value):
+    document = json.loads(make_spec().to_bytes()) | {"rounds": value}
+    data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    with pytest.raises(SpecificationError, match="rounds"):
+        specs.parse(data, hashlib.sha256(data).digest())
+
+
+def test_parse__longer_than_a_block__is_refused():
+    data = b" " * (specs.MAX_SPEC_BYTES + 1)
+    with pytest.raises(SpecificationError, match="at most"):
+        specs.parse(data, hashlib.sha256(data).digest())
+
+
+def test_build__many_wrong_types__lists_them_all():
+    with pytest.raises(SpecificationError) as caught:
+        make_spec(rounds="ten", licence=5, privacy={}, training={"steps": 0})
+    text = str(caught.value)
+    assert all(what in text for what in ("rounds", "licence", "privacy", "training.steps", "training.learning_rate"))
+
+
+def test_build__many_contradictions__lists_them_all():
+    windows = replace(specs.LOCAL_WINDOWS, slot=0)
+    economics = replace(specs.DEFAULT_ECONOMICS, workers_bps=1)
+    with pytest.raises(SpecificationError) as caught:
+        make_spec(windows=windows, economics=economics, workers=Bounds(6, 5), format=specs.default_format(99))
+    text = str(caught.value)
+    assert all(what in text for what in ("windows.slot", "shares", "workers asks", "format.num_params"))
+
+
+def test_check_against__same_task__is_silent():
+    spec = make_spec()
+    spec.check_against(view_of(spec.to_params()))
+
+
+def test_check_against__other_values_on_chain__names_each():
+    spec = make_spec()
+    view = view_of(spec.to_params())
+    changed = replace(view, rounds=3, economics=replace(view.economics, worker_stake=7), validators_named=True)
+    with pytest.raises(SpecificationMismatch) as caught:
+        spec.check_against(changed)
+    assert {d.split(":")[0] for d in caught.value.evidence["differences"]} == {
+        "rounds",
+        "economics.worker_stake",
+        "named_validators",
+    }
+
+
+@pytest.mark.parametrize("rate", ["1e-3", "-1", "nan", ".5", "0.1 ", "01", ""])
+def test_build__rate_not_a_plain_decimal__is_refused(rate):
+    with pytest.raises(SpecificationError, match="learning_rate"):
+        make_spec(training={"steps": 1, "batch_size": 1, "learning_rate": rate})

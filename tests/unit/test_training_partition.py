@@ -1,0 +1,146 @@
+"""Partitions: every example in exactly one part, the same for the same seed, as skewed as asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from chainfl.errors import DatasetError, UsageError
+from chainfl.training.datasets import Dataset, DatasetSplits, load_digits
+from chainfl.training.partition import (
+    Shard,
+    demo_split,
+    label_counts,
+    load_shard,
+    partition_dirichlet,
+    partition_iid,
+    partition_shards,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+LABELS = np.arange(1000) % 10
+
+
+def covers(parts: list[np.ndarray], num_examples: int) -> bool:
+    return sorted(np.concatenate(parts).tolist()) == list(range(num_examples))
+
+
+@given(num=st.integers(1, 300), parts=st.integers(1, 20), seed=st.integers(0, 2**32))
+@settings(max_examples=50, deadline=None)
+def test_partition_iid__any_sizes__covers_evenly_or_refuses(num, parts, seed):
+    if num < parts:
+        with pytest.raises(DatasetError):
+            partition_iid(num, parts, np.random.default_rng(seed))
+        return
+    cut = partition_iid(num, parts, np.random.default_rng(seed))
+    assert covers(cut, num)
+    assert max(map(len, cut)) - min(map(len, cut)) <= 1
+
+
+@given(parts=st.integers(1, 8), alpha=st.floats(0.1, 100), seed=st.integers(0, 2**32))
+@settings(max_examples=50, deadline=None)
+def test_partition_dirichlet__any_alpha__covers_with_the_minimum(parts, alpha, seed):
+    cut = partition_dirichlet(LABELS, parts, np.random.default_rng(seed), alpha=alpha, min_per_part=5)
+    assert covers(cut, len(LABELS))
+    assert min(map(len, cut)) >= 5
+
+
+def test_partition_dirichlet__small_alpha__is_more_skewed_than_large():
+    def largest_share(alpha: float) -> float:
+        parts = partition_dirichlet(LABELS, 5, np.random.default_rng(0), alpha=alpha)
+        return float(np.mean([np.bincount(LABELS[part], minlength=10).max() / len(part) for part in parts]))
+
+    assert largest_share(0.1) > largest_share(0.5) > largest_share(1000)
+    assert largest_share(1000) < 0.15
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan")])
+def test_partition_dirichlet__alpha_not_positive__is_a_usage_error(alpha):
+    with pytest.raises(UsageError):
+        partition_dirichlet(LABELS, 2, np.random.default_rng(0), alpha=alpha)
+
+
+def test_partition_dirichlet__minimum_that_no_draw_reaches__gives_up(monkeypatch):
+    monkeypatch.setattr("chainfl.training.partition.MAX_DRAWS", 3)
+    with pytest.raises(DatasetError, match="no draw"):
+        partition_dirichlet(LABELS, 5, np.random.default_rng(0), alpha=0.1, min_per_part=200)
+
+
+def test_partition_shards__two_shards__gives_few_classes():
+    parts = partition_shards(LABELS, 10, np.random.default_rng(0), shards_per_part=2)
+    assert covers(parts, len(LABELS))
+    assert all(len(set(LABELS[part])) <= 4 for part in parts)
+
+
+def test_partition_shards__none_or_too_many__is_refused():
+    with pytest.raises(UsageError):
+        partition_shards(LABELS, 2, np.random.default_rng(0), shards_per_part=0)
+    with pytest.raises(DatasetError):
+        partition_shards(LABELS[:3], 2, np.random.default_rng(0), shards_per_part=2)
+    with pytest.raises(UsageError):
+        partition_iid(3, 0, np.random.default_rng(0))
+
+
+# --- the demo ------------------------------------------------------------------------------------
+
+
+def numbered(count: int) -> Dataset:
+    """Each example is its own number, so a test sees where it went."""
+    return Dataset("numbered", np.arange(count, dtype=np.float32)[:, None], np.arange(count) % 10, 10)
+
+
+def numbers(*parts: Dataset) -> list[int]:
+    return [int(value) for part in parts for value in part.features[:, 0]]
+
+
+def test_demo_split__digits__is_a_fifth_fifty_each_and_the_rest():
+    split = demo_split(load_digits(), seed=0, num_workers=5, num_validators=3)
+    assert len(split.test) == 359
+    assert [len(part) for part in split.validators] == [50, 50, 50]
+    assert sum(map(len, split.workers)) == 1797 - 359 - 150
+    assert min(map(len, split.workers)) >= 32
+    assert split.test_origin == "359 of 1797 examples of digits, held out by seed 0"
+
+
+def test_demo_split__every_example__is_in_exactly_one_set():
+    split = demo_split(numbered(1000), seed=3, num_workers=4, num_validators=2)
+    assert sorted(numbers(split.test, *split.validators, *split.workers)) == list(range(1000))
+
+
+def test_demo_split__same_seed__is_the_same_and_another_is_not():
+    first, same, other = (demo_split(numbered(1000), seed=s, num_workers=4, num_validators=2) for s in (1, 1, 2))
+    assert numbers(*first.workers) == numbers(*same.workers)
+    assert numbers(first.test) != numbers(other.test)
+
+
+def test_demo_split__set_with_its_own_test__keeps_it_and_says_so():
+    splits = DatasetSplits(numbered(500), numbered(77))
+    split = demo_split(splits, seed=0, num_workers=2, num_validators=1)
+    assert split.test is splits.test
+    assert sorted(numbers(*split.validators, *split.workers)) == list(range(500))
+    assert split.test_origin == "the test set of numbered itself, 77 examples"
+
+
+def test_demo_split__too_few_examples__is_refused():
+    with pytest.raises(DatasetError):
+        demo_split(numbered(200), seed=0, num_workers=5, num_validators=3)
+
+
+# --- shards --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["0/5", "6/5", "1", "a/b", "1/0", "-1/5", "1/5/2", "", "9999999/9999999", "١/٢"])
+def test_shard_parse__not_i_of_n__is_a_usage_error(text):
+    with pytest.raises(UsageError):
+        Shard.parse(text)
+
+
+def test_shard_parse__i_of_n__reads_as_written():
+    assert str(Shard.parse("2/5")) == "2/5"
+
+
+@pytest.mark.parametrize("alpha", [None, 1.0])
+def test_load_shard__all_shares_of_one_seed__make_up_the_set(alpha):
+    shares = [load_shard("digits", Shard(i, 3), seed=7, alpha=alpha) for i in (1, 2, 3)]
+    total = sum(label_counts(share) for share in shares)
+    np.testing.assert_array_equal(total, label_counts(load_digits()))
