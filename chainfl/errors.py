@@ -74,6 +74,13 @@ class PrerequisiteMissing(ChainflError):
     hint_template = "Run `make setup` in the repository, then `chainfl doctor`."
 
 
+class JournalDamaged(ChainflError):
+    """A file of an agent's journal is not what the agent wrote."""
+
+    exit_code = 15
+    hint_template = "Restore {path} from a backup; without it a committed update cannot be revealed."
+
+
 # --- 20..39: the chain ---------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from chainfl.tasks.state import (
     Block,
     CidOnChain,
     Member,
+    Phase,
     RevealedUpdate,
     Role,
     Snapshot,
@@ -54,6 +55,18 @@ class TimedOut:
 SendResult = Sent | WouldRevert | DryRun | TimedOut
 
 
+@dataclass(frozen=True, slots=True)
+class Slash:
+    """Stake that an account lost in a round. reason: the contract's own word, such as `no reveal`."""
+
+    round: int
+    role: Role
+    amount: Wei
+    reason: str
+    block_number: int
+    tx_hash: str
+
+
 class ChainPort(Protocol):
     """The chain as one account sees it. Reads are pinned to a block; sends simulate first.
 
@@ -72,6 +85,10 @@ class ChainPort(Protocol):
         """The newest block; returns once its number exceeds `after`, or at the timeout."""
         ...
 
+    def phase(self, task_id: TaskId, block: Block | None = None) -> tuple[Phase, int]:
+        """The phase and when it ends by itself: the one cheap question of an agent that waits."""
+        ...
+
     def num_tasks(self) -> int: ...
     def task(self, task_id: TaskId) -> TaskView: ...
     def snapshot(self, task_id: TaskId, role: Role, block: Block | None = None) -> Snapshot: ...
@@ -86,9 +103,14 @@ class ChainPort(Protocol):
         """Root and exact CID of the task's newest final model at or before `round_number` (0: genesis)."""
         ...
 
+    def slashes(self, task_id: TaskId, account: Address, from_block: int) -> tuple[Slash, ...]:
+        """What the account lost in the task since `from_block`, oldest first."""
+        ...
+
     # Sending. Every call answers Sent | WouldRevert | DryRun | TimedOut.
     def enrol(self, task_id: TaskId, role: Role, stake: Wei) -> SendResult: ...
     def start_task(self, task_id: TaskId) -> SendResult: ...
+    def cancel_task(self, task_id: TaskId) -> SendResult: ...
     def leave(self, task_id: TaskId, role: Role) -> SendResult: ...
     def rejoin(self, task_id: TaskId, role: Role) -> SendResult: ...
     def commit_update(self, task_id: TaskId, round_number: int, commitment: bytes) -> SendResult: ...

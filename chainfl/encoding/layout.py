@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from chainfl.encoding.arrays import AnyArray, Float32Array, require_vector
+from chainfl.encoding.hostile_json import decode_json
 from chainfl.errors import EncodingError
 
 DTYPES = ("float16", "float32", "float64")
 MAX_TENSORS = 65_536
 MAX_NAME_LENGTH = 512
 MAX_DIMENSIONS = 16
+MAX_JSON_BYTES = 1 << 24
 MAX_PARAMS = 1 << 33
 """Below 2^34 no sum of squares of an update reaches 2^64, so sums of an honest tree never overflow."""
 
@@ -113,9 +115,9 @@ class Layout:
     def from_json(cls, text: str | bytes) -> Layout:
         """The layout that a stranger wrote. Raises EncodingError unless it is a well-formed one."""
         try:
-            entries = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise EncodingError("the layout is not JSON") from error
+            entries = decode_json(text, max_bytes=MAX_JSON_BYTES)
+        except ValueError as error:
+            raise EncodingError(f"the layout is not JSON: {error}") from error
         if not isinstance(entries, list) or len(entries) > MAX_TENSORS:
             raise EncodingError(f"the layout is not a list of at most {MAX_TENSORS} tensors")
         return cls(tuple(_spec_of(entry) for entry in entries))

@@ -17,6 +17,7 @@ import numpy as np
 
 from chainfl.encoding.arrays import AnyArray, Int16Array, Int32Array, blocks, require_vector
 from chainfl.encoding.fixed_point import check_update_range, dequantize_model
+from chainfl.encoding.hostile_json import decode_json
 from chainfl.encoding.layout import Layout
 from chainfl.errors import (
     EncodingError,
@@ -182,9 +183,9 @@ def _read_header(stream: BinaryIO) -> dict[str, Any]:
     if _read_into(stream, memoryview(text)) < length:
         raise PayloadTruncated(f"the payload ends within its header of {length} bytes", expected=length)
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PayloadError("the payload's header is not JSON") from error
+        header = decode_json(text, max_bytes=MAX_HEADER_BYTES)
+    except ValueError as error:
+        raise PayloadError(f"the payload's header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise PayloadError("the payload's header is not an object")
     return header

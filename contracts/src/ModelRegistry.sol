@@ -33,7 +33,7 @@ contract ModelRegistry is IModelRegistry {
         bytes32 floatDigest;
     }
 
-    /// @dev `versions` is 0 for a task that has no line; `latestRound` is below it unless rounds turned void.
+    /// @dev `versions` is 0 for a task that has no line. `latestRound` runs ahead of it when rounds turn void.
     struct TaskLine {
         address owner;
         bool restricted;
@@ -226,6 +226,7 @@ contract ModelRegistry is IModelRegistry {
         (bool ok, bytes memory answer) = target.staticcall(abi.encodePacked(getter));
         if (!ok || answer.length != 32) return address(0);
         uint256 word = abi.decode(answer, (uint256));
+        // forge-lint: disable-next-line(unsafe-typecast)
         return word > type(uint160).max ? address(0) : address(uint160(word));
     }
 }

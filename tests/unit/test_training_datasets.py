@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from real_data import real_data
+
 from chainfl.errors import DatasetCorrupt, DatasetError, DatasetMissing, UsageError
 from chainfl.training import datasets
 from chainfl.training.datasets import (
@@ -24,9 +26,6 @@ from chainfl.training.datasets import (
     load_npz,
     save_folder,
 )
-
-sys.path.insert(0, str(Path(__file__).parent))
-from real_data import real_data
 
 
 def idx_images(count: int, *, magic: int = 0x803, sides: tuple[int, int] = (28, 28), seed: int = 0) -> bytes:
@@ -134,8 +133,8 @@ def test_load_mnist__no_folder__says_so(tmp_path):
         ({"train_images": idx_images(20)[:-1]}, "header says 20"),
         ({"train_images": idx_images(20) + b"\0"}, "header says 20"),
         ({"train_images": b"\0\0\x08"}, "within its header"),
-        ({"train_images": idx_labels(20)}, "swapped"),
-        ({"train_labels": idx_images(20)}, "swapped"),
+        ({"train_images": idx_labels(21)}, "swapped"),
+        ({"train_labels": idx_images(21)}, "swapped"),
         ({"train_images": idx_images(20, magic=0x1234)}, "not an IDX file"),
         ({"train_images": idx_images(20, sides=(2**31, 2**31))}, "not 28 by 28"),
         ({"train_images": struct.pack(">IIII", 0x803, 2**32 - 1, 28, 28)}, "header says 4294967295"),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from chainfl.errors import DatasetError, UsageError
 from chainfl.training.datasets import Dataset, DatasetSplits, load_digits
 from chainfl.training.partition import (
@@ -15,8 +18,6 @@ from chainfl.training.partition import (
     partition_iid,
     partition_shards,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 LABELS = np.arange(1000) % 10
 

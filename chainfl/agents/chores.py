@@ -1,0 +1,91 @@
+"""Who sends what anybody may send.
+
+A round needs a handful of transactions that are nobody's own: starting or cancelling after enrolment, the tally, the
+draw, the settlement. The first in a fixed order sends at once; each further one waits `delay_s` longer, so that a
+dead agent is replaced and nobody pays for the same thing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from chainfl.agents.actions import Act, Action, Do, Wait
+from chainfl.tasks.state import ZERO_ADDRESS, Phase, Role, Snapshot, TaskView
+from chainfl.types import Address
+
+MIN_DELAY_S = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an agent stands among all of a task.
+
+    roster: everybody enrolled, each once, in the order in which chores fall to them. since: the chain time at which
+    this agent first saw the task as it stands.
+    """
+
+    me: Address
+    roster: tuple[Address, ...]
+    since: int
+
+    def rank(self, first: Address = ZERO_ADDRESS) -> int:
+        """0 for whose turn it is; `first` goes before everybody."""
+        if self.me == first:
+            return 0
+        others = [account for account in self.roster if account != first]
+        rank = others.index(self.me) if self.me in others else len(others)
+        return rank + (first in self.roster)
+
+
+def roster_of(
+    aggregators: Sequence[Address], validators: Sequence[Address], workers: Sequence[Address]
+) -> tuple[Address, ...]:
+    """Aggregators, then validators, then workers, each by address: the same order for everybody."""
+    ordered = [account for group in (aggregators, validators, workers) for account in sorted(group, key=str.lower)]
+    return tuple(dict.fromkeys(ordered))
+
+
+def delay_s(task: TaskView) -> int:
+    """How much longer each further agent waits: a fifth of a slot, so that several fit into one."""
+    return max(MIN_DELAY_S, task.windows.slot // 5)
+
+
+def decide(snapshot: Snapshot, standing: Standing, now: int) -> Action:
+    """The chore that is due, or a Wait until this agent's turn; for an agent without a duty of its own."""
+    view = snapshot.round
+    match view.phase:
+        case Phase.ENROLMENT:
+            return _after_enrolment(snapshot, standing, now)
+        case Phase.TALLY:
+            return turn(Do.TALLY, standing.since, standing.rank(), snapshot.task, now)
+        case Phase.SETTLEMENT:
+            return turn(Do.SETTLE, standing.since, standing.rank(view.aggregator), snapshot.task, now)
+        case _:
+            return Wait(f"for the end of {view.phase.name}", until=view.phase_end or None)
+
+
+def turn(do: Do, since: int, rank: int, task: TaskView, now: int) -> Action:
+    """The chore, if this agent's turn has come."""
+    due = since + rank * delay_s(task)
+    return Act(do) if now >= due else Wait(f"for another to {do.value}", until=due)
+
+
+def _after_enrolment(snapshot: Snapshot, standing: Standing, now: int) -> Action:
+    end = snapshot.task.enrolment_end
+    if now < end:
+        return Wait("for others to enrol", until=end)
+    do = Do.START_TASK if minima_are_reached(snapshot) else Do.CANCEL_TASK
+    return turn(do, end, standing.rank(), snapshot.task, now)
+
+
+def minima_are_reached(snapshot: Snapshot) -> bool:
+    """Whether the task can start with those who have enrolled."""
+    task, view = snapshot.task, snapshot.round
+    enrolled = {
+        Role.WORKER: view.num_workers,
+        Role.VALIDATOR: view.num_validators,
+        Role.AGGREGATOR: view.num_aggregators,
+    }
+    needed = {Role.WORKER: task.workers, Role.VALIDATOR: task.validators, Role.AGGREGATOR: task.aggregators}
+    return all(enrolled[role] >= needed[role].min for role in Role)

@@ -1,0 +1,65 @@
+"""From a trainer's difference to the integers that a worker commits to."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from chainfl.encoding.arrays import Float32Array, Int16Array
+from chainfl.encoding.chunk_tree import UpdateCommitment, update_root
+from chainfl.encoding.fixed_point import QuantizedUpdate, quantize_update
+from chainfl.encoding.payload import UpdateMetadata, write_update
+from chainfl.errors import EncodingError
+from chainfl.tasks.state import Format
+
+_MAX_SHRINKS = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedUpdate:
+    """values: (P,) int16. residual: (P,) float32, what they lost. norm_scale: below 1 if the norm bound cut it."""
+
+    values: Int16Array
+    residual: Float32Array
+    commitment: UpdateCommitment
+    num_clipped: int
+    norm_scale: float
+
+
+def encode_update(delta: Float32Array, residual: Float32Array | None, form: Format) -> EncodedUpdate:
+    """Integers with error feedback, within the task's norm bound.
+
+    delta: (P,) float32. residual: of the last update that counted. A sum of squares over the bound would be refused
+    on chain, after the commit: the whole difference is then scaled down until its integers fit. What that scaling
+    takes away is not fed back, or the next update would be too long again. Raises EncodingError for values that are
+    not finite.
+    """
+    quantized = quantize_update(delta, form.update_scale_bits, residual)
+    commitment = update_root(quantized.values, form.chunk_params)
+    scale = 1.0
+    for _ in range(_MAX_SHRINKS):
+        if commitment.sum_of_squares <= form.max_squared_norm:
+            return EncodedUpdate(quantized.values, quantized.residual, commitment, quantized.num_clipped, scale)
+        # A little below the exact factor: rounding may add back what it is short of.
+        scale *= min(0.999, 0.999 * math.sqrt(form.max_squared_norm / commitment.sum_of_squares))
+        quantized = _shrunk(delta, residual, scale, form)
+        commitment = update_root(quantized.values, form.chunk_params)
+    raise EncodingError(
+        f"no scaling brings the update's sum of squares below {form.max_squared_norm}",
+        max_squared_norm=form.max_squared_norm,
+    )
+
+
+def payload_bytes(values: Int16Array, metadata: UpdateMetadata) -> bytes:
+    """The payload file of an update."""
+    stream = io.BytesIO()
+    write_update(stream, values, metadata)
+    return stream.getvalue()
+
+
+def _shrunk(delta: Float32Array, residual: Float32Array | None, scale: float, form: Format) -> QuantizedUpdate:
+    total = delta if residual is None else delta + residual
+    return quantize_update(total * np.float32(scale), form.update_scale_bits)

@@ -1,0 +1,376 @@
+"""Sending: simulate, price, read the state again, sign, broadcast, and wait for the receipt.
+
+Nothing is signed that the newest state says would revert, that the account can't pay for, or that the gas budget
+does not cover. One sender serves many threads: nonces are taken one at a time, and a restart needs no memory,
+because the chain's pending count says what was sent before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from chainfl.agents.ports import DryRun, SendResult, Sent, TimedOut, WouldRevert
+from chainfl.chain.abi import checksum
+from chainfl.chain.client import ChainClient
+from chainfl.chain.contracts import Transaction
+from chainfl.chain.keys import Signer
+from chainfl.chain.reverts import RpcError, decode_rpc_error, is_revert
+from chainfl.errors import (
+    ChainError,
+    ChainflError,
+    GasBudgetExhausted,
+    InsufficientFunds,
+    KeyfileError,
+    RpcRefused,
+    RpcUnreachable,
+    TransactionReverted,
+)
+from chainfl.types import Address
+
+GAS_SLACK: Final = 100_000
+"""Another account may act first and leave ours the costlier part of a shared step, such as opening a round."""
+
+MAX_TRANSACTION_GAS: Final = 2**24
+"""EIP-7825: no transaction may ask for more."""
+
+FIRST_RECEIPT_WAIT_S: Final = 0.05
+_NONCE_ATTEMPTS: Final = 4
+_ALREADY_SENT: Final = ("already known", "already imported", "known transaction", "alreadyknown")
+_NONCE_TAKEN: Final = ("nonce too low", "replacement transaction underpriced", "nonce too high", "invalid nonce")
+
+
+class GasBudget:
+    """The most that an operator lets a process spend on gas, in native wei. Safe for threads.
+
+    The worst case of every transaction is set aside before it is sent, so the limit is never exceeded.
+    """
+
+    def __init__(self, max_gas_wei: int) -> None:
+        self.max_gas_wei = max_gas_wei
+        self._committed_wei = 0
+        self._lock = threading.Lock()
+
+    @property
+    def remaining_wei(self) -> int:
+        """What is neither spent nor set aside."""
+        return self.max_gas_wei - self._committed_wei
+
+    def reserve(self, worst_case_wei: int) -> None:
+        """Sets the worst case aside. Raises GasBudgetExhausted when it does not fit."""
+        with self._lock:
+            if worst_case_wei > self.remaining_wei:
+                raise GasBudgetExhausted(
+                    f"the next transaction may cost {worst_case_wei} wei, and {self.remaining_wei} of "
+                    f"{self.max_gas_wei} are left",
+                    needed=worst_case_wei,
+                    remaining=self.remaining_wei,
+                    maximum=self.max_gas_wei,
+                )
+            self._committed_wei += worst_case_wei
+
+    def settle(self, worst_case_wei: int, spent_wei: int) -> None:
+        """Replaces what was set aside by what was spent."""
+        with self._lock:
+            self._committed_wei += spent_wei - worst_case_wei
+
+
+@dataclass(frozen=True, slots=True)
+class Fees:
+    """An EIP-1559 offer in wei a unit of gas."""
+
+    max_fee_wei: int
+    priority_fee_wei: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A transaction that the newest state accepts, with its price. worst_case_wei: gas limit × the highest fee."""
+
+    transaction: Transaction
+    gas_estimate: int
+    gas_limit: int
+    fees: Fees
+
+    @property
+    def worst_case_wei(self) -> int:
+        return self.gas_limit * self.fees.max_fee_wei
+
+
+class NonceQueue:
+    """Hands out one account's nonces, one broadcast at a time.
+
+    The chain's pending count is the truth. What is in flight is remembered only until its receipt, because behind a
+    load balancer one node may not know yet what another took.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._in_flight: set[int] = set()
+
+    def next(self, pending_count: int) -> int:
+        """The nonce to use; call it with the lock held."""
+        return max([pending_count, *(nonce + 1 for nonce in self._in_flight)])
+
+    def sent(self, nonce: int) -> None:
+        """Broadcast, no receipt yet."""
+        self._in_flight.add(nonce)
+
+    def done(self, nonce: int) -> None:
+        """Mined, or given up: from here on the chain's count speaks for it."""
+        self._in_flight.discard(nonce)
+
+
+_queues: dict[tuple[str, Address], NonceQueue] = {}
+_queues_lock = threading.Lock()
+
+
+def nonce_queue(rpc_url: str, account: Address) -> NonceQueue:
+    """The one queue that all senders of this process share for an account."""
+    with _queues_lock:
+        return _queues.setdefault((rpc_url, account), NonceQueue())
+
+
+class TransactionSender:
+    """Sends transactions of one account.
+
+    signer: None for reading only; then `account` may still name whose view it is, and a dry run works.
+    receipt_timeout_s: after this long without a receipt the answer is TimedOut.
+    """
+
+    def __init__(
+        self,
+        client: ChainClient,
+        signer: Signer | None,
+        *,
+        account: Address | None = None,
+        budget: GasBudget | None = None,
+        dry_run: bool = False,
+        receipt_timeout_s: float = 180.0,
+    ) -> None:
+        self._client = client
+        self._signer = signer
+        self._account = signer.address if signer else account
+        self.budget = budget
+        self.dry_run = dry_run
+        self._receipt_timeout_s = receipt_timeout_s
+
+    @property
+    def account(self) -> Address:
+        """Whose transactions these are. Raises KeyfileError when there is neither a key nor an address."""
+        if self._account is None:
+            raise KeyfileError("this needs a key, and none is chosen")
+        return self._account
+
+    @property
+    def signer(self) -> Signer:
+        """The key. Raises KeyfileError when there is none."""
+        if self._signer is None:
+            raise KeyfileError("sending needs a key, and none is chosen")
+        return self._signer
+
+    def as_dry_run(self) -> TransactionSender:
+        """The same account, but nothing is sent."""
+        return TransactionSender(self._client, self._signer, account=self._account, dry_run=True)
+
+    def send(self, transaction: Transaction) -> SendResult:
+        """Simulates, sends and waits.
+
+        Sent: mined and successful. WouldRevert: the newest state rejects it and nothing was sent; or another
+        transaction came first and it was mined in vain, then the error's evidence has `tx_hash` and `cost_wei`.
+        Raises RpcUnreachable, InsufficientFunds, GasBudgetExhausted, KeyfileError, RpcRefused.
+        """
+        prepared = self.prepare(transaction)
+        if isinstance(prepared, WouldRevert):
+            return prepared
+        if self.dry_run:
+            return DryRun(prepared.gas_estimate, prepared.gas_estimate * prepared.fees.max_fee_wei)
+        if self.budget is None:
+            return self._broadcast_and_wait(prepared)
+        self.budget.reserve(prepared.worst_case_wei)
+        return self._within_budget(self.budget, prepared)
+
+    def prepare(self, transaction: Transaction) -> Prepared | WouldRevert:
+        """Simulates at the newest block, prices, and estimates against the state read again."""
+        message = self._message(transaction)
+        simulated, header, tip, balance = self._client.try_batch(
+            [
+                ("eth_call", [message, "latest"]),
+                ("eth_getBlockByNumber", ["latest", False]),
+                ("eth_maxPriorityFeePerGas", []),
+                ("eth_getBalance", [self.account, "latest"]),
+            ]
+        )
+        if isinstance(simulated, RpcError):
+            return self._rejected(simulated, transaction)
+        fees = offer_fees(header, tip)
+        # Read again: another account may have acted since the simulation, and an estimate costs one round trip.
+        estimate = self._client.try_request("eth_estimateGas", [message, "latest"])
+        if isinstance(estimate, RpcError):
+            return self._rejected(estimate, transaction)
+        gas = int(estimate, 16)
+        prepared = Prepared(transaction, gas, gas_limit_for(gas, int(header["gasLimit"], 16)), fees)
+        self._check_funds(prepared, balance)
+        return prepared
+
+    def _message(self, transaction: Transaction) -> dict[str, str]:
+        message = {"from": self.account, "data": "0x" + transaction.data.hex(), "value": hex(transaction.value_wei)}
+        return message if transaction.to is None else {**message, "to": transaction.to}
+
+    def _rejected(self, error: RpcError, transaction: Transaction) -> WouldRevert:
+        """WouldRevert for a revert; anything else the endpoint said is raised."""
+        decoded = decode_rpc_error(error, transaction.kind, self.account)
+        if isinstance(decoded, InsufficientFunds) or not is_revert(error):
+            raise decoded
+        return WouldRevert(decoded)
+
+    def _check_funds(self, prepared: Prepared, balance: Any) -> None:
+        """Raises InsufficientFunds unless the account covers the worst case, which is what a node asks for."""
+        required = prepared.worst_case_wei + prepared.transaction.value_wei
+        if isinstance(balance, str) and int(balance, 16) < required:
+            raise InsufficientFunds(
+                f"{self.account} holds {int(balance, 16)} wei, and {prepared.transaction.kind} may cost {required}",
+                account=self.account,
+                balance=int(balance, 16),
+                required=required,
+            )
+
+    def _within_budget(self, budget: GasBudget, prepared: Prepared) -> SendResult:
+        """What was set aside is replaced by what was spent; it stays set aside while nobody knows."""
+        try:
+            result = self._broadcast_and_wait(prepared)
+        except (RpcRefused, InsufficientFunds):
+            budget.settle(prepared.worst_case_wei, 0)
+            raise
+        if not isinstance(result, TimedOut):
+            budget.settle(prepared.worst_case_wei, spent_wei(result))
+        return result
+
+    def _broadcast_and_wait(self, prepared: Prepared) -> SendResult:
+        queue = nonce_queue(self._client.rpc_url, self.account)
+        nonce, tx_hash = self._broadcast(prepared, queue)
+        try:
+            receipt = self._wait_for_receipt(tx_hash)
+        finally:
+            queue.done(nonce)
+        return TimedOut(tx_hash) if receipt is None else self._outcome(prepared, tx_hash, receipt)
+
+    def _broadcast(self, prepared: Prepared, queue: NonceQueue) -> tuple[int, str]:
+        """Signs with the next nonce and broadcasts; takes a new nonce when another process was faster."""
+        with queue.lock:
+            for _ in range(_NONCE_ATTEMPTS):
+                pending = int(self._client.request("eth_getTransactionCount", [self.account, "pending"]), 16)
+                nonce = queue.next(pending)
+                raw, tx_hash = self.signer.sign_transaction(self._fields(prepared, nonce))
+                error = self._submit(raw, tx_hash)
+                if error is None:
+                    queue.sent(nonce)
+                    return nonce, tx_hash
+                if not any(mark in error.message.lower() for mark in _NONCE_TAKEN):
+                    raise decode_rpc_error(error, prepared.transaction.kind, self.account)
+        raise RpcRefused(f"another process keeps taking the nonces of {self.account}", account=self.account)
+
+    def _submit(self, raw: bytes, tx_hash: str) -> RpcError | None:
+        """Broadcasts; None when the endpoint has it. Repeating the same signed bytes is harmless."""
+        try:
+            answer = self._client.try_request("eth_sendRawTransaction", ["0x" + raw.hex()])
+        except RpcUnreachable as error:
+            error.evidence["tx_hash"] = tx_hash
+            raise
+        if not isinstance(answer, RpcError) or any(mark in answer.message.lower() for mark in _ALREADY_SENT):
+            return None
+        # A repeated broadcast whose first answer got lost says "nonce too low" about itself.
+        return None if self._client.request("eth_getTransactionByHash", [tx_hash]) else answer
+
+    def _fields(self, prepared: Prepared, nonce: int) -> dict[str, Any]:
+        transaction = prepared.transaction
+        fields: dict[str, Any] = {
+            "type": 2,
+            "chainId": self._client.chain_id,
+            "nonce": nonce,
+            "gas": prepared.gas_limit,
+            "maxFeePerGas": prepared.fees.max_fee_wei,
+            "maxPriorityFeePerGas": prepared.fees.priority_fee_wei,
+            "value": transaction.value_wei,
+            "data": transaction.data,
+        }
+        return fields if transaction.to is None else {**fields, "to": transaction.to}
+
+    def _wait_for_receipt(self, tx_hash: str) -> dict[str, Any] | None:
+        """Polls, first often and then once a poll interval. None at the timeout."""
+        deadline = self._client.clock() + self._receipt_timeout_s
+        wait_s = FIRST_RECEIPT_WAIT_S
+        while True:
+            try:
+                receipt = self._client.request("eth_getTransactionReceipt", [tx_hash])
+            except RpcUnreachable as error:
+                error.evidence["tx_hash"] = tx_hash
+                raise
+            if receipt is not None:
+                return dict(receipt)
+            if self._client.clock() >= deadline:
+                return None
+            self._client.sleep(wait_s)
+            wait_s = min(2 * wait_s, self._client.poll_interval_s)
+
+    def _outcome(self, prepared: Prepared, tx_hash: str, receipt: Mapping[str, Any]) -> SendResult:
+        cost = receipt_cost_wei(receipt)
+        if int(receipt["status"], 16) == 1:
+            return Sent(tx_hash, int(receipt["blockNumber"], 16), int(receipt["gasUsed"], 16), cost)
+        error = self._why_reverted(prepared, receipt)
+        error.evidence.update(tx_hash=tx_hash, cost_wei=cost)
+        return WouldRevert(error)
+
+    def _why_reverted(self, prepared: Prepared, receipt: Mapping[str, Any]) -> ChainflError:
+        """Replays what was mined in vain at its own block; the state there names the reason."""
+        kind = prepared.transaction.kind
+        answer = self._client.try_request("eth_call", [self._message(prepared.transaction), receipt["blockNumber"]])
+        if isinstance(answer, RpcError) and is_revert(answer):
+            return decode_rpc_error(answer, kind)
+        if int(receipt["gasUsed"], 16) >= prepared.gas_limit:
+            return TransactionReverted(f"{kind} ran out of gas at {prepared.gas_limit}", call=kind)
+        return TransactionReverted(f"{kind} was mined and reverted", call=kind)
+
+
+def offer_fees(header: Any, tip: Any) -> Fees:
+    """Twice the base fee and the tip that the endpoint suggests: good for six full blocks in a row.
+
+    header: the newest block; tip: its answer to eth_maxPriorityFeePerGas, or an error for which 1 gwei stands in.
+    Raises ChainError for a chain without EIP-1559.
+    """
+    if isinstance(header, RpcError) or not header:
+        raise RpcRefused("the endpoint does not show its newest block")
+    if header.get("baseFeePerGas") is None:
+        raise ChainError("the chain has no base fee (EIP-1559), which chainfl needs")
+    priority = int(tip, 16) if isinstance(tip, str) else 10**9
+    return Fees(2 * int(header["baseFeePerGas"], 16) + priority, priority)
+
+
+def gas_limit_for(estimate: int, block_gas_limit: int) -> int:
+    """The estimate with a quarter and some slack on top, within what a transaction may ask for."""
+    return max(estimate, min(estimate + estimate // 4 + GAS_SLACK, block_gas_limit, MAX_TRANSACTION_GAS))
+
+
+def receipt_cost_wei(receipt: Mapping[str, Any]) -> int:
+    """What a transaction cost: gas × price, and on an OP-stack chain its data on L1."""
+    gas = int(receipt["gasUsed"], 16) * int(receipt["effectiveGasPrice"], 16)
+    return gas + int(receipt.get("l1Fee") or "0x0", 16)
+
+
+def spent_wei(result: SendResult) -> int:
+    """What a result cost in native wei."""
+    if isinstance(result, Sent):
+        return result.cost_wei
+    if isinstance(result, WouldRevert):
+        return int(result.error.evidence.get("cost_wei", 0))
+    return 0
+
+
+def predicted_address(deployer: Address, nonce: int) -> Address:
+    """Where a contract goes that `deployer` creates with `nonce`: the last 20 bytes of keccak(rlp([deployer, nonce]))."""
+    import rlp
+    from eth_utils.crypto import keccak
+
+    return checksum("0x" + keccak(rlp.encode([bytes.fromhex(deployer[2:]), nonce]))[12:].hex())

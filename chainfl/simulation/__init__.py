@@ -1,0 +1,1 @@
+"""Many participants on one machine: the demo, and what it measures."""

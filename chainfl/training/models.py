@@ -1,0 +1,160 @@
+"""Models that a task names by a registered name plus parameters, so that a worker builds what it trains itself.
+
+The parameters come from a stranger's specification: each has a type and bounds, and the number of weights is known
+before any of them is allocated. (Programs that a task brings along are read by `chainfl.training.exported`.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from chainfl.errors import TrainingError
+
+Number = int | float
+
+MAX_PARAMETERS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class IntParameter:
+    """A whole number in [low, high]; required when it has no default."""
+
+    low: int
+    high: int
+    default: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """A registered model: its parameters, and how it is made from all of them."""
+
+    parameters: Mapping[str, IntParameter]
+    build: Callable[[Mapping[str, int]], nn.Module]
+
+
+class ConvNet(nn.Module):
+    """A small convolutional net: `blocks` times convolution 3x3, ReLU, max-pooling by 2; one hidden layer; logits.
+
+    Input (n, in_channels, height, width) float32, output (n, num_classes). Block k has `channels · 2^k` channels.
+    No normalisation layer: statistics of a worker's skewed batches would be averaged into a model that fits nobody.
+    """
+
+    def __init__(
+        self, in_channels: int, height: int, width: int, num_classes: int, channels: int, blocks: int, hidden: int
+    ) -> None:
+        super().__init__()
+        widths = [in_channels, *(channels << k for k in range(blocks))]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Conv2d(before, after, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        self.features = nn.Sequential(*layers)
+        flat = widths[-1] * (height >> blocks) * (width >> blocks)
+        self.classifier = nn.Sequential(
+            nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU(), nn.Linear(hidden, num_classes)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
+
+class Mlp(nn.Module):
+    """A multilayer perceptron: `layers` hidden layers of `hidden` ReLU units. Input (n, ...) is flattened."""
+
+    def __init__(self, in_features: int, num_classes: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        widths = [in_features, *[hidden] * layers]
+        stack: list[nn.Module] = [nn.Flatten()]
+        for before, after in pairwise(widths):
+            stack += [nn.Linear(before, after), nn.ReLU()]
+        self.layers = nn.Sequential(*stack, nn.Linear(widths[-1], num_classes))
+
+    def forward(self, examples: Tensor) -> Tensor:
+        logits: Tensor = self.layers(examples)
+        return logits
+
+
+MODELS: Mapping[str, ModelKind] = {
+    "cnn": ModelKind(
+        {
+            "in_channels": IntParameter(1, 64, 1),
+            "height": IntParameter(2, 1024),
+            "width": IntParameter(2, 1024),
+            "num_classes": IntParameter(2, 100_000),
+            "channels": IntParameter(1, 1024, 16),
+            "blocks": IntParameter(1, 8, 2),
+            "hidden": IntParameter(1, 65_536, 64),
+        },
+        lambda p: ConvNet(**p),
+    ),
+    "mlp": ModelKind(
+        {
+            "in_features": IntParameter(1, 1 << 24),
+            "num_classes": IntParameter(2, 100_000),
+            "hidden": IntParameter(1, 65_536, 64),
+            "layers": IntParameter(0, 64, 1),
+        },
+        lambda p: Mlp(**p),
+    ),
+}
+
+
+def build_model(name: str, params: Mapping[str, Number], seed: int) -> nn.Module:
+    """A registered model with PyTorch's usual initialisation, drawn from `seed`; the caller's generator is untouched.
+
+    Raises TrainingError for an unknown name, and for an unknown, missing, fractional or unbounded parameter.
+    """
+    kind, values = _validated(name, params)
+    _check_size(name, kind, values)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return kind.build(values)
+
+
+def check_model(name: str, params: Mapping[str, Number]) -> int:
+    """The number of weights that `build_model` would make, without making them. Raises TrainingError as it does."""
+    kind, values = _validated(name, params)
+    return _check_size(name, kind, values)
+
+
+def _validated(name: str, params: Mapping[str, Number]) -> tuple[ModelKind, dict[str, int]]:
+    kind = MODELS.get(name)
+    if kind is None:
+        raise TrainingError(f"no model is registered as {name!r}; there are {', '.join(MODELS)}", name=name)
+    problems = [f"{key} is not a parameter" for key in params if key not in kind.parameters]
+    values: dict[str, int] = {}
+    for key, rule in kind.parameters.items():
+        value = params.get(key, rule.default)
+        if problem := _problem(value, rule):
+            problems.append(f"{key} {problem}")
+        else:
+            values[key] = int(value)  # type: ignore[arg-type]
+    if name == "cnn" and not problems and min(values["height"], values["width"]) >> values["blocks"] == 0:
+        problems.append(f"{values['blocks']} blocks leave nothing of {values['height']} by {values['width']} images")
+    if problems:
+        raise TrainingError(f"model {name}: {'; '.join(problems)}", name=name, problems=problems)
+    return kind, values
+
+
+def _problem(value: Number | None, rule: IntParameter) -> str | None:
+    if value is None:
+        return "is missing"
+    # A bool is an int to Python, and JSON may bring 16.0; neither is what a specification means.
+    if isinstance(value, bool) or not isinstance(value, int):
+        return f"must be a whole number, not {value!r}"
+    return None if rule.low <= value <= rule.high else f"must be from {rule.low} to {rule.high}, not {value}"
+
+
+def _check_size(name: str, kind: ModelKind, values: Mapping[str, int]) -> int:
+    with torch.device("meta"):  # shapes without memory
+        module = kind.build(values)
+    size = sum(math.prod(parameter.shape) for parameter in module.parameters())
+    if size > MAX_PARAMETERS:
+        raise TrainingError(f"model {name}: {size} parameters are more than {MAX_PARAMETERS}", name=name, size=size)
+    return size

@@ -1,0 +1,62 @@
+"""Registered models: what a stranger's specification may ask for, and that a seed gives one model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from chainfl.errors import TrainingError
+from chainfl.training.models import MODELS, build_model, check_model
+from chainfl.training.state import vector_of
+
+CNN = {"height": 8, "width": 8, "num_classes": 10, "channels": 4, "hidden": 8}
+MLP = {"in_features": 64, "num_classes": 10, "hidden": 8}
+
+
+@pytest.mark.parametrize(("name", "params"), [("cnn", CNN), ("mlp", MLP), ("mlp", MLP | {"layers": 0})])
+def test_build_model__batch_of_images__gives_a_logit_a_class(name, params):
+    assert build_model(name, params, 0)(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+
+
+def test_build_model__same_seed__same_bits_and_caller_keeps_its_generator():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, same, other = (vector_of(build_model("cnn", CNN, seed)) for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(3), expected)
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(("name", "params"), [("cnn", CNN), ("mlp", MLP)])
+def test_check_model__any_model__is_the_length_of_its_vector(name, params):
+    assert check_model(name, params) == len(vector_of(build_model(name, params, 0)))
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "problem"),
+    [
+        ("resnet", {}, "no model is registered"),
+        ("cnn", CNN | {"depth": 3}, "depth is not a parameter"),
+        ("cnn", {"height": 8, "width": 8}, "num_classes is missing"),
+        ("cnn", CNN | {"channels": 0}, "channels must be from 1"),
+        ("cnn", CNN | {"channels": 1025}, "channels must be from 1"),
+        ("cnn", CNN | {"channels": 16.0}, "whole number"),
+        ("cnn", CNN | {"channels": True}, "whole number"),
+        ("cnn", CNN | {"channels": "16"}, "whole number"),
+        ("cnn", CNN | {"blocks": 4}, "leave nothing"),
+        ("mlp", MLP | {"hidden": 10**9, "layers": -1}, "hidden must be.*layers must be"),
+        ("mlp", MLP | {"in_features": 1 << 24, "hidden": 65_536}, "more than"),
+    ],
+)
+def test_build_model__bad_parameters__names_every_problem(name, params, problem):
+    with pytest.raises(TrainingError, match=problem):
+        build_model(name, params, 0)
+    with pytest.raises(TrainingError, match=problem):
+        check_model(name, params)
+
+
+def test_models__defaults__are_within_their_own_bounds():
+    rules = [rule for kind in MODELS.values() for rule in kind.parameters.values() if rule.default is not None]
+    assert all(rule.low <= rule.default <= rule.high for rule in rules)

@@ -1,0 +1,196 @@
+"""Votes: the gate, the clip, leave-one-out scores and near-duplicates, on a model whose losses are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chainfl.aggregation.server_step import ServerStep
+from chainfl.encoding.layout import Layout
+from chainfl.errors import EncodingError
+from chainfl.training.datasets import Dataset
+from chainfl.training.trainer import Evaluation, TrainingResult
+from chainfl.validation.scoring import ABSTAIN, RevealedUpdate, RoundRules, Vote, score_round
+
+P = 8
+RULES = RoundRules(20, 14, ServerStep(1, 1), steps=5, batch_size=4, learning_rate=0.1)
+ROOT_DATA = Dataset("root", np.zeros((4, 2), np.float32), np.zeros(4, np.int64), 2)
+MODEL = np.zeros(P, np.int32)
+
+
+class QuadraticTrainer:
+    """A trainer whose loss is the squared distance to `optimum`, and whose training goes straight toward it."""
+
+    layout = Layout.of({"w": np.zeros(P, np.float32)})
+
+    def __init__(self, optimum: Sequence[float], *, loss: float | None = None) -> None:
+        self.optimum = np.array(optimum, np.float32)
+        self.fixed_loss = loss
+        self.seeds: list[int] = []
+
+    def train(self, global_vector, dataset, *, seed, **settings) -> TrainingResult:
+        self.seeds.append(seed)
+        return TrainingResult((self.optimum - global_vector).astype(np.float32), len(dataset), 1.0, 0.5)
+
+    def evaluate(self, vector, dataset) -> Evaluation:
+        loss = float(((vector - self.optimum) ** 2).sum()) if self.fixed_loss is None else self.fixed_loss
+        return Evaluation(0.5, loss)
+
+
+def axis(*places: int, length: int = 1000) -> np.ndarray:
+    """An update along some coordinates."""
+    values = np.zeros(P, np.int16)
+    values[list(places)] = length
+    return values
+
+
+def revealed(values: np.ndarray | None, total: int | None = None, *, rejected: bool = False) -> RevealedUpdate:
+    if total is None:
+        total = int((values.astype(np.int64) ** 2).sum())
+    return RevealedUpdate(total, values, rejected)
+
+
+def votes(*updates: RevealedUpdate, trainer: QuadraticTrainer | None = None, **options: object) -> list[Vote]:
+    trainer = trainer or QuadraticTrainer([1.0] * P)
+    return score_round(trainer, ROOT_DATA, MODEL, updates, RULES, seed=1, **options)
+
+
+# --- gate and clip -------------------------------------------------------------------------------
+
+
+def test_score_round__update_against_root_data__gets_zero_and_the_rest_their_weight():
+    assert votes(revealed(axis(0)), revealed(-axis(1)), revealed(axis(2))) == [
+        Vote(10_000, 5_000),
+        Vote(0, 0),
+        Vote(10_000, 5_000),
+    ]
+
+
+def test_score_round__update_at_right_angles__is_not_positive():
+    trainer = QuadraticTrainer([1.0] * 4 + [0.0] * 4)
+    assert votes(revealed(axis(0)), revealed(axis(7)), trainer=trainer)[1] == Vote(0, 0)
+
+
+def test_score_round__long_update__is_clipped_by_the_median_norm():
+    first, second, long = (revealed(axis(i, length=n)) for i, n in ((0, 1000), (1, 1000), (2, 4000)))
+    assert [vote.weight for vote in votes(first, second, long)] == [10_000, 10_000, 2_500]
+
+
+def test_score_round__median__counts_what_the_gate_rejects_and_what_was_not_fetched():
+    big, small = revealed(-axis(1, length=3000)), revealed(axis(0, length=1000))
+    missing = revealed(None, total=3000**2)
+    # The median norm is 3000 only if all three count.
+    six = revealed(axis(2, length=6000))
+    assert votes(big, small, missing, six) == [Vote(0, 0), Vote(10_000, 1_429), Vote(ABSTAIN, 0), Vote(5_000, 8_571)]
+
+
+def test_score_round__zero_update__gets_zero_without_abstaining():
+    assert votes(revealed(axis(0)), revealed(np.zeros(P, np.int16))) == [Vote(10_000, 10_000), Vote(0, 0)]
+
+
+def test_score_round__not_fetched_or_not_an_update__abstains_or_rejects():
+    found = votes(revealed(None, total=5), revealed(None, total=5, rejected=True), revealed(axis(0)))
+    assert found[:2] == [Vote(ABSTAIN, 0), Vote(0, 0)]
+    assert found[2].weight > 0
+
+
+def test_score_round__root_training_that_moves_nothing__stops_nobody():
+    assert votes(revealed(axis(0)), revealed(-axis(1)), trainer=QuadraticTrainer([0.0] * P)) == [
+        Vote(10_000, 1),
+        Vote(10_000, 1),
+    ]
+
+
+def test_score_round__nothing_usable__is_zeros_and_abstentions():
+    assert votes(revealed(-axis(0)), revealed(None, total=1)) == [Vote(0, 0), Vote(ABSTAIN, 0)]
+    assert votes() == []
+
+
+def test_score_round__seed__is_that_of_its_own_training():
+    trainer = QuadraticTrainer([1.0] * P)
+    votes(revealed(axis(0)), trainer=trainer)
+    assert trainer.seeds == [1]
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def test_score_round__more_useful_update__earns_more_and_a_useless_one_earns_one():
+    # The third points the right way overall, but its large second half only costs.
+    useless = np.array([400, 0, 0, 0, 0, 0, 0, 900], np.int16)
+    trainer = QuadraticTrainer([1.0, 1, 1, 1, 1, 1, 1, 0])
+    useful, less, none = votes(revealed(axis(0, 1)), revealed(axis(2)), revealed(useless), trainer=trainer)
+    assert useful.score > less.score > 1
+    assert none.score < less.score
+    assert none.weight > 0
+
+
+def test_score_round__no_update_helps__scores_one_each():
+    trainer = QuadraticTrainer([1.0] * P, loss=0.7)
+    assert [vote.score for vote in votes(revealed(axis(0)), revealed(axis(1)), trainer=trainer)] == [1, 1]
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_score_round__loss_that_is_not_finite__still_gives_integers(loss):
+    trainer = QuadraticTrainer([1.0] * P, loss=loss)
+    assert votes(revealed(axis(0)), trainer=trainer) == [Vote(10_000, 1)]
+
+
+def test_score_round__copies__share_what_one_of_them_earns():
+    one, copy, other = votes(revealed(axis(0)), revealed(axis(0)), revealed(axis(1)))
+    assert one == copy
+    # Left out together: two copies on one coordinate lose about twice what the other does, and halve it.
+    assert one.score == pytest.approx(other.score, rel=0.2)
+
+
+def test_score_round__copies_scaled_or_slightly_changed__are_still_copies():
+    scaled, changed = axis(0, 1, length=2000), axis(0, 1)
+    changed[0] += 50
+    group = votes(revealed(axis(0, 1)), revealed(scaled), revealed(changed), revealed(axis(2)))
+    assert len({vote.score for vote in group[:3]}) == 1
+
+
+def test_score_round__replay_of_the_last_step__shares_with_it():
+    last = MODEL - axis(0).astype(np.int32) * 64
+    fresh = votes(revealed(axis(0)), revealed(axis(1)))
+    replayed = votes(revealed(axis(0)), revealed(axis(1)), previous_model=last)
+    assert [vote.score for vote in fresh] == [5_000, 5_000]
+    assert [vote.score for vote in replayed] == [3_333, 6_667]
+
+
+def test_score_round__first_step_of_zero__is_nobodys_copy():
+    assert votes(revealed(axis(0)), previous_model=MODEL.copy()) == [Vote(10_000, 10_000)]
+
+
+def test_score_round__update_of_another_length__is_refused():
+    with pytest.raises(EncodingError):
+        votes(revealed(axis(0)), revealed(np.ones(P + 1, np.int16)))
+
+
+updates_strategy = st.lists(
+    st.one_of(
+        st.none(),
+        st.lists(st.integers(-32767, 32767), min_size=P, max_size=P).map(lambda v: np.array(v, np.int16)),
+    ),
+    max_size=6,
+)
+
+
+@given(updates_strategy)
+@settings(max_examples=60, deadline=None)
+def test_score_round__any_updates__keeps_what_the_contract_enforces(values):
+    found = votes(*(revealed(v, None if v is not None else 7) for v in values))
+    assert len(found) == len(values)
+    for value, vote in zip(values, found, strict=True):
+        assert type(vote.weight) is int
+        assert type(vote.score) is int
+        if value is None:
+            assert vote == Vote(ABSTAIN, 0)
+        else:
+            assert 0 <= vote.weight <= 10_000
+            assert (vote.weight == 0) == (vote.score == 0)
+            assert vote.score <= 10_000
