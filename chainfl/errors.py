@@ -209,6 +209,14 @@ class LocalChainError(ChainError):
     hint_template = "See its log: {log}."
 
 
+class NodeBehind(ChainError):
+    """The node does not show yet what it has already counted (its log index lags behind its state)."""
+
+    exit_code = 38
+    retryable = True
+    hint_template = "Try again, or use an RPC endpoint whose logs keep up with its blocks."
+
+
 # --- 40..49: tasks -------------------------------------------------------------------------------
 
 

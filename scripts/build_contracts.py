@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 CONTRACTS = ("TaskCoordinator", "StakeVault", "ModelRegistry", "TrainingToken")
+LIBRARIES = ("Lifecycle", "Tally", "Aggregates", "Settlement")
 ROOT = Path(__file__).resolve().parents[1]
 ARTIFACTS = ROOT / "chainfl" / "chain" / "artifacts"
 
@@ -41,7 +42,10 @@ def build_artifacts() -> dict[str, str]:
     """The text of each contract's artifact, compiled from the sources in the repository."""
     with tempfile.TemporaryDirectory(prefix="chainfl-contracts-") as folder:
         _forge_build(Path(folder))
-        return {name: _artifact(Path(folder) / "out" / f"{name}.sol" / f"{name}.json", name) for name in CONTRACTS}
+        return {
+            name: _artifact(Path(folder) / "out" / f"{name}.sol" / f"{name}.json", name)
+            for name in CONTRACTS + LIBRARIES
+        }
 
 
 def _forge_build(folder: Path) -> None:
@@ -63,8 +67,7 @@ def _artifact(path: Path, name: str) -> str:
 
 def _document(compiled: dict[str, Any], name: str) -> dict[str, Any]:
     settings = compiled["metadata"]["settings"]
-    if compiled["bytecode"]["linkReferences"]:
-        raise SystemExit(f"{name} needs a linked library; its bytecode cannot be shipped as it is")
+    links = _links(compiled["bytecode"]["linkReferences"])
     return {
         "contractName": name,
         "compiler": "solc " + compiled["metadata"]["compiler"]["version"],
@@ -74,9 +77,28 @@ def _document(compiled: dict[str, Any], name: str) -> dict[str, Any]:
             "viaIR": settings.get("viaIR", False),
             "bytecodeHash": settings["metadata"]["bytecodeHash"],
         },
-        "abi": compiled["abi"],
-        "bytecode": compiled["bytecode"]["object"],
+        # A library is only ever called by the coordinator that links it, but its errors reach the caller.
+        "abi": [entry for entry in compiled["abi"] if name in CONTRACTS or entry["type"] == "error"],
+        "links": links,
+        "bytecode": _without_placeholders(compiled["bytecode"]["object"], links),
     }
+
+
+def _links(references: dict[str, Any]) -> dict[str, list[int]]:
+    """Where in the creation code the address of each linked library goes, in bytes."""
+    return {
+        library: sorted(place["start"] for place in places)
+        for libraries in references.values()
+        for library, places in libraries.items()
+    }
+
+
+def _without_placeholders(code: str, links: dict[str, list[int]]) -> str:
+    """The creation code with zeros where addresses go: valid hexadecimal before it is linked."""
+    for start in (start for starts in links.values() for start in starts):
+        at = 2 + 2 * start
+        code = code[:at] + 40 * "0" + code[at + 40 :]
+    return code
 
 
 def _committed(name: str) -> str | None:

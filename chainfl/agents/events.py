@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -31,7 +31,7 @@ class AgentReport:
     cost_wei: int = 0
     bytes_published: int = 0
     seconds_training: float = 0.0
-    rounds: int = 0
+    rounds: set[int] = field(default_factory=set)
     retries: int = 0
     slashed_wei: Wei = Wei(0)  # noqa: RUF009
     ended: str = ""
@@ -44,7 +44,7 @@ class AgentReport:
             "cost_wei": self.cost_wei,
             "bytes_published": self.bytes_published,
             "seconds_training": round(self.seconds_training, 3),
-            "rounds": self.rounds,
+            "rounds": len(self.rounds),
             "retries": self.retries,
             "slashed_wei": self.slashed_wei,
             "ended": self.ended,
@@ -70,10 +70,14 @@ class EventLog:
 
     def emit(self, what: str, *, level: int = logging.INFO, **details: Value) -> None:
         """One event. what: past tense or a state, such as `training`, `committed`, `slashed`."""
+        self.emit_fields(what, details, level)
+
+    def emit_fields(self, what: str, details: Mapping[str, Value], level: int = logging.INFO) -> None:
+        """The same, with the details in a mapping."""
         told = " ".join(f"{key}={value}" for key, value in details.items())
         self._logger.log(level, "task %s round %s: %s %s", self._place["task"], self._place["round"], what, told)
         if self._sink is None:
             return
         who: dict[str, Value] = {"time": round(self._clock(), 3), "agent": self._agent, "role": self._role.name.lower()}
-        self._sink.write(json.dumps(who | self._place | {"what": what} | details) + "\n")
+        self._sink.write(json.dumps(who | self._place | {"what": what} | dict(details)) + "\n")
         self._sink.flush()

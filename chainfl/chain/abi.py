@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import IntEnum
-from functools import cache, cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from eth_abi.codec import ABICodec
@@ -21,7 +21,7 @@ from eth_abi.registry import BaseEquals, registry
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
-from chainfl.chain.artifacts import CONTRACTS, load_artifact
+from chainfl.chain.artifacts import CONTRACTS, LIBRARIES, load_artifact
 from chainfl.errors import ChainError
 from chainfl.types import Address
 
@@ -31,11 +31,10 @@ Component = Mapping[str, Any]
 
 def _codec() -> ABICodec:
     """The standard codec, but a stranger's string that is not UTF-8 is shown with marks instead of blocking a read."""
-    own = registry.copy()
+    own = registry.copy()  # type: ignore[no-untyped-call]
     own.unregister("string")
-    own.register(
-        BaseEquals("string"), TextStringEncoder, partial(StringDecoder, handle_string_errors="replace"), label="string"
-    )
+    text = BaseEquals("string")  # type: ignore[no-untyped-call]
+    own.register(text, TextStringEncoder, StringDecoder("replace"), label="string")  # type: ignore[no-untyped-call]
     return ABICodec(own)
 
 
@@ -78,7 +77,9 @@ def check_struct(cls: type, components: Sequence[Component]) -> None:
     expected = [snake_case(part["name"]) for part in components]
     actual = [field.name for field in fields(cls)]
     if sorted(expected) != sorted(actual):
-        raise ChainError(f"{cls.__name__} and the ABI differ in {sorted(set(expected) ^ set(actual))}", type=cls.__name__)
+        raise ChainError(
+            f"{cls.__name__} and the ABI differ in {sorted(set(expected) ^ set(actual))}", type=cls.__name__
+        )
 
 
 _checked: set[tuple[type, tuple[str, ...]]] = set()
@@ -309,4 +310,4 @@ def contract_abi(name: str) -> ContractAbi:
 @cache
 def known_errors() -> Mapping[bytes, ErrorAbi]:
     """Every custom error of every contract of ours, OpenZeppelin's included, by selector."""
-    return {selector: error for name in CONTRACTS for selector, error in contract_abi(name).errors.items()}
+    return {selector: error for name in CONTRACTS + LIBRARIES for selector, error in contract_abi(name).errors.items()}

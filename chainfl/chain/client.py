@@ -49,7 +49,7 @@ class ChainClient:
     """A persistent HTTP session to one endpoint.
 
     expected_chain_id: checked at the first use; WrongChainId when the endpoint serves another. timeout_s: a single
-    request's. attempts: how often a repeatable request is tried. poll_interval_s: between two looks at the block number.
+    request's. attempts: how often a repeatable request is tried. poll_interval_s: between two looks for a block.
     """
 
     def __init__(

@@ -25,6 +25,9 @@ class Coordinator(Contract):
     def round(self, task_id: TaskId) -> Call:
         return self.call("roundOf", task_id, target=RoundView)
 
+    def phase(self, task_id: TaskId) -> Call:
+        return self.call("phaseOf", task_id)
+
     def member(self, task_id: TaskId, role: Role, account: Address) -> Call:
         return self.call("memberOf", task_id, int(role), account, target=Member)
 

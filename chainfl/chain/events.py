@@ -73,17 +73,21 @@ def scan_logs(
     When the chain reorganises meanwhile, the window is read again; what is returned is in one history.
     Raises RpcUnreachable, RpcRefused, and ChainError when the chain does not come to rest.
     """
+    return _scan(client, wanted, max(0, from_block - reorg_depth), to or client.block(), reorg_depth)
+
+
+def _scan(client: ChainClient, wanted: LogFilter, first: int, head: Block, reorg_depth: int) -> tuple[Log, ...]:
+    """Logs of [first, head] in one history."""
     found: dict[LogKey, Log] = {}
-    start = max(0, from_block - reorg_depth)
-    head = to or client.block()
+    start = first
     for _ in range(_RESCANS):
         found.update((log.key, log) for log in _fetch_range(client, wanted, start, head.number))
-        window = max(0, head.number - reorg_depth)
+        window = max(first, head.number - reorg_depth)
         if _is_canonical(client, head, [log for log in found.values() if log.block_number >= window]):
             return _ordered(found.values())
         # INVARIANT: nothing from the window survives a reorg without being seen again.
         found = {key: log for key, log in found.items() if log.block_number < window}
-        start, head = max(window, from_block - reorg_depth, 0), client.block(min(head.number, client.block_number()))
+        start, head = window, client.block(min(head.number, client.block_number()))
     raise ChainError("the chain keeps reorganising while its events are read")
 
 
@@ -97,19 +101,22 @@ class LogFollower:
         self._first = from_block
         self._reorg_depth = reorg_depth
         self._recent: dict[LogKey, Log] = {}
+        self._head: Block | None = None
 
     def poll(self) -> Changes:
-        """What changed since the last poll. One block number's worth of requests when nothing did."""
+        """What changed since the last poll; one request when there is no new block."""
         head = self._client.block()
+        if head == self._head:
+            return Changes((), (), head)
         start = max(self._first, min(self._next, head.number + 1) - self._reorg_depth)
-        logs = scan_logs(self._client, self._wanted, start, reorg_depth=0, to=head)
+        logs = _scan(self._client, self._wanted, start, head, self._reorg_depth)
         seen = {log.key: log for log in logs}
         new = _ordered(log for key, log in seen.items() if key not in self._recent)
         gone = _ordered(log for key, log in self._recent.items() if log.block_number >= start and key not in seen)
         horizon = head.number - 2 * self._reorg_depth
         kept = {key: log for key, log in self._recent.items() if log.block_number < start}
         self._recent = {key: log for key, log in {**kept, **seen}.items() if log.block_number >= horizon}
-        self._next = head.number + 1
+        self._next, self._head = head.number + 1, head
         return Changes(new, gone, head)
 
 

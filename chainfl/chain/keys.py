@@ -20,7 +20,7 @@ from chainfl.errors import KeyfileError, WrongPassword
 from chainfl.types import Address
 
 PRIVATE_KEY_VARIABLE: Final = "CHAINFL_PRIVATE_KEY"
-PASSWORD_VARIABLE: Final = "CHAINFL_KEY_PASSWORD"  # noqa: S105
+PASSWORD_VARIABLE: Final = "CHAINFL_KEY_PASSWORD"
 
 MAX_KEYFILE_BYTES: Final = 16_384
 THROWAWAY_SCRYPT_N: Final = 4_096

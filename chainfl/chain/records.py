@@ -78,7 +78,7 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class StakeStatus:
-    """Everything that an account has in the vault, and beside it. All in the token's wei, but native_wei."""
+    """Everything that an account has in the vault, and beside it. native_wei: what pays for gas."""
 
     account: Address
     free: Wei
@@ -86,7 +86,7 @@ class StakeStatus:
     locks: tuple[Lock, ...]
     token_balance: Wei
     allowance: Wei
-    native_wei: Wei
+    native_wei: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,14 +125,18 @@ def decode_revert(data: bytes, call: str) -> ChainflError:
     try:
         return _from_error(known.name, known.decode(data[4:]), call)
     except (ChainError, ValueError) as error:
-        return TransactionReverted(f"{call} reverted with a malformed {known.name}: {error}", call=call, data=data.hex())
+        return TransactionReverted(
+            f"{call} reverted with a malformed {known.name}: {error}", call=call, data=data.hex()
+        )
 
 
 def _from_error(name: str, arguments: Arguments, call: str) -> ChainflError:
     build = _TREE.get(name)
     if build is None:
         shown = ", ".join(f"{key}={_shown(key, value)}" for key, value in arguments.items())
-        return TransactionReverted(f"{call} reverted: {name}({shown})", call=call, error=name, arguments=dict(arguments))
+        return TransactionReverted(
+            f"{call} reverted: {name}({shown})", call=call, error=name, arguments=dict(arguments)
+        )
     built = build(arguments)
     built.evidence.update(call=call, error=name)
     return built

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import rlp  # type: ignore[import-untyped]
+from eth_utils.crypto import keccak
+
 from chainfl.agents.ports import DryRun, SendResult, Sent, TimedOut, WouldRevert
 from chainfl.chain.abi import checksum
 from chainfl.chain.client import ChainClient
@@ -171,6 +174,11 @@ class TransactionSender:
             raise KeyfileError("sending needs a key, and none is chosen")
         return self._signer
 
+    @property
+    def can_sign(self) -> bool:
+        """Whether there is a key."""
+        return self._signer is not None
+
     def as_dry_run(self) -> TransactionSender:
         """The same account, but nothing is sent."""
         return TransactionSender(self._client, self._signer, account=self._account, dry_run=True)
@@ -205,6 +213,8 @@ class TransactionSender:
         )
         if isinstance(simulated, RpcError):
             return self._rejected(simulated, transaction)
+        if isinstance(header, RpcError) or header is None:
+            raise RpcRefused("the endpoint does not show its newest block")
         fees = offer_fees(header, tip)
         # Read again: another account may have acted since the simulation, and an estimate costs one round trip.
         estimate = self._client.try_request("eth_estimateGas", [message, "latest"])
@@ -334,14 +344,12 @@ class TransactionSender:
         return TransactionReverted(f"{kind} was mined and reverted", call=kind)
 
 
-def offer_fees(header: Any, tip: Any) -> Fees:
+def offer_fees(header: Mapping[str, Any], tip: Any) -> Fees:
     """Twice the base fee and the tip that the endpoint suggests: good for six full blocks in a row.
 
     header: the newest block; tip: its answer to eth_maxPriorityFeePerGas, or an error for which 1 gwei stands in.
     Raises ChainError for a chain without EIP-1559.
     """
-    if isinstance(header, RpcError) or not header:
-        raise RpcRefused("the endpoint does not show its newest block")
     if header.get("baseFeePerGas") is None:
         raise ChainError("the chain has no base fee (EIP-1559), which chainfl needs")
     priority = int(tip, 16) if isinstance(tip, str) else 10**9
@@ -369,8 +377,5 @@ def spent_wei(result: SendResult) -> int:
 
 
 def predicted_address(deployer: Address, nonce: int) -> Address:
-    """Where a contract goes that `deployer` creates with `nonce`: the last 20 bytes of keccak(rlp([deployer, nonce]))."""
-    import rlp
-    from eth_utils.crypto import keccak
-
+    """Where a contract goes that `deployer` creates with `nonce`: the end of keccak(rlp([deployer, nonce]))."""
     return checksum("0x" + keccak(rlp.encode([bytes.fromhex(deployer[2:]), nonce]))[12:].hex())

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import click
+from click.shell_completion import CompletionItem
 
 from chainfl import __version__
-from chainfl.cli.output import fail
+from chainfl.cli.output import fail, say
 from chainfl.errors import ChainflError, Interrupted
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -22,7 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "init": ("chainfl.cli.setup:init", "Write a commented configuration file."),
     "keys": ("chainfl.cli.keys:keys", "Make, import and list keys."),
     "faucet": ("chainfl.cli.money:faucet", "Draw training tokens on a test network."),
-    "deploy": ("chainfl.cli.setup:deploy", "Deploy the contracts and record where they are."),
+    "deploy": ("chainfl.cli.deploy:deploy", "Deploy the contracts and record where they are."),
     "local": ("chainfl.cli.local:local", "Start the local chain of a demo folder again."),
     "task": ("chainfl.cli.task:task", "Create, list, show, watch and cancel tasks."),
     "worker": ("chainfl.cli.agents:worker", "Train: run a worker; leave or rejoin a task."),
@@ -35,6 +36,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "store": ("chainfl.cli.store:store", "Add, fetch and identify content."),
     "completion": ("chainfl.cli.setup:completion", "Print the shell completion script."),
 }
+
+BROKEN_PIPE_EXIT = 141
+"""128 + SIGPIPE, as a shell reports a program that was cut off by `| head`."""
 
 
 class LazyGroup(click.Group):
@@ -53,6 +57,11 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # click would import every command for its help line.
+        names = [CompletionItem(n, help=line) for n, (_, line) in COMMANDS.items() if n.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -74,16 +83,35 @@ def cli(ctx: click.Context, /, **flags: str | None) -> None:
     ctx.obj = {name: value for name, value in flags.items() if value is not None}
 
 
-def main() -> None:
-    """Entry point: every known error ends in one line, a hint, and its own exit code."""
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command. returns: the exit code; every known error is told in one line with a hint.
+
+    arguments: those after the program's name; None for the process's own.
+    """
     try:
-        cli.main(prog_name="chainfl", standalone_mode=False)
+        code = cli.main(list(arguments) if arguments is not None else None, prog_name="chainfl", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
     except ChainflError as error:
-        sys.exit(fail(error))
+        return fail(error)
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(fail(Interrupted("interrupted")))
+        say("")
+        return fail(Interrupted("interrupted"))
+    except BrokenPipeError:
+        # The reader went away. Python would complain once more when it flushes at exit.
+        sys.stdout = None
+        return BROKEN_PIPE_EXIT
+
+
+def main() -> None:
+    """The program's entry point."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

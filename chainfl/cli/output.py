@@ -6,15 +6,17 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from chainfl.errors import ChainflError
+from chainfl.errors import ChainflError, UsageError
 
-TOKEN_DECIMALS = 18
+TOKEN_DECIMALS: Final = 18
+GWEI: Final = 10**9
+ETHER: Final = 10**18
 
 
 def say(text: str) -> None:
@@ -35,7 +37,7 @@ def show_json(value: Any) -> None:
 def plain(value: Any) -> Any:
     """A value made of JSON's own types."""
     if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Enum):
         return value.name.lower()
     if isinstance(value, bytes):
@@ -55,21 +57,52 @@ def show_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None
         show("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def tokens(wei: int, symbol: str = "CFL") -> str:
+def show_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """A result for people: one fact a line, names in one column."""
+    listed = list(facts)
+    width = max((len(name) for name, _ in listed), default=0)
+    for name, value in listed:
+        show(f"{name.ljust(width)}  {value}".rstrip())
+
+
+def tokens(wei: int, symbol: str = "CFL", decimals: int = TOKEN_DECIMALS) -> str:
     """An amount of tokens for people, exact: 1.5 CFL. Integers to the last line, so no float rounds money."""
-    whole, part = divmod(abs(wei), 10**TOKEN_DECIMALS)
-    fraction = f"{part:0{TOKEN_DECIMALS}d}".rstrip("0")
+    whole, part = divmod(abs(wei), 10**decimals)
+    fraction = f"{part:0{decimals}d}".rstrip("0") if decimals else ""
     sign = "-" if wei < 0 else ""
-    return f"{sign}{whole:,}{'.' + fraction if fraction else ''} {symbol}"
+    return f"{sign}{whole:,}{'.' + fraction if fraction else ''} {symbol}".rstrip()
 
 
-def parse_tokens(text: str) -> int:
-    """Wei of an amount as people write it ("100", "0.5"). Raises click.BadParameter."""
-    whole, _, fraction = text.strip().replace("_", "").partition(".")
-    if not (whole or fraction) or not (whole + fraction).isdigit() or len(fraction) > TOKEN_DECIMALS:
-        raise click.BadParameter(f"{text!r} is not an amount of tokens, such as 100 or 0.5")
-    digits = (whole or "0") + fraction.ljust(TOKEN_DECIMALS, "0")
-    return int(digits)
+def parse_tokens(text: str, decimals: int = TOKEN_DECIMALS) -> int:
+    """Wei of an amount as people write it ("100", "0.5", "1,000"). Raises UsageError."""
+    whole, _, fraction = text.strip().replace("_", "").replace(",", "").partition(".")
+    digits = whole + fraction
+    if not digits.isascii() or not digits.isdigit() or len(whole) > 30:
+        raise UsageError(f"{text!r} is not an amount of tokens, such as 100 or 0.5")
+    if len(fraction) > decimals:
+        raise UsageError(f"{text!r} has more than the {decimals} decimals of the token")
+    return int((whole or "0") + fraction.ljust(decimals, "0"))
+
+
+def ether(wei: int) -> str:
+    """An amount of the native currency for people, rounded up to a gwei so that a price is never understated."""
+    return tokens(-(-wei // GWEI) * GWEI, "ETH", 18)
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """The deployment's token, as amounts of it are shown and read."""
+
+    symbol: str = "CFL"
+    decimals: int = TOKEN_DECIMALS
+
+    def show(self, wei: int) -> str:
+        """For people, exact."""
+        return tokens(wei, self.symbol, self.decimals)
+
+    def parse(self, text: str) -> int:
+        """Wei of what a person wrote. Raises UsageError."""
+        return parse_tokens(text, self.decimals)
 
 
 def duration(seconds: float) -> str:
@@ -83,10 +116,28 @@ def duration(seconds: float) -> str:
     return " ".join(shown[:2]) or "0 s"
 
 
+def is_interactive() -> bool:
+    """Whether a person can be asked: standard input and standard error are a terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def has_color() -> bool:
+    """Whether talk may be coloured."""
+    return sys.stderr.isatty() and "NO_COLOR" not in os.environ
+
+
+def hint_of(error: ChainflError) -> str:
+    """The error's hint, with amounts of wei as people type them."""
+    shown = dict(error.evidence)
+    if isinstance(missing := shown.get("missing"), int):
+        shown["missing"] = tokens(missing, "").replace(",", "")
+    return type(error)("", **shown).hint
+
+
 def fail(error: ChainflError) -> int:
     """Tells an error and what to do next. returns: the exit code."""
-    bold = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    say(click.style("error: ", fg="red", bold=True) + str(error) if bold else f"error: {error}")
-    if error.hint:
-        say(f"hint: {error.hint}")
+    say(click.style("error: ", fg="red", bold=True) + str(error) if has_color() else f"error: {error}")
+    hint = hint_of(error)
+    if hint:
+        say(f"hint: {hint}")
     return error.exit_code

@@ -92,7 +92,8 @@ def quantize_update(
             raise EncodingError("the residual has another length than the update", expected=delta.size)
     values = np.empty(delta.size, np.int16)
     kept = np.empty(delta.size, np.float32)
-    num_clipped, delta_squares, kept_squares = _quantize_blocks(delta, residual, _scale(scale_bits), values, kept)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below, by its value
+        num_clipped, delta_squares, kept_squares = _quantize_blocks(delta, residual, _scale(scale_bits), values, kept)
     if max_residual_norm is None:
         max_residual_norm = math.sqrt(max(delta_squares, delta.size * 0.25 / _scale(scale_bits) ** 2))
     if math.sqrt(kept_squares) > max_residual_norm:

@@ -7,7 +7,8 @@ import re
 from typing import Any, NoReturn
 
 MAX_DEPTH = 8
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# The closing quote is optional: a string that never ends would otherwise be tried again from each escaped quote.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _NOT_BRACKET = re.compile(rb"[^\[\]{}]")
 
 

@@ -32,16 +32,16 @@ SCHEMA_MAJOR = 8
 
 # Operators that only compute on their arguments: no files, no strings that are run, no random state but dropout's.
 _OPERATOR_NAMES = """
-add.Tensor add_.Tensor addmm.default avg_pool1d.default avg_pool2d.default adaptive_avg_pool1d.default
-adaptive_avg_pool2d.default batch_norm.default bmm.default cat.default chunk.default clamp.default clone.default
-contiguous.default conv1d.default conv2d.default div.Tensor dropout.default dropout_.default elu.default
-embedding.default exp.default expand.default flatten.using_ints gelu.default group_norm.default hardsigmoid.default
-hardswish.default hardtanh.default layer_norm.default leaky_relu.default linear.default log_softmax.int
-matmul.default max_pool1d.default max_pool2d.default mean.default mean.dim mm.default mul.Tensor neg.default
-permute.default pow.Tensor_Scalar relu.default relu_.default reshape.default rsqrt.default
+adaptive_avg_pool1d.default adaptive_avg_pool2d.default add.Tensor add_.Tensor addmm.default avg_pool1d.default
+avg_pool2d.default batch_norm.default bmm.default cat.default chunk.default clamp.default clone.default
+contiguous.default conv1d.default conv1d.padding conv2d.default conv2d.padding div.Tensor dropout.default
+dropout_.default elu.default embedding.default exp.default expand.default flatten.using_ints gelu.default
+group_norm.default hardsigmoid.default hardswish.default hardtanh.default layer_norm.default leaky_relu.default
+linear.default log_softmax.int matmul.default max_pool1d.default max_pool2d.default mean.default mean.dim mm.default
+mul.Tensor neg.default permute.default pow.Tensor_Scalar relu.default relu_.default reshape.default rsqrt.default
 scaled_dot_product_attention.default select.int sigmoid.default silu.default slice.Tensor softmax.int split.Tensor
-sqrt.default squeeze.dim sub.Tensor sum.dim_IntList sym_size.int t.default tanh.default transpose.int
-unbind.int unsqueeze.default view.default
+sqrt.default squeeze.dim sub.Tensor sum.dim_IntList sym_size.int t.default tanh.default transpose.int unbind.int
+unsqueeze.default view.default
 """
 OPERATORS = frozenset(_OPERATOR_NAMES.split())
 
@@ -133,8 +133,9 @@ def _module(archive: _Archive) -> ExportedModule:
     module = ExportedModule(graph)
     tensors = _tensors(archive, "weights") | _tensors(archive, "constants")
     parameters = _parameters(signature["input_specs"], tensors)
+    persistent = {spec["buffer"]["buffer_name"] for spec in signature["input_specs"] if _is_persistent(spec)}
     for target in state.values():
-        _place(module, target, parameters.get(target, tensors[target]))
+        _place(module, target, parameters.get(target, tensors[target]), persistent=target in persistent)
     return module
 
 
@@ -191,7 +192,12 @@ def _parameters(specs: list[Any], tensors: Mapping[str, Tensor]) -> dict[str, nn
     return {name: made[id(tensors[name])] for name in names}
 
 
-def _place(module: nn.Module, target: str, tensor: Tensor) -> None:
+def _is_persistent(spec: Mapping[str, Any]) -> bool:
+    """Whether it is a buffer that belongs to the state; other buffers and constants do not."""
+    return "buffer" in spec and spec["buffer"]["persistent"] is True
+
+
+def _place(module: nn.Module, target: str, tensor: Tensor, *, persistent: bool) -> None:
     """Puts a parameter or buffer where its dotted name says, so that the state has the exporter's own names."""
     *folders, name = target.split(".")
     for folder in folders:
@@ -201,7 +207,7 @@ def _place(module: nn.Module, target: str, tensor: Tensor) -> None:
     if isinstance(tensor, nn.Parameter):
         module.register_parameter(name, tensor)
     else:
-        module.register_buffer(name, tensor)
+        module.register_buffer(name, tensor, persistent=persistent)
 
 
 def _find(module: nn.Module, target: str) -> Tensor:

@@ -47,4 +47,26 @@ DIGITS = Preset(
     momentum=0.9,
 )
 
-PRESETS: Mapping[str, Preset] = {preset.dataset: preset for preset in (DIGITS,)}
+MNIST = Preset(
+    dataset="mnist",
+    model="cnn",
+    model_params=_image_model(1, 28, channels=16, blocks=2, hidden=64),
+    rounds=10,
+    steps=40,
+    batch_size=64,
+    learning_rate=0.05,
+    momentum=0.9,
+)
+
+CIFAR10 = Preset(
+    dataset="cifar10",
+    model="cnn",
+    model_params=_image_model(3, 32, channels=16, blocks=3, hidden=64),
+    rounds=10,
+    steps=40,
+    batch_size=64,
+    learning_rate=0.05,
+    momentum=0.9,
+)
+
+PRESETS: Mapping[str, Preset] = {preset.dataset: preset for preset in (DIGITS, MNIST, CIFAR10)}

@@ -88,7 +88,7 @@ contract TaskCoordinator is ITaskCoordinator {
 
         // Effect
         (m.lastRound, m.revealed, m.commitment) = (round, false, commitment);
-        if (++c.committed == c.eligibleWorkers) c.endCommit(t.fixed_.windows);
+        if (++c.committed == c.eligibleWorkers) c.endCommit();
         t.clock = c;
         emit UpdateCommitted(taskId, round, msg.sender, commitment);
     }
@@ -104,31 +104,13 @@ contract TaskCoordinator is ITaskCoordinator {
         bytes32 salt
     ) external {
         // Check
+        bytes32 opened = _openedUpdate(taskId, round, root, cid, squaredNorm, numExamples, salt);
         Task storage t = _tasks[taskId];
         Clock memory c = t.clock;
         if (!c.inReveal()) Rounds.unexpected(t, taskId, Phase.Reveal);
         Rounds.checkRound(taskId, c, round);
         Member storage m = t.members[Role.Worker][msg.sender];
-        _checkOpening(
-            taskId,
-            m,
-            round,
-            keccak256(
-                abi.encode(
-                    block.chainid,
-                    address(this),
-                    taskId,
-                    round,
-                    msg.sender,
-                    root,
-                    cid.digest,
-                    cid.codec,
-                    squaredNorm,
-                    numExamples,
-                    salt
-                )
-            )
-        );
+        _checkOpening(taskId, m, round, opened);
         uint64 maximum = t.fixed_.format.maxSquaredNorm;
         if (squaredNorm > maximum) revert NormTooLarge(squaredNorm, maximum);
         if (root == 0) revert ZeroRoot();
@@ -136,7 +118,7 @@ contract TaskCoordinator is ITaskCoordinator {
 
         // Effect
         (m.squaredNorm, m.revealed, m.weight, m.score, m.commitment) = (squaredNorm, true, 0, 0, root);
-        if (++c.revealed == c.committed) c.endReveal(t.fixed_.windows);
+        if (++c.revealed == c.committed) c.endReveal();
         t.clock = c;
         emit UpdateRevealed(taskId, round, msg.sender, root, squaredNorm, numExamples, cid);
     }
@@ -153,7 +135,7 @@ contract TaskCoordinator is ITaskCoordinator {
 
         // Effect
         (m.lastRound, m.revealed, m.commitment) = (round, false, commitment);
-        if (++c.scoresCommitted == c.eligibleValidators) c.endScoreCommit(t.fixed_.windows);
+        if (++c.scoresCommitted == c.eligibleValidators) c.endScoreCommit();
         t.clock = c;
         emit ScoresCommitted(taskId, round, msg.sender, commitment);
     }
@@ -180,7 +162,7 @@ contract TaskCoordinator is ITaskCoordinator {
             t.votes[msg.sender][i / 32] = _word(votes, i);
         }
         (m.revealed, m.commitment) = (true, votesHash);
-        if (++c.scoresRevealed == c.scoresCommitted) c.scoreRevealEnd = uint40(block.timestamp);
+        if (++c.scoresRevealed == c.scoresCommitted) c.endScoreReveal();
         t.clock = c;
         emit ScoresRevealed(taskId, round, msg.sender, votes);
     }
@@ -236,6 +218,20 @@ contract TaskCoordinator is ITaskCoordinator {
         if (m.commitment != opened) revert CommitmentMismatch(m.commitment, opened);
     }
 
+    /// @dev The commitment that a reveal opens. In two halves, one word a value: the stack does not hold all at once.
+    function _openedUpdate(
+        uint256 taskId,
+        uint16 round,
+        bytes32 root,
+        Cid calldata cid,
+        uint64 squaredNorm,
+        uint32 numExamples,
+        bytes32 salt
+    ) private view returns (bytes32) {
+        bytes memory head = abi.encode(block.chainid, address(this), taskId, round, msg.sender);
+        return keccak256(bytes.concat(head, abi.encode(root, cid, squaredNorm, numExamples, salt)));
+    }
+
     function _checkVotes(bytes calldata votes, uint256 numWorkers) private pure {
         if (votes.length != 4 * numWorkers) revert VotesLength(votes.length, 4 * numWorkers);
         for (uint256 i; i < numWorkers; ++i) {
@@ -274,7 +270,7 @@ contract TaskCoordinator is ITaskCoordinator {
     }
 
     /// @inheritdoc ITaskCoordinator
-    function phaseOf(uint256 taskId) external view returns (Phase, uint40) {
+    function phaseOf(uint256 taskId) external view returns (Phase phase, uint40 phaseEnd) {
         return Rounds.phase(_tasks[taskId]);
     }
 
@@ -338,7 +334,11 @@ contract TaskCoordinator is ITaskCoordinator {
     }
 
     /// @inheritdoc ITaskCoordinator
-    function originOf(uint256 taskId) external view returns (address, bytes32, bytes32, string memory) {
+    function originOf(uint256 taskId)
+        external
+        view
+        returns (address requester, bytes32 specHash, bytes32 parentModel, string memory licence)
+    {
         Task storage t = _tasks[taskId];
         return (t.fixed_.requester, t.fixed_.specHash, t.parentModel, t.licence);
     }

@@ -85,7 +85,7 @@ def test_score_round__median__counts_what_the_gate_rejects_and_what_was_not_fetc
     missing = revealed(None, total=3000**2)
     # The median norm is 3000 only if all three count.
     six = revealed(axis(2, length=6000))
-    assert votes(big, small, missing, six) == [Vote(0, 0), Vote(10_000, 1_429), Vote(ABSTAIN, 0), Vote(5_000, 8_571)]
+    assert [vote.weight for vote in votes(big, small, missing, six)] == [0, 10_000, ABSTAIN, 5_000]
 
 
 def test_score_round__zero_update__gets_zero_without_abstaining():
@@ -99,10 +99,8 @@ def test_score_round__not_fetched_or_not_an_update__abstains_or_rejects():
 
 
 def test_score_round__root_training_that_moves_nothing__stops_nobody():
-    assert votes(revealed(axis(0)), revealed(-axis(1)), trainer=QuadraticTrainer([0.0] * P)) == [
-        Vote(10_000, 1),
-        Vote(10_000, 1),
-    ]
+    found = votes(revealed(axis(0)), revealed(-axis(1)), trainer=QuadraticTrainer([0.0] * P))
+    assert [vote.weight for vote in found] == [10_000, 10_000]
 
 
 def test_score_round__nothing_usable__is_zeros_and_abstentions():
@@ -120,13 +118,9 @@ def test_score_round__seed__is_that_of_its_own_training():
 
 
 def test_score_round__more_useful_update__earns_more_and_a_useless_one_earns_one():
-    # The third points the right way overall, but its large second half only costs.
-    useless = np.array([400, 0, 0, 0, 0, 0, 0, 900], np.int16)
-    trainer = QuadraticTrainer([1.0, 1, 1, 1, 1, 1, 1, 0])
-    useful, less, none = votes(revealed(axis(0, 1)), revealed(axis(2)), revealed(useless), trainer=trainer)
-    assert useful.score > less.score > 1
-    assert none.score < less.score
-    assert none.weight > 0
+    useful, less, useless = votes(revealed(axis(0, 1, 2, 3)), revealed(axis(4, 5)), revealed(axis(6, length=400)))
+    assert useful.score > less.score > useless.score == 1
+    assert useless.weight == 10_000
 
 
 def test_score_round__no_update_helps__scores_one_each():
@@ -141,10 +135,8 @@ def test_score_round__loss_that_is_not_finite__still_gives_integers(loss):
 
 
 def test_score_round__copies__share_what_one_of_them_earns():
-    one, copy, other = votes(revealed(axis(0)), revealed(axis(0)), revealed(axis(1)))
-    assert one == copy
-    # Left out together: two copies on one coordinate lose about twice what the other does, and halve it.
-    assert one.score == pytest.approx(other.score, rel=0.2)
+    found = votes(revealed(axis(0)), revealed(axis(0)), revealed(axis(1)))
+    assert [vote.score for vote in found] == [2_500, 2_500, 5_000]
 
 
 def test_score_round__copies_scaled_or_slightly_changed__are_still_copies():

@@ -163,7 +163,7 @@ interface ITaskCoordinator {
     function commitAggregate(uint256 taskId, uint16 round, bytes32 commitment) external;
 
     /// @notice Posts the next global model and locks the bond. In an exclusive slot only its holder; in the open
-    /// window anybody whose matching commitment is at least a block old.
+    /// window, and in a slot without a holder, anybody whose matching commitment is at least a block old.
     /// @param salt of `commitAggregate`; ignored in an exclusive slot.
     /// @dev Phase: Aggregate. Reverts NotYourSlot, SeedNotReady, SeedExpired (call `drawOrder`), CommitmentTooYoung, CommitmentMismatch,
     /// StakeTooLow (vault).

@@ -147,7 +147,7 @@ struct RoundView {
     uint16 tallied;
     uint16 settled;
     uint40 aggregateStart;
-    /// Number of exclusive slots, and the first slot's holders in order once drawn.
+    /// Number of exclusive slots, and their holders in order once drawn: the zero address where too few have the bond.
     uint8 numSlots;
     bool orderDrawn;
     address[3] order;

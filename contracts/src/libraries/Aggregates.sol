@@ -80,12 +80,10 @@ library Aggregates {
         Windows memory w = t.fixed_.windows;
         if (block.timestamp < p.exclusiveEnd(w)) {
             if (!p.orderDrawn) _drawNow(t, taskId, p, vault);
-        }
-        // Read again: the draw leaves fewer slots when candidates lack the bond.
-        if (block.timestamp < p.exclusiveEnd(w)) {
             address holder = t.order.holders[(block.timestamp - p.aggregateStart) / w.slot];
-            if (holder != msg.sender) revert ITaskCoordinator.NotYourSlot(holder, msg.sender);
-            return;
+            if (holder == msg.sender) return;
+            // A slot that nobody holds, since too few have the bond, is open like those after it.
+            if (holder != address(0)) revert ITaskCoordinator.NotYourSlot(holder, msg.sender);
         }
         AggregateCommitment memory committed = t.aggregateCommitments[msg.sender];
         bytes32 opened = keccak256(
@@ -102,33 +100,30 @@ library Aggregates {
         _draw(t, taskId, p, seed, vault);
     }
 
-    /// @dev A uniform order of the active aggregators that have the bond; the first three hold the slots.
+    /// @dev A uniform order of the round's aggregators; the first that have the bond hold the slots. The order follows
+    /// from the seed alone: by moving money one can give up a slot, but not move the others.
     function _draw(Task storage t, uint256 taskId, Progress memory p, bytes32 seed, IStakeVault vault) private {
-        (address[] memory candidates, uint256 count) = _candidates(t, vault);
-        uint256 slots = count < p.numSlots ? count : p.numSlots;
+        (address[] memory candidates, uint256 count) = _candidates(t);
+        uint256 bond = t.fixed_.economics.aggregatorBond;
         address[3] memory holders;
-        for (uint256 i; i < slots; ++i) {
+        uint256 held;
+        for (uint256 i; i < count && held < p.numSlots; ++i) {
             uint256 j = i + uint256(keccak256(abi.encode(seed, taskId, t.clock.round, i))) % (count - i);
-            (holders[i], candidates[j]) = (candidates[j], candidates[i]);
+            (candidates[i], candidates[j]) = (candidates[j], candidates[i]);
+            if (vault.freeOf(candidates[i]) >= bond) holders[held++] = candidates[i];
         }
         t.order.holders = holders;
-        (p.numSlots, p.orderDrawn) = (uint8(slots), true);
-        emit ITaskCoordinator.OrderDrawn(taskId, t.clock.round, holders, uint8(slots));
+        p.orderDrawn = true;
+        emit ITaskCoordinator.OrderDrawn(taskId, t.clock.round, holders, uint8(held));
     }
 
-    function _candidates(Task storage t, IStakeVault vault)
-        private
-        view
-        returns (address[] memory candidates, uint256 count)
-    {
+    /// @dev The round's aggregators: the first `count` entries.
+    function _candidates(Task storage t) private view returns (address[] memory candidates, uint256 count) {
         candidates = t.lists[Role.Aggregator];
-        uint256 bond = t.fixed_.economics.aggregatorBond;
         uint16 round = t.clock.round;
         for (uint256 i; i < candidates.length; ++i) {
             address a = candidates[i];
-            if (Members.isActive(t.members[Role.Aggregator][a], round) && vault.freeOf(a) >= bond) {
-                candidates[count++] = a;
-            }
+            if (Members.isActive(t.members[Role.Aggregator][a], round)) candidates[count++] = a;
         }
     }
 }

@@ -89,8 +89,7 @@ library Lifecycle {
     function leave(Task storage t, uint256 taskId, Role role) external {
         (Member storage m, uint16 round) = _running(t, taskId, role);
         if (m.activeUntil <= round + 1) revert ITaskCoordinator.NotEligible(taskId, msg.sender, round + 1);
-        Members.deactivate(t, role, m, round);
-        emit ITaskCoordinator.MemberLeft(taskId, role, msg.sender, round + 1);
+        Members.deactivate(t, taskId, role, msg.sender, round);
     }
 
     function rejoin(Task storage t, uint256 taskId, Role role) external {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
 import { Bounds, Member, Role } from "../interfaces/Types.sol";
 import { Task } from "./TaskStorage.sol";
 
@@ -28,9 +29,10 @@ library Members {
         return role == Role.Validator ? t.fixed_.economics.validatorStake : 0;
     }
 
-    function deactivate(Task storage t, Role role, Member storage m, uint16 round) internal {
-        m.activeUntil = round + 1;
+    function deactivate(Task storage t, uint256 taskId, Role role, address account, uint16 round) internal {
+        t.members[role][account].activeUntil = round + 1;
         countNext(t, role, false);
+        emit ITaskCoordinator.MemberLeft(taskId, role, account, round + 1);
     }
 
     function countNext(Task storage t, Role role, bool joins) internal {
@@ -40,9 +42,12 @@ library Members {
     }
 
     /// @dev Two missed rounds in a row, or less than half of the required stake, count as leaving.
-    function miss(Task storage t, Role role, Member storage m, uint16 round) internal {
+    function miss(Task storage t, uint256 taskId, Role role, address account, uint16 round) internal {
+        Member storage m = t.members[role][account];
         ++m.missed;
         bool poor = 2 * uint256(m.stake) < requiredStake(t, role);
-        if ((poor || m.missed >= MAX_MISSED) && m.activeUntil > round + 1) deactivate(t, role, m, round);
+        if ((poor || m.missed >= MAX_MISSED) && m.activeUntil > round + 1) {
+            deactivate(t, taskId, role, account, round);
+        }
     }
 }

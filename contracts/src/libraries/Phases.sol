@@ -43,25 +43,34 @@ library Phases {
         c.round = round;
         c.attempt = 1;
         c.commitEnd = uint40(start) + w.commit;
-        _chain(c, w);
+        c.revealEnd = c.commitEnd + w.reveal;
+        c.scoreCommitEnd = c.revealEnd + w.scoreCommit;
+        c.scoreRevealEnd = c.scoreCommitEnd + w.scoreReveal;
     }
 
-    /// @notice Everybody eligible has committed: Reveal begins now.
-    function endCommit(Clock memory c, Windows memory w) internal view {
-        c.commitEnd = uint40(block.timestamp);
-        _chain(c, w);
+    /// @notice Everybody eligible has committed: Reveal begins now, and all that follows comes earlier by as much.
+    function endCommit(Clock memory c) internal view {
+        uint40 early = c.commitEnd - uint40(block.timestamp);
+        (c.commitEnd, c.revealEnd) = (c.commitEnd - early, c.revealEnd - early);
+        (c.scoreCommitEnd, c.scoreRevealEnd) = (c.scoreCommitEnd - early, c.scoreRevealEnd - early);
     }
 
     /// @notice Everybody who committed has revealed: ScoreCommit begins now.
-    function endReveal(Clock memory c, Windows memory w) internal view {
-        c.revealEnd = uint40(block.timestamp);
-        _chainScores(c, w);
+    function endReveal(Clock memory c) internal view {
+        uint40 early = c.revealEnd - uint40(block.timestamp);
+        c.revealEnd -= early;
+        (c.scoreCommitEnd, c.scoreRevealEnd) = (c.scoreCommitEnd - early, c.scoreRevealEnd - early);
     }
 
     /// @notice Every eligible validator has committed its scores: ScoreReveal begins now.
-    function endScoreCommit(Clock memory c, Windows memory w) internal view {
-        c.scoreCommitEnd = uint40(block.timestamp);
-        c.scoreRevealEnd = c.scoreCommitEnd + w.scoreReveal;
+    function endScoreCommit(Clock memory c) internal view {
+        uint40 early = c.scoreCommitEnd - uint40(block.timestamp);
+        (c.scoreCommitEnd, c.scoreRevealEnd) = (c.scoreCommitEnd - early, c.scoreRevealEnd - early);
+    }
+
+    /// @notice Everybody who committed scores has revealed them: Tally begins now.
+    function endScoreReveal(Clock memory c) internal view {
+        c.scoreRevealEnd = uint40(block.timestamp);
     }
 
     function inCommit(Clock memory c) internal view returns (bool) {
@@ -99,6 +108,8 @@ library Phases {
     }
 
     /// @notice End of the exclusive slots; the open window of three slots follows.
+    /// @dev The slots are counted when the round opens. How many find a holder does not move the clock: a late draw
+    /// must not take time away from who has committed for the open window.
     function exclusiveEnd(Progress memory p, Windows memory w) internal pure returns (uint40) {
         return p.aggregateStart + uint40(p.numSlots) * w.slot;
     }
@@ -117,15 +128,5 @@ library Phases {
         }
         uint40 end = openEnd(p, w);
         return block.timestamp < end ? (Phase.Aggregate, end) : (Phase.Settlement, uint40(0));
-    }
-
-    function _chain(Clock memory c, Windows memory w) private pure {
-        c.revealEnd = c.commitEnd + w.reveal;
-        _chainScores(c, w);
-    }
-
-    function _chainScores(Clock memory c, Windows memory w) private pure {
-        c.scoreCommitEnd = c.revealEnd + w.scoreCommit;
-        c.scoreRevealEnd = c.scoreCommitEnd + w.scoreReveal;
     }
 }

@@ -42,6 +42,7 @@ library Rounds {
         (c.eligibleWorkers, c.eligibleValidators) = (t.nextWorkers, t.nextValidators);
         Progress memory p;
         p.openedBlock = uint40(block.number);
+        p.numSlots = t.nextAggregators < Phases.MAX_SLOTS ? t.nextAggregators : Phases.MAX_SLOTS;
         Sums memory s;
         (t.clock, t.progress, t.sums) = (c, p, s);
         (t.updatesHash, t.agreements, t.order.knownFrom) = (0, 0, 0);

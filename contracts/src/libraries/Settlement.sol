@@ -70,7 +70,7 @@ library Settlement {
         } else if (Members.isActive(m, pots.round)) {
             Economics memory e = t.fixed_.economics;
             if (committed) _slash(pots, taskId, Role.Worker, worker, m, e.workerStake, e.workerSlashBps);
-            Members.miss(t, Role.Worker, m, pots.round);
+            Members.miss(t, taskId, Role.Worker, worker, pots.round);
         }
     }
 
@@ -136,7 +136,7 @@ library Settlement {
                 _pay(pots, taskId, accounts[v], Role.Validator, amount);
             } else if (Members.isActive(m, pots.round)) {
                 _slash(pots, taskId, Role.Validator, accounts[v], m, e.validatorStake, e.validatorSlashBps);
-                Members.miss(t, Role.Validator, m, pots.round);
+                Members.miss(t, taskId, Role.Validator, accounts[v], pots.round);
             }
         }
     }
@@ -169,11 +169,12 @@ library Settlement {
             uint256 start = p.aggregateStart + i * slot;
             if (start + slot > p.postedAt) break;
             address holder = t.order.holders[i];
+            if (holder == address(0)) break;
             // A slot whose holder nobody could know yet, or who was late but did the work, owes nothing.
             if (start < t.order.knownFrom || holder == poster) continue;
             uint256 fee = pots.vault.takeFee(holder, e.slotFee);
             emit ITaskCoordinator.Slashed(taskId, pots.round, holder, Role.Aggregator, fee, MISSED_SLOT);
-            Members.miss(t, Role.Aggregator, t.members[Role.Aggregator][holder], pots.round);
+            Members.miss(t, taskId, Role.Aggregator, holder, pots.round);
         }
     }
 

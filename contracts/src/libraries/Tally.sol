@@ -5,7 +5,7 @@ import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
 import { Member, Outcome, Phase, Role } from "../interfaces/Types.sol";
 import { Members } from "./Members.sol";
 import { Payouts } from "./Payouts.sol";
-import { Phases, Progress } from "./Phases.sol";
+import { Progress } from "./Phases.sol";
 import { Rounds } from "./Rounds.sol";
 import { Sums, Task } from "./TaskStorage.sol";
 import { WeightedMedian } from "./WeightedMedian.sol";
@@ -72,10 +72,10 @@ library Tally {
         bool payable_ = worker != t.fixed_.requester;
         Sums memory s = t.sums;
         s.weight += weight;
+        if (weight > 0) ++p.accepted;
         if (payable_ && (weight > 0 || !e.quorum)) {
             s.stake += m.stake;
             s.score += score;
-            if (weight > 0) ++p.accepted;
         }
         t.sums = s;
         t.updatesHash = keccak256(abi.encode(t.updatesHash, worker, m.commitment, weight, score));
@@ -143,7 +143,6 @@ library Tally {
             p.aggregateStart = uint40(block.timestamp);
             // The hash of this very block: whoever chooses when to send the last batch cannot know it.
             p.seedBlock = uint40(block.number);
-            p.numSlots = t.nextAggregators < Phases.MAX_SLOTS ? t.nextAggregators : Phases.MAX_SLOTS;
             emit ITaskCoordinator.AggregateOpened(taskId, t.clock.round, totalWeight, p.accepted, t.updatesHash);
         }
     }

@@ -530,9 +530,7 @@ contract StakeVaultTest is VaultFixture {
     function test_release__oneMoreThanLocked__reverts() external {
         _lock(TASK, Role.Aggregator, alice, 100);
         vm.prank(address(coordinator));
-        vm.expectRevert(
-            abi.encodeWithSelector(IStakeVault.LockTooLow.selector, TASK, Role.Aggregator, alice, 100, 101)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IStakeVault.LockTooLow.selector, TASK, Role.Aggregator, alice, 100, 101));
         vault.release(TASK, Role.Aggregator, alice, 101);
     }
 
@@ -1049,8 +1047,7 @@ contract StakeVaultTest is VaultFixture {
     function _assertClosed() private view {
         vm.assertFalse(token.calleeSucceeded());
         vm.assertEq(
-            token.calleeAnswer(),
-            abi.encodeWithSelector(ReentrancyGuardTransient.ReentrancyGuardReentrantCall.selector)
+            token.calleeAnswer(), abi.encodeWithSelector(ReentrancyGuardTransient.ReentrancyGuardReentrantCall.selector)
         );
     }
 

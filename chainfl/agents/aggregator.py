@@ -1,0 +1,195 @@
+"""An aggregator: computes the next global model from public bytes, publishes it, and posts its root. No torch."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import dataclass, replace
+
+from chainfl.agents import chores, duties
+from chainfl.agents.actions import Act, Action, Do, Wait
+from chainfl.agents.chores import Standing
+from chainfl.agents.context import AgentContext
+from chainfl.agents.journal import PreparedAggregate
+from chainfl.agents.player import Doing, Player, new_salt
+from chainfl.agents.ports import SendResult, Sent
+from chainfl.encoding.layout import Layout
+from chainfl.encoding.payload import write_float_model, write_model
+from chainfl.errors import NodeBehind
+from chainfl.registry.replay import ReplayedRound, accepted_updates, replay_round
+from chainfl.tasks.cids import cid_on_chain
+from chainfl.tasks.commitments import aggregate_commitment
+from chainfl.tasks.phases import exclusive_end, slot_holder, slot_start
+from chainfl.tasks.state import Phase, Role, Snapshot
+from chainfl.types import Root
+
+
+@dataclass(frozen=True, slots=True)
+class AggregatorMemory:
+    """What the journal knows of the current attempt.
+
+    base_root: of the model that the prepared aggregate starts from, None when there is none. committed_block: of the
+    commit in the open window, 0 before it.
+    """
+
+    base_root: Root | None = None
+    committed_block: int = 0
+
+
+def decide(
+    snapshot: Snapshot, memory: AggregatorMemory, standing: Standing, now: int, *, claim: bool = False
+) -> Action:
+    """What an aggregator does at chain time `now`. Pure and total."""
+    before = duties.before_the_rounds(snapshot, Role.AGGREGATOR, standing, now)
+    if before is not None:
+        return before
+    over = duties.after_the_rounds(snapshot, claim=claim)
+    if over is not None:
+        return over
+    view = snapshot.round
+    if view.phase_end and now >= view.phase_end:
+        return Wait("for a block in the next phase", every_block=True)
+    if gone := duties.departure(snapshot, Role.AGGREGATOR):
+        return gone
+    if view.phase is Phase.AGGREGATE:
+        return _in_aggregate(snapshot, memory, standing, now)
+    return chores.decide(snapshot, standing, now)
+
+
+def _in_aggregate(snapshot: Snapshot, memory: AggregatorMemory, standing: Standing, now: int) -> Action:
+    view, windows = snapshot.round, snapshot.task.windows
+    if snapshot.free_stake < snapshot.task.economics.aggregator_bond:
+        return Wait("for free stake to bond with: `chainfl stake deposit`", until=view.phase_end)
+    if now >= exclusive_end(view.aggregate_start, view.num_slots, windows):
+        return _in_open_window(snapshot, memory, standing, now)
+    if not view.order_drawn:
+        return _before_the_draw(snapshot, memory, standing, now)
+    if slot_holder(view, windows, now) == standing.me:
+        return _ready(snapshot, memory) or Act(Do.POST_AGGREGATE)
+    mine = slot_start(view, windows, standing.me)
+    until = mine if mine is not None and mine > now else exclusive_end(view.aggregate_start, view.num_slots, windows)
+    return Wait("for another's slot to end", until=until)
+
+
+def _before_the_draw(snapshot: Snapshot, memory: AggregatorMemory, standing: Standing, now: int) -> Action:
+    view = snapshot.round
+    if snapshot.block.number <= view.seed_block:
+        return Wait("for the block after the seed", every_block=True)
+    # Posting draws the order by itself; who is alone need not pay for a draw.
+    if view.num_aggregators == 1:
+        return _ready(snapshot, memory) or Act(Do.POST_AGGREGATE)
+    return chores.turn(Do.DRAW_ORDER, standing.since, standing.rank(), snapshot.task, now)
+
+
+def _in_open_window(snapshot: Snapshot, memory: AggregatorMemory, standing: Standing, now: int) -> Action:
+    view, task = snapshot.round, snapshot.task
+    if not memory.committed_block:
+        start = exclusive_end(view.aggregate_start, view.num_slots, task.windows)
+        # The bond of everybody but the first would only be spent on gas.
+        mine = chores.turn(Do.COMMIT_AGGREGATE, start, standing.rank(), task, now)
+        return mine if isinstance(mine, Wait) else _ready(snapshot, memory) or mine
+    if snapshot.block.number <= memory.committed_block:
+        return Wait("for the commit to be a block old", every_block=True)
+    return _ready(snapshot, memory) or Act(Do.POST_AGGREGATE)
+
+
+def _ready(snapshot: Snapshot, memory: AggregatorMemory) -> Act | None:
+    """The work that must be done first; None when the aggregate is there."""
+    return None if memory.base_root == snapshot.round.model_root else Act(Do.PREPARE_AGGREGATE)
+
+
+class Aggregator(Player):
+    """Carries out what `decide` says."""
+
+    role = Role.AGGREGATOR
+
+    def __init__(self, context: AgentContext) -> None:
+        super().__init__(context)
+        self._layout = Layout.from_json(context.spec.layout.to_json())
+
+    def decide(self, snapshot: Snapshot, standing: Standing, now: int) -> Action:
+        """See the function of the same name."""
+        return decide(snapshot, self._memory(snapshot), standing, now, claim=self.context.claim)
+
+    def own_doings(self) -> dict[Do, Doing]:
+        """Drawing the order, computing, committing, posting."""
+        return {
+            Do.DRAW_ORDER: lambda snapshot: self.context.chain.draw_order(snapshot.task_id),
+            Do.PREPARE_AGGREGATE: self._prepare,
+            Do.COMMIT_AGGREGATE: self._commit,
+            Do.POST_AGGREGATE: self._post,
+        }
+
+    def _memory(self, snapshot: Snapshot) -> AggregatorMemory:
+        kept = self.context.journal.aggregate(snapshot.round.round, snapshot.round.attempt)
+        return AggregatorMemory() if kept is None else AggregatorMemory(kept.base_root, kept.committed_block)
+
+    def _prepare(self, snapshot: Snapshot) -> None:
+        view, log = snapshot.round, self.context.log
+        log.emit("aggregating", accepted=view.accepted)
+        started = time.monotonic()
+        replayed = self._replay(snapshot)
+        exact, floats = io.BytesIO(), io.BytesIO()
+        write_model(exact, replayed.model, self.context.scope.model_metadata())
+        write_float_model(floats, self._layout, replayed.model, self.context.scope.format.model_scale_bits)
+        aggregate = PreparedAggregate(
+            round=view.round,
+            attempt=view.attempt,
+            base_root=view.model_root,
+            root=replayed.root,
+            cid=self.context.publish(exact.getvalue()),
+            float_cid=self.context.publish(floats.getvalue()),
+            salt=new_salt(),
+            committed_block=0,
+        )
+        self.context.journal.save_aggregate(aggregate)
+        self.models.keep(replayed.root, replayed.model)
+        log.emit(
+            "aggregated",
+            seconds_aggregating=round(time.monotonic() - started, 3),
+            updates=replayed.num_updates,
+            total_weight=replayed.total_weight,
+            saturated=replayed.num_saturated,
+            bytes=exact.tell(),
+            root=replayed.root.hex(),
+        )
+
+    def _replay(self, snapshot: Snapshot) -> ReplayedRound:
+        view, chain, scope = snapshot.round, self.context.chain, self.context.scope
+        revealed = chain.revealed_updates(snapshot.task_id, view.round, view.opened_block)
+        tallied = chain.tallied_updates(snapshot.task_id, view.round, view.opened_block)
+        if sum(tally.weight for tally in tallied) != view.total_weight:
+            raise NodeBehind(f"the node does not show all the {view.total_weight} of weight that was tallied")
+        model = self.models.at_round(view.round, view.model_root)
+        updates = accepted_updates(self.context.store, scope, view.round, view.model_root, revealed, tallied)
+        return replay_round(model, updates, scope.format)
+
+    def _commit(self, snapshot: Snapshot) -> SendResult:
+        kept = self._prepared(snapshot)
+        scope = self.context.scope
+        commitment = aggregate_commitment(
+            chain_id=scope.chain_id,
+            coordinator=scope.coordinator,
+            task_id=scope.task_id,
+            round_number=kept.round,
+            attempt=kept.attempt,
+            aggregator=self.context.chain.account,
+            model_root=kept.root,
+            salt=kept.salt,
+        )
+        result = self.context.chain.commit_aggregate(snapshot.task_id, kept.round, commitment)
+        # Killed before this line, it commits once more: the same commitment, a block younger.
+        if isinstance(result, Sent):
+            self.context.journal.save_aggregate(replace(kept, committed_block=result.block_number))
+        return result
+
+    def _post(self, snapshot: Snapshot) -> SendResult:
+        kept = self._prepared(snapshot)
+        return self.context.chain.post_aggregate(
+            snapshot.task_id, kept.round, kept.root, cid_on_chain(kept.cid), cid_on_chain(kept.float_cid), kept.salt
+        )
+
+    def _prepared(self, snapshot: Snapshot) -> PreparedAggregate:
+        kept = self.context.journal.aggregate(snapshot.round.round, snapshot.round.attempt)
+        assert kept is not None, "decided on an aggregate that is not in the journal"
+        return kept

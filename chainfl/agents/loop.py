@@ -1,0 +1,299 @@
+"""The loop of every agent: take one block, read everything at it, decide, act once, wait.
+
+While it waits it asks for the block number, and for the phase when there is a new block; nothing else. Chain time,
+never wall time, drives decisions.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+
+from chainfl.agents.actions import CHORES, Act, Do, Stop, Wait
+from chainfl.agents.chores import Standing, roster_of
+from chainfl.agents.player import Player
+from chainfl.agents.ports import DryRun, Sent, TimedOut, WouldRevert
+from chainfl.errors import AlreadyDone, ChainflError, Interrupted, UnexpectedPhase
+from chainfl.tasks.state import Block, Phase, Role, Snapshot
+from chainfl.types import Address, Wei
+
+POLL_S = 1.0
+"""How long a stop signal may go unheard."""
+
+MAX_IDLE_S = 60
+"""Chain time after which everything is read again, whatever the phase says."""
+
+MAX_BACK_OFF_S = 30.0
+MAX_CRASHES = 5
+MAX_REFUSALS = 3
+
+_log = logging.getLogger("chainfl.agents")
+
+TOLD: dict[Do, str] = {
+    Do.ENROL: "enrolled",
+    Do.COMMIT_UPDATE: "committed",
+    Do.REVEAL_UPDATE: "revealed",
+    Do.COMMIT_SCORES: "scores_committed",
+    Do.REVEAL_SCORES: "scores_revealed",
+    Do.COMMIT_AGGREGATE: "aggregate_committed",
+    Do.POST_AGGREGATE: "posted",
+    Do.START_TASK: "task_started",
+    Do.CANCEL_TASK: "task_cancelled",
+    Do.TALLY: "tallied",
+    Do.DRAW_ORDER: "order_drawn",
+    Do.SETTLE: "settled",
+    Do.CLAIM: "claimed",
+}
+
+
+@dataclass(slots=True)
+class _Sight:
+    """What the loop remembers from one look to the next. None of it is needed after a restart."""
+
+    snapshot: Snapshot | None = None
+    since: int = 0
+    roster: tuple[Address, ...] = ()
+    roster_key: tuple[int, int, int] = (-1, -1, -1)
+    slashes_seen: int = 0
+    why: str = ""
+    warned: set[tuple[int, str]] = field(default_factory=set)
+    refusals: dict[tuple[Do, str], int] = field(default_factory=dict)
+
+
+class AgentLoop:
+    """Runs one player in one task until the task is over or the process is asked to stop."""
+
+    def __init__(self, player: Player, stop: threading.Event) -> None:
+        self._player = player
+        self._stop = stop
+        self._context = player.context
+        self._sight = _Sight()
+        self._failures = 0
+        self._crashes = 0
+
+    def run(self) -> None:
+        """Returns when there is nothing left to do in the task.
+
+        Raises Interrupted when asked to stop, and whatever is not worth trying again. Retryable errors are, with a
+        growing pause.
+        """
+        while not self._stop.is_set():
+            try:
+                if self._step():
+                    return
+                self._failures = self._crashes = 0
+            except ChainflError as error:
+                self._judge(error)
+            except Exception as error:  # noqa: BLE001  # the loop's boundary: counted, logged, classified
+                self._count_crash(error)
+        self._interrupted()
+
+    def _step(self) -> bool:
+        """One look and at most one deed. True when the task is done with."""
+        chain, task_id = self._context.chain, self._context.scope.task_id
+        snapshot = chain.snapshot(task_id, self._player.role, chain.latest_block())
+        self._notice(snapshot)
+        action = self._player.decide(snapshot, self._standing(snapshot), snapshot.block.timestamp)
+        match action:
+            case Stop(why=why, error=error):
+                return self._finish(why, error)
+            case Act(do=do):
+                if not self._carry_out(do, snapshot):
+                    self._wait(snapshot, Wait(f"to try again to {do.value}", every_block=True))
+            case Wait():
+                self._wait(snapshot, action)
+        return False
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def _notice(self, snapshot: Snapshot) -> None:
+        view, before = snapshot.round, self._sight.snapshot
+        self._context.log.stand_at(snapshot.task_id, view.round, view.phase)
+        if view.round:
+            self._context.report.rounds.add(view.round)
+        if before is None or _stage(before) != _stage(snapshot):
+            self._sight.since = snapshot.block.timestamp
+        if before is None or (before.round.round, before.round.phase) != (view.round, view.phase):
+            self._context.log.emit("phase", until=view.phase_end, block=snapshot.block.number)
+        self._notice_money(snapshot, before)
+        self._notice_lost_salt(snapshot)
+        self._sight.snapshot = snapshot
+
+    def _notice_money(self, snapshot: Snapshot, before: Snapshot | None) -> None:
+        if before is not None and snapshot.credit > before.credit:
+            self._context.log.emit("paid", wei=snapshot.credit - before.credit, credit_wei=snapshot.credit)
+        suspicious = before is None or snapshot.me.stake < before.me.stake or snapshot.me.missed > before.me.missed
+        if snapshot.me.is_enrolled and suspicious:
+            self._report_slashes(snapshot)
+
+    def _report_slashes(self, snapshot: Snapshot) -> None:
+        chain, sight = self._context.chain, self._sight
+        slashes = chain.slashes(snapshot.task_id, chain.account, snapshot.task.created_block)
+        for slash in slashes[sight.slashes_seen :]:
+            self._context.report.slashed_wei = Wei(self._context.report.slashed_wei + slash.amount)
+            self._context.log.emit(
+                "slashed",
+                level=logging.WARNING,
+                wei=slash.amount,
+                reason=slash.reason,
+                in_round=slash.round,
+                tx=slash.tx_hash,
+            )
+        sight.slashes_seen = len(slashes)
+
+    def _notice_lost_salt(self, snapshot: Snapshot) -> None:
+        if self._player.has_lost_salt(snapshot):
+            self._warn_once(
+                snapshot,
+                "salt_lost",
+                f"this account committed in round {snapshot.round.round}, but the journal in "
+                f"{self._context.journal.folder} does not have what it committed: stake is at risk. Restore the "
+                "journal before the reveal window ends",
+            )
+
+    def _standing(self, snapshot: Snapshot) -> Standing:
+        """The roster grows during enrolment alone; it is read when a chore may need it, and once afterwards."""
+        view, sight = snapshot.round, self._sight
+        key = (view.num_aggregators, view.num_validators, view.num_workers)
+        enrolling = view.phase is Phase.ENROLMENT and snapshot.block.timestamp < snapshot.task.enrolment_end
+        if key != sight.roster_key and not enrolling:
+            roles = (Role.AGGREGATOR, Role.VALIDATOR, Role.WORKER)
+            lists = [self._context.chain.members(snapshot.task_id, role, snapshot.block) for role in roles]
+            sight.roster, sight.roster_key = roster_of(*lists), key
+        return Standing(self._context.chain.account, sight.roster, sight.since)
+
+    # --- acting ---------------------------------------------------------------------------------
+
+    def _carry_out(self, do: Do, snapshot: Snapshot) -> bool:
+        """True when looking again at once makes sense; False when only another block can change anything."""
+        result = self._player.act(do, snapshot)
+        match result:
+            case None:
+                return True
+            case Sent():
+                self._count(do, result)
+                return True
+            case WouldRevert(error=error):
+                self._refused(do, error)
+            case TimedOut(tx_hash=tx_hash):
+                self._context.log.emit("no_receipt", level=logging.WARNING, doing=do.value, tx=tx_hash)
+            case DryRun():
+                self._context.log.emit("dry_run", doing=do.value, gas=result.gas_estimate, cost_wei=result.cost_wei)
+        return False
+
+    def _count(self, do: Do, sent: Sent) -> None:
+        report = self._context.report
+        report.transactions[do.value] += 1
+        report.gas += sent.gas_used
+        report.cost_wei += sent.cost_wei
+        self._context.log.emit(
+            TOLD[do], block=sent.block_number, gas=sent.gas_used, cost_wei=sent.cost_wei, tx=sent.tx_hash
+        )
+        self._sight.refusals.clear()
+
+    def _refused(self, do: Do, error: ChainflError) -> None:
+        """Somebody was quicker, or the phase changed meanwhile: the next look tells. Anything else ends the agent."""
+        if do in CHORES or isinstance(error, AlreadyDone | UnexpectedPhase):
+            self._context.log.emit("overtaken", level=logging.DEBUG, doing=do.value, why=str(error))
+            return
+        key = (do, str(error))
+        self._sight.refusals[key] = self._sight.refusals.get(key, 0) + 1
+        self._context.log.emit("refused", level=logging.WARNING, doing=do.value, why=str(error))
+        # The state may have moved between the look and the send, so once is not enough.
+        if self._sight.refusals[key] >= MAX_REFUSALS:
+            raise error
+
+    # --- waiting --------------------------------------------------------------------------------
+
+    def _wait(self, snapshot: Snapshot, wait: Wait) -> None:
+        """Until there is a reason to look again: another phase, the deadline, or a stop signal."""
+        if wait.why != self._sight.why:
+            self._sight.why = wait.why
+            self._context.log.emit("waiting", level=logging.DEBUG, why=wait.why, until=wait.until)
+        seen = snapshot.block
+        while not self._stop.is_set():
+            newest = self._context.chain.wait_for_block(seen.number, POLL_S)
+            # A reorg can make the newest block an older one.
+            if newest.hash == seen.hash:
+                continue
+            seen = newest
+            if self._is_due(snapshot, wait, newest):
+                return
+
+    def _is_due(self, snapshot: Snapshot, wait: Wait, newest: Block) -> bool:
+        if wait.every_block or newest.timestamp >= snapshot.block.timestamp + MAX_IDLE_S:
+            return True
+        if wait.until is not None and newest.timestamp >= wait.until:
+            return True
+        view = snapshot.round
+        return self._context.chain.phase(snapshot.task_id, newest) != (view.phase, view.phase_end)
+
+    # --- ending ---------------------------------------------------------------------------------
+
+    def _finish(self, why: str, error: ChainflError | None) -> bool:
+        self._context.report.ended = why
+        self._context.log.emit("ended", level=logging.INFO if error is None else logging.ERROR, why=why)
+        if error is not None:
+            raise error
+        return True
+
+    def _judge(self, error: ChainflError) -> None:
+        if not error.retryable:
+            self._context.report.ended = f"{type(error).__name__}: {error}"
+            self._context.log.emit("failed", level=logging.ERROR, error=type(error).__name__, why=str(error))
+            self._warn_of_risk()
+            raise error
+        self._back_off(error)
+
+    def _count_crash(self, error: Exception) -> None:
+        self._crashes += 1
+        _log.exception("unexpected error %d of %d", self._crashes, MAX_CRASHES)
+        if self._crashes >= MAX_CRASHES:
+            self._context.log.emit("failed", level=logging.ERROR, error=type(error).__name__, why=str(error))
+            self._warn_of_risk()
+            raise error
+        self._back_off(error)
+
+    def _back_off(self, error: Exception) -> None:
+        pause = min(MAX_BACK_OFF_S, 0.5 * 2**self._failures)
+        self._failures += 1
+        self._context.report.retries += 1
+        self._context.log.emit(
+            "retrying", level=logging.WARNING, error=type(error).__name__, why=str(error), seconds_pause=pause
+        )
+        self._stop.wait(pause)
+
+    def _interrupted(self) -> None:
+        self._context.report.ended = "stopped by a signal"
+        self._look_once_more()
+        risk = self._warn_of_risk()
+        self._context.log.emit("ended", why="stopped by a signal")
+        raise Interrupted(f"stopped; {risk}" if risk else "stopped; nothing is at risk", at_risk=risk)
+
+    def _look_once_more(self) -> None:
+        """What was last seen may be from before the commit that puts stake at risk."""
+        chain, task_id = self._context.chain, self._context.scope.task_id
+        try:
+            self._sight.snapshot = chain.snapshot(task_id, self._player.role, chain.latest_block())
+        except ChainflError as error:
+            self._context.log.emit("unseen_end", level=logging.WARNING, why=str(error))
+
+    def _warn_of_risk(self) -> str | None:
+        snapshot = self._sight.snapshot
+        risk = self._player.at_risk(snapshot) if snapshot is not None else None
+        if risk and snapshot is not None:
+            self._warn_once(snapshot, "stake_at_risk", risk)
+        return risk
+
+    def _warn_once(self, snapshot: Snapshot, what: str, why: str) -> None:
+        key = (snapshot.round.round, what)
+        if key not in self._sight.warned:
+            self._sight.warned.add(key)
+            self._context.log.emit(what, level=logging.ERROR, why=why, until=snapshot.round.phase_end)
+
+
+def _stage(snapshot: Snapshot) -> tuple[int, ...]:
+    """Changes whenever somebody brought the task forward, so that turns are counted from there."""
+    view = snapshot.round
+    return (view.round, view.attempt, view.phase, view.tallied, view.settled, int(view.order_drawn), view.seed_block)

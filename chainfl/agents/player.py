@@ -1,0 +1,80 @@
+"""A role in a task, as the loop drives it: it decides from a snapshot, and does the one thing decided."""
+
+from __future__ import annotations
+
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from chainfl.agents import duties
+from chainfl.agents.actions import Action, Do
+from chainfl.agents.chores import Standing
+from chainfl.agents.context import AgentContext, ModelSource
+from chainfl.agents.ports import SendResult
+from chainfl.tasks.commitments import SALT_BYTES
+from chainfl.tasks.state import Role, Snapshot
+from chainfl.types import Wei
+
+# Prototypes need some 60k gas a worker: this many stay well below the 2^24 gas of one transaction.
+BATCH_WORKERS = 64
+
+Doing = Callable[[Snapshot], SendResult | None]
+
+
+class Player(ABC):
+    """One role. Sends go through the context's chain; None from `act` means that the work was done here."""
+
+    role: ClassVar[Role]
+
+    def __init__(self, context: AgentContext) -> None:
+        self.context = context
+        self.models = ModelSource(context)
+        self._doings: dict[Do, Doing] = {**self._shared(), **self.own_doings()}
+
+    @abstractmethod
+    def decide(self, snapshot: Snapshot, standing: Standing, now: int) -> Action:
+        """What to do at chain time `now`."""
+
+    @abstractmethod
+    def own_doings(self) -> dict[Do, Doing]:
+        """What this role can do beyond what all can."""
+
+    def at_risk(self, snapshot: Snapshot) -> str | None:
+        """What is lost if the process stays away; None when nothing is."""
+        me, view = snapshot.me, snapshot.round
+        if not me.has_committed(view.round) or me.has_revealed(view.round) or not self.can_still_reveal(snapshot):
+            return None
+        return f"round {view.round} is committed and not revealed: start again before the reveal window ends"
+
+    def has_lost_salt(self, snapshot: Snapshot) -> bool:
+        """Whether a commitment on chain cannot be opened, since the journal does not have what it hides."""
+        return False
+
+    def can_still_reveal(self, snapshot: Snapshot) -> bool:
+        """Whether the window for revealing is yet to end."""
+        return False
+
+    def act(self, do: Do, snapshot: Snapshot) -> SendResult | None:
+        """Does it. Raises ChainflError; a retryable one is tried again by the loop."""
+        return self._doings[do](snapshot)
+
+    def _shared(self) -> dict[Do, Doing]:
+        chain, task_id = self.context.chain, self.context.scope.task_id
+        return {
+            Do.ENROL: self._enrol,
+            Do.START_TASK: lambda _: chain.start_task(task_id),
+            Do.CANCEL_TASK: lambda _: chain.cancel_task(task_id),
+            Do.TALLY: lambda _: chain.tally(task_id, BATCH_WORKERS),
+            Do.SETTLE: lambda _: chain.settle(task_id, BATCH_WORKERS),
+            Do.CLAIM: lambda _: chain.claim(),
+        }
+
+    def _enrol(self, snapshot: Snapshot) -> SendResult:
+        locked = Wei(0) if self.role is Role.AGGREGATOR else duties.required_stake(snapshot.task, self.role)
+        return self.context.chain.enrol(snapshot.task_id, self.role, locked)
+
+
+def new_salt() -> bytes:
+    """32 bytes that nobody can guess."""
+    return secrets.token_bytes(SALT_BYTES)

@@ -1,0 +1,311 @@
+"""The one place that puts an agent together from plain values, so that a command line stays thin.
+
+Whatever imports torch is imported when a worker or a validator is made; an aggregator never does.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from chainfl.agents import duties
+from chainfl.agents.aggregator import Aggregator
+from chainfl.agents.context import AgentContext
+from chainfl.agents.events import AgentReport, EventLog
+from chainfl.agents.journal import Journal, journal_folder
+from chainfl.agents.loop import POLL_S, AgentLoop
+from chainfl.agents.player import Player
+from chainfl.agents.ports import ChainPort
+from chainfl.errors import ChainflError, DatasetMissing, Interrupted, UsageError
+from chainfl.registry.material import TaskScope, fetch_spec
+from chainfl.storage.port import BlobStore
+from chainfl.tasks.spec import TaskSpec
+from chainfl.tasks.state import Block, Role
+from chainfl.types import Cid, TaskId
+
+if TYPE_CHECKING:
+    from chainfl.training.datasets import Dataset
+
+MAX_ROOT_SET_BYTES = 1 << 30
+MAKING_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class DataSource:
+    """Where an operator's examples are: a folder of its own, or a share of a built-in set.
+
+    folder: see `datasets.load_folder`. name: a built-in set, of which `shard` (`i/n`) is this operator's share;
+    seed and alpha (Dirichlet; None is IID) are agreed among the operators. data_dir: where MNIST or CIFAR-10 lie.
+    """
+
+    folder: Path | None = None
+    name: str | None = None
+    shard: str = "1/1"
+    seed: int = 0
+    alpha: float | None = None
+    data_dir: Path | None = None
+
+    def load(self) -> Dataset:
+        """The examples. Raises UsageError, DatasetMissing, DatasetCorrupt."""
+        from chainfl.training.datasets import load_folder
+        from chainfl.training.partition import Shard, load_shard
+
+        if self.folder is not None:
+            return load_folder(self.folder)
+        if self.name is None:
+            raise UsageError("say where the data are: a folder, or a built-in set and a shard")
+        return load_shard(self.name, Shard.parse(self.shard), seed=self.seed, data_dir=self.data_dir, alpha=self.alpha)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """What all agents take. state_dir: the journals' folder. events: where the event lines go, if anywhere.
+
+    task_id: None follows any task that the account takes part in already or can join. once: end with that task, and
+    do not look for another. claim: collect what was earned when a task is over.
+    """
+
+    state_dir: Path
+    name: str
+    task_id: TaskId | None = None
+    once: bool = False
+    claim: bool = False
+    events: TextIO | None = None
+
+
+MakePlayer = Callable[[AgentContext], Player]
+
+
+def run_worker(
+    chain: ChainPort, store: BlobStore, data: DataSource, options: AgentOptions, stop: threading.Event | None = None
+) -> AgentReport:
+    """Trains on the operator's data until the task is over.
+
+    stop: set by SIGTERM or SIGINT; without it the handlers are put in place here. Raises Interrupted when stopped
+    before the end, and any ChainflError that is not worth trying again.
+    """
+    dataset = data.load()
+
+    def make(context: AgentContext) -> Player:
+        from chainfl.agents.learning import LocalLearning, make_trainer
+        from chainfl.agents.worker import Worker
+
+        trainer = make_trainer(context.spec, context.store, context.journal.folder)
+        return Worker(context, LocalLearning(context.spec, context.scope, context.chain.account, trainer, dataset))
+
+    return _run(Role.WORKER, make, chain, store, options, stop)
+
+
+def run_validator(
+    chain: ChainPort,
+    store: BlobStore,
+    data: DataSource | None,
+    options: AgentOptions,
+    stop: threading.Event | None = None,
+) -> AgentReport:
+    """Checks and scores updates until the task is over. data: root data; None takes the set that the task names.
+
+    Stops and raises as `run_worker` does.
+    """
+    own = data.load() if data is not None else None
+
+    def make(context: AgentContext) -> Player:
+        from chainfl.agents.learning import RootDataScorer, make_trainer
+        from chainfl.agents.validator import Validator
+
+        trainer = make_trainer(context.spec, context.store, context.journal.folder)
+        root_data = own if own is not None else _named_root_set(context)
+        return Validator(
+            context, RootDataScorer(context.spec, context.scope, context.chain.account, trainer, root_data)
+        )
+
+    return _run(Role.VALIDATOR, make, chain, store, options, stop)
+
+
+def run_aggregator(
+    chain: ChainPort, store: BlobStore, options: AgentOptions, stop: threading.Event | None = None
+) -> AgentReport:
+    """Computes and posts aggregates until the task is over. Stops and raises as `run_worker` does."""
+    return _run(Role.AGGREGATOR, Aggregator, chain, store, options, stop)
+
+
+def scope_of(chain: ChainPort, task_id: TaskId, spec: TaskSpec) -> TaskScope:
+    """What the task's payloads are bound to."""
+    return TaskScope(chain.chain_id, chain.coordinator, task_id, spec.format, bytes.fromhex(spec.layout.hash))
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set; a second SIGINT interrupts at once."""
+    stop = threading.Event()
+
+    def ask_to_stop(number: int, _frame: object) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(
+    role: Role,
+    make: MakePlayer,
+    chain: ChainPort,
+    store: BlobStore,
+    options: AgentOptions,
+    stop: threading.Event | None,
+) -> AgentReport:
+    if stop is None:
+        with stop_on_signals() as installed:
+            return _run(role, make, chain, store, options, installed)
+    agent = _Agent(role, make, chain, store, options, stop)
+    try:
+        agent.run()
+    finally:
+        agent.log.emit_fields("report", agent.report.as_fields())
+    return agent.report
+
+
+class _Agent:
+    """One process: goes from task to task, as its options say."""
+
+    def __init__(
+        self,
+        role: Role,
+        make: MakePlayer,
+        chain: ChainPort,
+        store: BlobStore,
+        options: AgentOptions,
+        stop: threading.Event,
+    ) -> None:
+        self._role = role
+        self._make = make
+        self._chain = chain
+        self._store = store
+        self._options = options
+        self._stop = stop
+        self._done_with: set[TaskId] = set()
+        self.log = EventLog(options.name, role, options.events)
+        self.report = AgentReport(role)
+
+    def run(self) -> None:
+        self.log.emit("started", account=self._chain.account, chain=self._chain.chain_id)
+        while True:
+            task_id = self._options.task_id or self._next_task()
+            self._play(task_id)
+            self._done_with.add(task_id)
+            if self._options.once or self._options.task_id is not None:
+                return
+
+    def _play(self, task_id: TaskId) -> None:
+        journal = Journal(self._journal_folder(task_id))
+        try:
+            player = self._player(task_id, journal)
+            if player is None:
+                return
+            self.report.tasks.append(task_id)
+            AgentLoop(player, self._stop).run()
+        finally:
+            journal.close()
+
+    def _player(self, task_id: TaskId, journal: Journal) -> Player | None:
+        """The player; None for a task that this agent found by itself and cannot take part in."""
+        self.log.stand_at(task_id, None, None)
+        for attempt in range(MAKING_ATTEMPTS):
+            try:
+                return self._make(self._context(task_id, journal))
+            except ChainflError as error:
+                if not error.retryable or attempt == MAKING_ATTEMPTS - 1:
+                    if self._options.task_id is not None:
+                        raise
+                    self.log.emit("passed_over", level=logging.WARNING, error=type(error).__name__, why=str(error))
+                    return None
+                self.log.emit("retrying", level=logging.WARNING, error=type(error).__name__, why=str(error))
+                self._pause(0.5 * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _context(self, task_id: TaskId, journal: Journal) -> AgentContext:
+        task = self._chain.task(task_id)
+        if task.created_at == 0:
+            raise UsageError(f"there is no task {task_id}", task_id=task_id)
+        spec = fetch_spec(self._store, task)
+        return AgentContext(
+            chain=self._chain,
+            store=self._store,
+            scope=scope_of(self._chain, task_id, spec),
+            task=task,
+            spec=spec,
+            journal=journal,
+            log=self.log,
+            report=self.report,
+            claim=self._options.claim,
+        )
+
+    def _next_task(self) -> TaskId:
+        """Waits for a task that the account takes part in or can join, the newest first."""
+        self.log.stand_at(None, None, None)
+        self.log.emit("looking_for_a_task")
+        block = self._chain.latest_block()
+        while True:
+            for number in range(self._chain.num_tasks(), 0, -1):
+                if self._suits(TaskId(number)):
+                    return TaskId(number)
+            block = self._wait_for_block_after(block.number)
+
+    def _suits(self, task_id: TaskId) -> bool:
+        if task_id in self._done_with:
+            return False
+        snapshot = self._chain.snapshot(task_id, self._role)
+        view, me = snapshot.round, snapshot.me
+        if view.phase.is_terminal or (me.is_enrolled and view.round >= me.active_until):
+            self._done_with.add(task_id)
+            return False
+        return me.is_enrolled or duties.may_join(snapshot, self._role, snapshot.block.timestamp)
+
+    def _wait_for_block_after(self, number: int) -> Block:
+        while True:
+            block = self._chain.wait_for_block(number, POLL_S)
+            if self._stop.is_set():
+                raise Interrupted("stopped; nothing is at risk", at_risk=None)
+            if block.number > number:
+                return block
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise Interrupted("stopped; nothing is at risk", at_risk=None)
+
+    def _journal_folder(self, task_id: TaskId) -> Path:
+        return journal_folder(
+            self._options.state_dir,
+            chain_id=self._chain.chain_id,
+            coordinator=self._chain.coordinator,
+            task_id=task_id,
+            role=self._role.name.lower(),
+            account=self._chain.account,
+        )
+
+
+def _named_root_set(context: AgentContext) -> Dataset:
+    """The root set that the task names. Workers could fit it, which is why a validator's own is better."""
+    from chainfl.training.datasets import load_npz
+
+    cid = context.spec.validation.root_set_cid
+    if cid is None:
+        raise DatasetMissing(
+            "the task names no root set, so a validator needs data of its own", file="dataset.npz", folder="--data"
+        )
+    path = context.journal.folder / f"root-{cid}.npz"
+    if not path.exists():
+        context.store.get_file(Cid(cid), path, max_bytes=MAX_ROOT_SET_BYTES)
+    return load_npz(path)

@@ -1,0 +1,229 @@
+"""A worker: trains as soon as a round is open, commits, and shows its update once nobody can commit any more."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from chainfl.agents import chores, duties
+from chainfl.agents.actions import Act, Action, Do, Wait
+from chainfl.agents.chores import Standing
+from chainfl.agents.context import AgentContext
+from chainfl.agents.encode import encode_update, payload_bytes
+from chainfl.agents.journal import PreparedUpdate
+from chainfl.agents.player import Doing, Player, new_salt
+from chainfl.agents.ports import SendResult
+from chainfl.encoding.arrays import Float32Array, Int32Array
+from chainfl.errors import CidMismatch
+from chainfl.storage.unixfs import cid_of
+from chainfl.tasks.cids import cid_on_chain
+from chainfl.tasks.commitments import update_commitment
+from chainfl.tasks.state import Phase, Role, Snapshot
+from chainfl.types import Root
+
+CLIP_WARNING_SHARE = 0.001
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainedUpdate:
+    """delta: (P,) float32, local model minus global model. Losses are of the first and last step's batch."""
+
+    delta: Float32Array
+    num_examples: int
+    loss_first: float
+    loss_last: float
+
+
+class UpdateTrainer(Protocol):
+    """Trains on the operator's own data."""
+
+    def train(self, model: Int32Array, round_number: int) -> TrainedUpdate:
+        """model: (P,) int32, the round's global model. The same round gives the same update again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMemory:
+    """What the journal knows. base_root, commitment: of the update prepared for the current round, if there is one.
+
+    unresolved: an earlier round's update still waits for its round's outcome.
+    """
+
+    base_root: Root | None = None
+    commitment: bytes | None = None
+    unresolved: bool = False
+
+
+def decide(snapshot: Snapshot, memory: WorkerMemory, standing: Standing, now: int, *, claim: bool = False) -> Action:
+    """What a worker does at chain time `now`. Pure and total."""
+    before = duties.before_the_rounds(snapshot, Role.WORKER, standing, now)
+    if before is not None:
+        return before
+    over = duties.after_the_rounds(snapshot, claim=claim)
+    if over is not None:
+        return over
+    view = snapshot.round
+    if view.phase_end and now >= view.phase_end:
+        return Wait("for a block in the next phase", every_block=True)
+    if memory.unresolved:
+        return Act(Do.SETTLE_RESIDUAL)
+    if view.phase is Phase.COMMIT:
+        return _in_commit(snapshot, memory)
+    if view.phase is Phase.REVEAL and _owes_reveal(snapshot) and memory.commitment == snapshot.me.commitment:
+        return Act(Do.REVEAL_UPDATE)
+    return chores.decide(snapshot, standing, now)
+
+
+def _in_commit(snapshot: Snapshot, memory: WorkerMemory) -> Action:
+    view = snapshot.round
+    if snapshot.me.has_committed(view.round):
+        return Wait("for the others to commit", until=view.phase_end)
+    if gone := duties.departure(snapshot, Role.WORKER):
+        return gone
+    if view.round < snapshot.me.active_from:
+        return Wait("for the next round, to take part again", until=view.phase_end)
+    # A reorg may have given the round another model than the one trained from.
+    if memory.commitment is None or memory.base_root != view.model_root:
+        return Act(Do.PREPARE_UPDATE)
+    return Act(Do.COMMIT_UPDATE)
+
+
+def _owes_reveal(snapshot: Snapshot) -> bool:
+    number = snapshot.round.round
+    return snapshot.me.has_committed(number) and not snapshot.me.has_revealed(number)
+
+
+class Worker(Player):
+    """Carries out what `decide` says."""
+
+    role = Role.WORKER
+
+    def __init__(self, context: AgentContext, trainer: UpdateTrainer) -> None:
+        super().__init__(context)
+        self._trainer = trainer
+
+    def decide(self, snapshot: Snapshot, standing: Standing, now: int) -> Action:
+        """See the function of the same name."""
+        return decide(snapshot, self._memory(snapshot), standing, now, claim=self.context.claim)
+
+    def own_doings(self) -> dict[Do, Doing]:
+        """Training, committing, revealing, and the residual's bookkeeping."""
+        return {
+            Do.SETTLE_RESIDUAL: self._settle_residual,
+            Do.PREPARE_UPDATE: self._prepare,
+            Do.COMMIT_UPDATE: self._commit,
+            Do.REVEAL_UPDATE: self._reveal,
+        }
+
+    def can_still_reveal(self, snapshot: Snapshot) -> bool:
+        """Until Reveal ends."""
+        return snapshot.round.phase in (Phase.COMMIT, Phase.REVEAL)
+
+    def has_lost_salt(self, snapshot: Snapshot) -> bool:
+        """Committed on chain, and the journal's update is not the one committed."""
+        owes = self.can_still_reveal(snapshot) and _owes_reveal(snapshot)
+        return owes and self._memory(snapshot).commitment != snapshot.me.commitment
+
+    def _memory(self, snapshot: Snapshot) -> WorkerMemory:
+        number = snapshot.round.round
+        unresolved = bool(self.context.journal.unresolved_updates(number))
+        update = self.context.journal.update(number)
+        if update is None:
+            return WorkerMemory(unresolved=unresolved)
+        return WorkerMemory(update.base_root, self._commitment(update), unresolved)
+
+    def _commitment(self, update: PreparedUpdate) -> bytes:
+        scope = self.context.scope
+        return update_commitment(
+            chain_id=scope.chain_id,
+            coordinator=scope.coordinator,
+            task_id=scope.task_id,
+            round_number=update.round,
+            worker=self.context.chain.account,
+            root=update.root,
+            cid=cid_on_chain(update.cid),
+            squared_norm=update.squared_norm,
+            num_examples=update.num_examples,
+            salt=update.salt,
+        )
+
+    def _prepare(self, snapshot: Snapshot) -> None:
+        view, log, form = snapshot.round, self.context.log, self.context.scope.format
+        model = self.models.at_round(view.round, view.model_root)
+        log.emit("training")
+        started = time.monotonic()
+        trained = self._trainer.train(model, view.round)
+        seconds = time.monotonic() - started
+        self.context.report.seconds_training += seconds
+        encoded = encode_update(trained.delta, self.context.journal.residual(form.num_params), form)
+        metadata = self.context.scope.update_metadata(view.round, self.context.chain.account, view.model_root)
+        payload = payload_bytes(encoded.values, metadata)
+        update = PreparedUpdate(
+            round=view.round,
+            opened_block=view.opened_block,
+            base_root=view.model_root,
+            root=encoded.commitment.root,
+            cid=cid_of(payload),
+            squared_norm=encoded.commitment.sum_of_squares,
+            num_examples=trained.num_examples,
+            salt=new_salt(),
+        )
+        self.context.journal.save_update(update, payload, encoded.residual)
+        log.emit(
+            "trained",
+            seconds_training=round(seconds, 3),
+            loss_first=round(trained.loss_first, 4),
+            loss_last=round(trained.loss_last, 4),
+            examples=trained.num_examples,
+            bytes=len(payload),
+            clipped=encoded.num_clipped,
+        )
+        if encoded.num_clipped > CLIP_WARNING_SHARE * form.num_params:
+            log.emit("clipping", share=round(encoded.num_clipped / form.num_params, 5))
+        if encoded.norm_scale < 1:
+            log.emit("norm_bounded", scale=round(encoded.norm_scale, 5))
+
+    def _commit(self, snapshot: Snapshot) -> SendResult:
+        update = self._prepared(snapshot)
+        return self.context.chain.commit_update(snapshot.task_id, update.round, self._commitment(update))
+
+    def _reveal(self, snapshot: Snapshot) -> SendResult:
+        update = self._prepared(snapshot)
+        path = self.context.journal.update_payload(update.round)
+        # Bytes first: from the reveal on, anybody may ask for them.
+        published = self.context.store.put_file(path)
+        if published != update.cid:
+            raise CidMismatch(f"the update published as {published} was committed as {update.cid}", cid=update.cid)
+        self.context.report.bytes_published += path.stat().st_size
+        self.context.log.emit("published", bytes=path.stat().st_size, cid=update.cid)
+        return self.context.chain.reveal_update(
+            snapshot.task_id,
+            update.round,
+            update.root,
+            cid_on_chain(update.cid),
+            update.squared_norm,
+            update.num_examples,
+            update.salt,
+        )
+
+    def _prepared(self, snapshot: Snapshot) -> PreparedUpdate:
+        update = self.context.journal.update(snapshot.round.round)
+        assert update is not None, "decided on an update that is not in the journal"
+        return update
+
+    def _settle_residual(self, snapshot: Snapshot) -> None:
+        """Error feedback counts what was lost only if the rest arrived: final, and with a weight above zero."""
+        for update in self.context.journal.unresolved_updates(snapshot.round.round):
+            weight = self._final_weight(update)
+            self.context.journal.resolve_update(update.round, counted=weight > 0)
+            self.context.log.emit("round_over", settled_round=update.round, weight=weight)
+
+    def _final_weight(self, update: PreparedUpdate) -> int:
+        """This worker's weight in the round; 0 when the round turned void."""
+        chain, task_id = self.context.chain, self.context.scope.task_id
+        root, _ = chain.model_location(task_id, update.round)
+        if root == update.base_root:
+            return 0
+        tallied = chain.tallied_updates(task_id, update.round, update.opened_block)
+        return next((t.weight for t in tallied if t.worker == chain.account and t.root == update.root), 0)

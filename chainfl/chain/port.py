@@ -1,0 +1,293 @@
+"""The chain as one account sees it: `ChainPort` over web3 for the agents."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Final, Self
+
+from chainfl.agents.ports import SendResult, Slash
+from chainfl.chain.client import Call, ChainClient
+from chainfl.chain.contracts import Transaction
+from chainfl.chain.coordinator import Coordinator
+from chainfl.chain.deployment import Deployment, check_deployment
+from chainfl.chain.events import Log, LogFilter, scan_logs
+from chainfl.chain.keys import Signer
+from chainfl.chain.model_registry import Registry
+from chainfl.chain.networks import network_of_chain
+from chainfl.chain.token import Token
+from chainfl.chain.transactions import GasBudget, TransactionSender
+from chainfl.chain.vault import Vault
+from chainfl.errors import ChainError, UsageError
+from chainfl.tasks.state import (
+    ZERO_ADDRESS,
+    Block,
+    CidOnChain,
+    Member,
+    Phase,
+    RevealedUpdate,
+    Role,
+    RoundView,
+    Snapshot,
+    TalliedUpdate,
+    TaskParams,
+    TaskView,
+)
+from chainfl.types import Address, ModelId, Root, TaskId, Wei
+
+_VERSIONS_A_BATCH: Final = 32
+
+
+class Web3ChainPort:
+    """Implements `ChainPort`. Without a signer it reads, as `account` if one is named.
+
+    reorg_depth: None for the network's own. receipt_timeout_s: how long a send waits before it answers TimedOut.
+    """
+
+    def __init__(
+        self,
+        client: ChainClient,
+        deployment: Deployment,
+        signer: Signer | None = None,
+        *,
+        account: Address | None = None,
+        budget: GasBudget | None = None,
+        receipt_timeout_s: float = 180.0,
+        reorg_depth: int | None = None,
+    ) -> None:
+        self.client = client
+        self.deployment = deployment
+        self.sender = TransactionSender(
+            client, signer, account=account, budget=budget, receipt_timeout_s=receipt_timeout_s
+        )
+        self.contract = Coordinator(deployment.coordinator)
+        self.vault = Vault(deployment.vault)
+        self.registry = Registry(deployment.registry)
+        self.token = Token(deployment.token)
+        self.reorg_depth = network_of_chain(deployment.chain_id).reorg_depth if reorg_depth is None else reorg_depth
+        self._tasks: dict[TaskId, TaskView] = {}
+
+    def check(self) -> None:
+        """Raises WrongChainId, NoContract, WrongContractVersion or DeploymentInvalid when something is off."""
+        check_deployment(self.client, self.deployment)
+
+    def dry_run(self) -> Self:
+        """The same view, but every send answers DryRun or WouldRevert and nothing is sent."""
+        other = copy.copy(self)
+        other.sender = self.sender.as_dry_run()
+        return other
+
+    @property
+    def account(self) -> Address:
+        """Whose view this is. Raises KeyfileError when it was opened for reading alone."""
+        return self.sender.account
+
+    @property
+    def chain_id(self) -> int:
+        """The chain's id, as the endpoint says it. Raises WrongChainId when it is not the deployment's."""
+        return self.client.chain_id
+
+    @property
+    def coordinator(self) -> Address:
+        """The coordinator's address, part of every commitment."""
+        return self.deployment.coordinator
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def latest_block(self) -> Block:
+        """The newest block."""
+        return self.client.block()
+
+    def wait_for_block(self, after: int, timeout_s: float) -> Block:
+        """The newest block; returns once its number exceeds `after`, or at the timeout."""
+        return self.client.wait_for_block(after, timeout_s)
+
+    def num_tasks(self) -> int:
+        """How many tasks there are; their ids run from 1."""
+        return int(self.client.read(self.contract.num_tasks()))
+
+    def task(self, task_id: TaskId) -> TaskView:
+        """The fixed part of a task. Raises UsageError when there is no such task."""
+        if task_id in self._tasks:
+            return self._tasks[task_id]
+        block = self.client.block()
+        return self._remember(task_id, self.client.read(self.contract.task(task_id), block), block)
+
+    def round(self, task_id: TaskId, block: Block | None = None) -> RoundView:
+        """The moving part of a task."""
+        view: RoundView = self.client.read(self.contract.round(task_id), block)
+        return view
+
+    def phase(self, task_id: TaskId, block: Block | None = None) -> tuple[Phase, int]:
+        """The phase and when it ends by itself (0: only an action ends it)."""
+        found = self.client.read(self.contract.phase(task_id), block)
+        return Phase(found["phase"]), int(found["phase_end"])
+
+    def snapshot(self, task_id: TaskId, role: Role, block: Block | None = None) -> Snapshot:
+        """Everything that the account needs to decide in its role, at one block and in one round trip."""
+        at = block or self.client.block()
+        known = self._tasks.get(task_id)
+        calls: list[Call] = [
+            self.contract.round(task_id),
+            self.contract.member(task_id, role, self.account),
+            self.vault.free_of(self.account),
+            self.vault.credit_of(self.account),
+        ]
+        values = self.client.read_all(calls if known else [*calls, self.contract.task(task_id)], at)
+        task = known or self._remember(task_id, values[4], at)
+        return Snapshot(at, task_id, task, values[0], values[1], Wei(values[2]), Wei(values[3]))
+
+    def members(self, task_id: TaskId, role: Role, block: Block | None = None) -> tuple[Address, ...]:
+        """All accounts that ever enrolled in the role, in their order on chain."""
+        found: tuple[Address, ...] = self.client.read(self.contract.members(task_id, role), block)
+        return found
+
+    def member(self, task_id: TaskId, role: Role, account: Address, block: Block | None = None) -> Member:
+        """One account's part in the task; all zero when it never enrolled."""
+        found: Member = self.client.read(self.contract.member(task_id, role, account), block)
+        return found
+
+    def all_members(self, task_id: TaskId, role: Role, block: Block | None = None) -> dict[Address, Member]:
+        """Every account of a role with its part, at one block."""
+        at = block or self.client.block()
+        accounts = self.members(task_id, role, at)
+        parts = self.client.read_all([self.contract.member(task_id, role, account) for account in accounts], at)
+        return dict(zip(accounts, parts, strict=True))
+
+    def revealed_updates(self, task_id: TaskId, round_number: int, from_block: int) -> tuple[RevealedUpdate, ...]:
+        """The round's updates in the order of `members(WORKER)`. Scans from `from_block`, less a reorg window."""
+        events = self._worker_events("UpdateRevealed", task_id, round_number, from_block)
+        return tuple(
+            RevealedUpdate(e["worker"], Root(e["root"]), CidOnChain(**e["cid"]), e["squared_norm"], e["num_examples"])
+            for e in events
+        )
+
+    def tallied_updates(self, task_id: TaskId, round_number: int, from_block: int) -> tuple[TalliedUpdate, ...]:
+        """The round's medians in the order of `members(WORKER)`. Scans from `from_block`, less a reorg window."""
+        events = self._worker_events("UpdateTallied", task_id, round_number, from_block)
+        return tuple(TalliedUpdate(e["worker"], Root(e["root"]), e["weight"], e["score"]) for e in events)
+
+    def slashes(self, task_id: TaskId, account: Address, from_block: int) -> tuple[Slash, ...]:
+        """What the account lost in the task since `from_block`, oldest first."""
+        event = self.contract.event("Slashed")
+        wanted = LogFilter((self.contract.address,), tuple(event.topics(task_id=task_id, account=account)))
+        logs = scan_logs(self.client, wanted, from_block, reorg_depth=self.reorg_depth)
+        return tuple(_slash(log, event.decode(log.topics, log.data)) for log in logs)
+
+    def model_location(self, task_id: TaskId, round_number: int) -> tuple[Root, CidOnChain]:
+        """Root and exact CID of the task's newest final model at or before `round_number` (0: genesis)."""
+        block = self.client.block()
+        for last in range(round_number, -1, -_VERSIONS_A_BATCH):
+            rounds = range(last, max(-1, last - _VERSIONS_A_BATCH), -1)
+            found = self._existing_models(task_id, rounds, block)
+            if found:
+                model = self.client.read(self.registry.model(found[0]), block)
+                return model.model_root, model.cid
+        raise UsageError(f"task {task_id} does not exist", task_id=task_id)
+
+    def _existing_models(self, task_id: TaskId, rounds: Sequence[int], block: Block) -> list[ModelId]:
+        """The registered models among the rounds, in the order given."""
+        ids = self.client.read_all([self.registry.model_id(task_id, number) for number in rounds], block)
+        exist = self.client.read_all([self.registry.exists(ModelId(model_id)) for model_id in ids], block)
+        return [ModelId(model_id) for model_id, is_there in zip(ids, exist, strict=True) if is_there]
+
+    def _remember(self, task_id: TaskId, task: TaskView, block: Block) -> TaskView:
+        """Keeps a task's fixed part once no reorg can take it back. Raises UsageError for one that is not there."""
+        if task.requester == ZERO_ADDRESS:
+            raise UsageError(f"task {task_id} does not exist", task_id=task_id)
+        if block.number - task.created_block > self.reorg_depth:
+            self._tasks[task_id] = task
+        return task
+
+    def _worker_events(self, name: str, task_id: TaskId, round_number: int, from_block: int) -> list[dict[str, Any]]:
+        """One event a worker and round, ordered like the coordinator's list of workers."""
+        event = self.contract.event(name)
+        topics = event.topics(task_id=task_id, round=round_number)
+        wanted = LogFilter((self.contract.address,), tuple(topics))
+        block = self.client.block()
+        logs = scan_logs(self.client, wanted, from_block, reorg_depth=self.reorg_depth, to=block)
+        by_worker = {e["worker"]: e for e in (event.decode(log.topics, log.data) for log in logs)}
+        order = [worker for worker in self.members(task_id, Role.WORKER, block) if worker in by_worker]
+        if len(order) != len(by_worker):
+            raise ChainError(f"the endpoint contradicts itself: {name} of an account that is no worker")
+        return [by_worker[worker] for worker in order]
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def send(self, transaction: Transaction) -> SendResult:
+        """Simulates, sends and waits; see TransactionSender.send."""
+        return self.sender.send(transaction)
+
+    def enrol(self, task_id: TaskId, role: Role, stake: Wei) -> SendResult:
+        return self.send(self.contract.enrol(task_id, role, stake))
+
+    def start_task(self, task_id: TaskId) -> SendResult:
+        return self.send(self.contract.start_task(task_id))
+
+    def cancel_task(self, task_id: TaskId) -> SendResult:
+        """Ends a task that has not started, and refunds its escrow."""
+        return self.send(self.contract.cancel_task(task_id))
+
+    def leave(self, task_id: TaskId, role: Role) -> SendResult:
+        return self.send(self.contract.leave(task_id, role))
+
+    def rejoin(self, task_id: TaskId, role: Role) -> SendResult:
+        return self.send(self.contract.rejoin(task_id, role))
+
+    def commit_update(self, task_id: TaskId, round_number: int, commitment: bytes) -> SendResult:
+        return self.send(self.contract.commit_update(task_id, round_number, commitment))
+
+    def reveal_update(
+        self,
+        task_id: TaskId,
+        round_number: int,
+        root: Root,
+        cid: CidOnChain,
+        squared_norm: int,
+        num_examples: int,
+        salt: bytes,
+    ) -> SendResult:
+        return self.send(
+            self.contract.reveal_update(task_id, round_number, root, cid, squared_norm, num_examples, salt)
+        )
+
+    def commit_scores(self, task_id: TaskId, round_number: int, commitment: bytes) -> SendResult:
+        return self.send(self.contract.commit_scores(task_id, round_number, commitment))
+
+    def reveal_scores(self, task_id: TaskId, round_number: int, votes: bytes, salt: bytes) -> SendResult:
+        return self.send(self.contract.reveal_scores(task_id, round_number, votes, salt))
+
+    def tally(self, task_id: TaskId, max_workers: int) -> SendResult:
+        return self.send(self.contract.tally(task_id, max_workers))
+
+    def draw_order(self, task_id: TaskId) -> SendResult:
+        return self.send(self.contract.draw_order(task_id))
+
+    def commit_aggregate(self, task_id: TaskId, round_number: int, commitment: bytes) -> SendResult:
+        return self.send(self.contract.commit_aggregate(task_id, round_number, commitment))
+
+    def post_aggregate(
+        self,
+        task_id: TaskId,
+        round_number: int,
+        model_root: Root,
+        cid: CidOnChain,
+        float_cid: CidOnChain,
+        salt: bytes,
+    ) -> SendResult:
+        return self.send(self.contract.post_aggregate(task_id, round_number, model_root, cid, float_cid, salt))
+
+    def settle(self, task_id: TaskId, max_workers: int) -> SendResult:
+        return self.send(self.contract.settle(task_id, max_workers))
+
+    def claim(self) -> SendResult:
+        return self.send(self.vault.claim())
+
+    def create_task(self, params: TaskParams) -> SendResult:
+        """Publishes a task and escrows its reward out of the account's free stake."""
+        return self.send(self.contract.create_task(params))
+
+
+def _slash(log: Log, values: dict[str, Any]) -> Slash:
+    reason = bytes(values["reason"]).rstrip(b"\0").decode("ascii", errors="replace")
+    return Slash(values["round"], Role(values["role"]), Wei(values["amount"]), reason, log.block_number, log.tx_hash)

@@ -1,0 +1,236 @@
+"""A task as its requester writes it down: preset, TOML file, flags; the later wins. All problems are told at once."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from chainfl.cli.output import Money
+from chainfl.errors import SpecificationError, UsageError
+from chainfl.tasks.spec import DEFAULT_CHUNK_PARAMS, DEFAULT_ECONOMICS, DatasetEntry
+from chainfl.tasks.state import Bounds, Economics, Windows
+from chainfl.training.presets import PRESETS, Preset
+
+if TYPE_CHECKING:
+    from chainfl.agents.requester import TaskDraft
+
+MAX_FILE_BYTES: Final = 1 << 20
+
+_UNITS: Final = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
+_TOKEN_FIELDS: Final = ("worker_stake", "validator_stake", "aggregator_bond", "slot_fee")
+
+Rate = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,18})?$")]
+Amount = str
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelTable(_Table):
+    """[model]: a registered model and its parameters."""
+
+    name: str
+    params: dict[str, int] = {}
+    seed: int = 0
+
+
+class TrainingTable(_Table):
+    """[training]: what every worker does in a round."""
+
+    steps: int
+    batch_size: int
+    learning_rate: Rate
+    momentum: Rate = "0"
+    weight_decay: Rate = "0"
+
+    @field_validator("learning_rate", "momentum", "weight_decay", mode="before")
+    @classmethod
+    def _as_decimal(cls, value: Any) -> Any:
+        from chainfl.agents.requester import decimal_text
+
+        return decimal_text(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+class DatasetTable(_Table):
+    """[dataset]: what the data are, for people and for a check of shapes."""
+
+    name: str
+    description: str = ""
+    licence: str = ""
+    input_shape: list[int]
+    num_classes: int
+
+
+class FormatTable(_Table):
+    """[format]: the integers."""
+
+    model_scale_bits: int = 20
+    update_scale_bits: int = 14
+    chunk_params: int = DEFAULT_CHUNK_PARAMS
+    step_num: int = 1
+    step_den: int = 1
+
+
+class TaskFile(_Table):
+    """The whole file. reward and stakes in tokens as text; enrolment a length of time such as "2h"."""
+
+    preset: str | None = None
+    name: str
+    description: str = ""
+    licence: str = "CC-BY-4.0"
+    reward: Amount
+    rounds: int
+    enrolment: str = "1h"
+    workers: str | int = "2-16"
+    validators: str | int = "1-5"
+    aggregators: str | int = "1-3"
+    named_validators: list[str] = []
+    parent_model: str | None = None
+    model: ModelTable
+    training: TrainingTable
+    dataset: DatasetTable
+    format: FormatTable = FormatTable()
+    windows: dict[Literal["commit", "reveal", "score_commit", "score_reveal", "slot", "challenge"], int] = {}
+    economics: dict[str, Amount | int] = {}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML document. Raises UsageError for a file that cannot be read, SpecificationError for one that is no TOML."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
+    if len(raw) > MAX_FILE_BYTES:
+        raise SpecificationError(f"{path} is too large for a task file", path=str(path))
+    try:
+        return tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecificationError(f"{path} is not TOML: {error}", path=str(path)) from error
+
+
+def task_file(document: Mapping[str, Any], flags: Mapping[str, Any]) -> TaskFile:
+    """Preset, file and flags together. Raises SpecificationError with every problem, UsageError for no such preset."""
+    preset = flags.get("preset") or document.get("preset")
+    if preset is not None and preset not in PRESETS:
+        raise UsageError(f"no preset is called {preset!r}; there are {', '.join(PRESETS)}")
+    merged = _merged(_from_preset(PRESETS[preset]) if preset else {}, document)
+    merged = _merged(merged, {name: value for name, value in flags.items() if value not in (None, ())})
+    try:
+        return TaskFile.model_validate(merged)
+    except ValidationError as error:
+        problems = [_told(item) for item in error.errors(include_url=False, include_input=False)]
+        raise SpecificationError(
+            f"the task is not complete or not right: {'; '.join(problems)}", problems=problems
+        ) from None
+
+
+def draft_of(file: TaskFile, *, now: int, windows: Windows, money: Money) -> TaskDraft:
+    """What a requester publishes. now: chain time; windows: the network's own. Raises UsageError."""
+    from chainfl.agents.requester import TaskDraft
+
+    return TaskDraft(
+        name=file.name,
+        description=file.description,
+        licence=file.licence,
+        dataset=DatasetEntry(**file.dataset.model_dump()),
+        model=file.model.name,
+        model_params=file.model.params,
+        model_seed=file.model.seed,
+        rounds=file.rounds,
+        reward=money.parse(file.reward),
+        enrolment_end=now + seconds_of(file.enrolment),
+        workers=bounds_of(file.workers),
+        validators=bounds_of(file.validators),
+        aggregators=bounds_of(file.aggregators),
+        named_validators=tuple(file.named_validators),
+        parent_model=file.parent_model,
+        windows=replace(windows, **file.windows),
+        economics=_economics(file.economics, money),
+        **file.training.model_dump(),
+        **file.format.model_dump(),
+    )
+
+
+def seconds_of(text: str) -> int:
+    """Seconds of a length of time: "90s", "10min", "2h", "1d" or a bare number. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]{1,9})\s*(s|min|h|d)?", text.strip(), re.ASCII)
+    if match is None:
+        raise UsageError(f"{text!r} is not a length of time, such as 90s, 10min, 2h or 1d")
+    return int(match[1]) * _UNITS[match[2] or "s"]
+
+
+def bounds_of(text: str | int) -> Bounds:
+    """How many: "5", or "2-16" for a minimum and a maximum. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", str(text).strip(), re.ASCII)
+    if match is None:
+        raise UsageError(f"{text!r} is not a number of participants, such as 5 or 2-16")
+    least = int(match[1])
+    return Bounds(least, int(match[2]) if match[2] else least)
+
+
+def _economics(given: Mapping[str, Amount | int], money: Money) -> Economics:
+    """The defaults with what is given; stakes and fees in tokens, shares in basis points."""
+    known = asdict(DEFAULT_ECONOMICS)
+    if unknown := sorted(set(given) - set(known)):
+        raise SpecificationError(f"economics has no {', '.join(unknown)}; there are {', '.join(known)}")
+    values: dict[str, Any] = {
+        name: money.parse(str(value)) if name in _TOKEN_FIELDS else _basis_points(name, value)
+        for name, value in given.items()
+    }
+    return replace(DEFAULT_ECONOMICS, **values)
+
+
+def _basis_points(name: str, value: Amount | int) -> int:
+    if isinstance(value, int):
+        return value
+    raise SpecificationError(f"economics.{name} is a number of basis points, such as 2000 for 20%, not {value!r}")
+
+
+def _from_preset(preset: Preset) -> dict[str, Any]:
+    params = dict(preset.model_params)
+    shape = [params["in_channels"], params["height"], params["width"]]
+    return {
+        "name": preset.dataset,
+        "rounds": preset.rounds,
+        "model": {"name": preset.model, "params": params},
+        "dataset": {"name": preset.dataset, "input_shape": shape, "num_classes": params["num_classes"]},
+        "training": {
+            "steps": preset.steps,
+            "batch_size": preset.batch_size,
+            "learning_rate": preset.learning_rate,
+            "momentum": preset.momentum,
+            "weight_decay": preset.weight_decay,
+        },
+        "format": {
+            "model_scale_bits": preset.model_scale_bits,
+            "update_scale_bits": preset.update_scale_bits,
+            "step_num": preset.server_step_num,
+            "step_den": preset.server_step_den,
+        },
+    }
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables are merged, except a model's parameters, which belong to one model; all else is replaced."""
+    result = dict(below)
+    for name, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(name), Mapping) and name != "params"
+        result[name] = _merged(result[name], value) if both else value
+    return result
+
+
+def _told(entry: Any) -> str:
+    where = ".".join(str(part) for part in entry["loc"]) or "the file"
+    if entry["type"] == "missing":
+        return f"{where} is missing"
+    if entry["type"] == "extra_forbidden":
+        return f"{where} is not a setting of a task"
+    return f"{where}: {entry['msg'][0].lower()}{entry['msg'][1:]}"

@@ -1,0 +1,163 @@
+"""A task in words: phases, deadlines, roles and events, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from chainfl.cli.output import Money, duration
+from chainfl.tasks.state import ABSTAIN, Bounds, Outcome, Phase, Role, RoundView, TaskView
+
+ROLES: Mapping[str, Role] = {role.name.lower(): role for role in Role}
+
+ACCESS_IS_A_SIGNAL = (
+    "Access is a signal of what the owner permits, not a lock: the bytes of every update and model are public to "
+    "whoever has the CID."
+)
+
+_PHASES: Mapping[Phase, str] = {
+    Phase.NONE: "there is no such task",
+    Phase.ENROLMENT: "enrolment: participants join and lock stake",
+    Phase.COMMIT: "commit: workers train and commit to their updates",
+    Phase.REVEAL: "reveal: workers disclose and publish their updates",
+    Phase.SCORE_COMMIT: "score commit: validators fetch, check and score the updates",
+    Phase.SCORE_REVEAL: "score reveal: validators disclose their scores",
+    Phase.TALLY: "tally: the medians of the scores are settled, by anybody",
+    Phase.AGGREGATE: "aggregate: the next global model is computed and posted",
+    Phase.CHALLENGE: "challenge: the posted model waits to become final",
+    Phase.SETTLEMENT: "settlement: pay and stakes are settled, by anybody",
+    Phase.COMPLETED: "completed: every round is over",
+    Phase.CANCELLED: "cancelled before it started; the escrow went back",
+}
+
+_OUTCOMES: Mapping[Outcome, str] = {
+    Outcome.PENDING: "not decided yet",
+    Outcome.FINAL: "final: the model moved on",
+    Outcome.NO_UPDATES: "void: nobody revealed an update",
+    Outcome.QUORUM_MISSED: "void: too few validators revealed their scores",
+    Outcome.NOTHING_ACCEPTED: "void: no update was accepted",
+    Outcome.NO_AGGREGATE: "void: nobody posted an aggregate",
+}
+
+
+def phase_words(phase: Phase) -> str:
+    """What happens in the phase."""
+    return _PHASES[phase]
+
+
+def outcome_words(outcome: Outcome) -> str:
+    """How a round ended."""
+    return _OUTCOMES[outcome]
+
+
+def deadline_words(view: RoundView, task: TaskView, now: int) -> str:
+    """When the phase ends. now: chain time."""
+    end = task.enrolment_end if view.phase is Phase.ENROLMENT else view.phase_end
+    if view.phase.is_terminal or view.phase is Phase.NONE:
+        return "over"
+    if not end:
+        return "as soon as anybody sends the transaction that is due"
+    if end > now:
+        return f"in {duration(end - now)} at the latest"
+    return f"passed {duration(now - end)} ago; anybody may move the task on"
+
+
+def bounds_words(enrolled: int, bounds: Bounds) -> str:
+    """How full a role is: 3 enrolled (2 to 5)."""
+    return f"{enrolled} enrolled ({bounds.min} to {bounds.max})"
+
+
+def percent(basis_points: int) -> str:
+    """Basis points for people: 7000 is 70%."""
+    whole, part = divmod(basis_points, 100)
+    return f"{whole}{f'.{part:02d}'.rstrip('0') if part else ''}%"
+
+
+def short(address: str) -> str:
+    """An address or hash as a column of a table shows it."""
+    return f"{address[:8]}…{address[-4:]}" if len(address) > 16 else address
+
+
+def event_words(name: str, arguments: Mapping[str, Any], money: Money) -> str:
+    """One event of a task in one line: who did what. An event that this version does not know shows its values."""
+    spoken = {key: _spoken(key, value, money) for key, value in arguments.items()}
+    template = _EVENTS.get(name)
+    if template is None:
+        return f"{name} " + " ".join(f"{key}={value}" for key, value in spoken.items() if key != "task_id")
+    told = template.format_map(spoken | _derived(name, arguments))
+    return f"{told}: {spoken['reason']}" if "reason" in spoken else told
+
+
+def _spoken(key: str, value: Any, money: Money) -> str:
+    """One value of an event. Text from a stranger shows printable characters only."""
+    match key, value:
+        case (("amount" | "stake" | "refund" | "carry"), int()):
+            return money.show(value)
+        case "role", int():
+            return Role(value).name.lower()
+        case "outcome", int():
+            return outcome_words(Outcome(value))
+        case "reason", bytes():
+            return _printable(value.rstrip(b"\0").decode("ascii", errors="replace"))
+        case _, bytes():
+            return "0x" + value.hex()
+        case _, str() if value.startswith("0x"):
+            return short(value)
+        case _:
+            return _printable(str(value))
+
+
+def _derived(name: str, a: Mapping[str, Any]) -> dict[str, str]:
+    """What a line says that is not one value of its event."""
+    if name == "UpdateTallied":
+        return {"vote": _vote(a["weight"], a["score"])}
+    if name == "OrderDrawn":
+        return {"holders": ", ".join(short(account) for account in a["order"][: a["num_slots"]]) or "nobody"}
+    if name == "AccessRestricted":
+        return {"access": "restricted" if a["restricted"] else "public"}
+    return {}
+
+
+def _vote(weight: int, score: int) -> str:
+    if weight == 0:
+        return "rejected"
+    return "abstained" if weight == ABSTAIN else f"weight {weight}, score {score}"
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+_EVENTS: Mapping[str, str] = {
+    "TaskCreated": "created by {requester}",
+    "TaskCancelled": "cancelled; {refund} refunded",
+    "TaskCompleted": "completed; {refund} refunded",
+    "Enrolled": "{role} {account} enrolled with {stake}",
+    "MemberLeft": "{role} {account} takes no part from round {from_round} on",
+    "MemberRejoined": "{role} {account} takes part again from round {from_round} on",
+    "RoundOpened": "round {round} opened for {eligible_workers} workers and {eligible_validators} validators",
+    "UpdateCommitted": "worker {worker} committed its update",
+    "UpdateRevealed": "worker {worker} revealed its update (of {num_examples} examples, by its own account)",
+    "ScoresCommitted": "validator {validator} committed its scores",
+    "ScoresRevealed": "validator {validator} revealed its scores",
+    "UpdateTallied": "update of {worker}: {vote}",
+    "AggregateOpened": "{accepted} updates accepted; aggregation is open",
+    "OrderDrawn": "aggregators drawn: {holders}",
+    "SeedRolled": "the draw waits for block {seed_block}",
+    "AggregateCommitted": "aggregator {aggregator} committed an aggregate",
+    "AggregatePosted": "aggregator {aggregator} posted the next model",
+    "Paid": "{role} {account} earned {amount}",
+    "RoundClosed": "round {round} is {outcome}",
+    "LineOpened": "line of models opened under licence {licence}",
+    "ModelRegistered": "model {model_id} registered (round {round})",
+    "Locked": "{amount} of {account} locked",
+    "Unlocked": "{amount} of {account} unlocked",
+    "Slashed": "{role} {account} was slashed {amount}",
+    "EscrowFunded": "{amount} escrowed",
+    "EscrowPaid": "{amount} credited to {account}",
+    "EscrowRefunded": "{amount} refunded to {requester}",
+    "EscrowBurned": "{amount} burned",
+    "AccessRestricted": "access is now {access} (a signal)",
+    "AccessGranted": "access granted to {account} (a signal)",
+    "AccessRevoked": "access revoked for {account} (a signal)",
+}

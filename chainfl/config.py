@@ -1,0 +1,316 @@
+"""The configuration: one TOML file, then CHAINFL_* in the environment, then flags; the later wins.
+
+A wrong configuration reports all its problems at once, each with where it was written. A private key never stands
+in a configuration file: see chainfl/chain/keys.py.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from chainfl.chain.networks import LOCAL, NETWORKS, Network, network_of_chain
+from chainfl.errors import ConfigError
+
+FILE_NAME: Final = "chainfl.toml"
+MAX_FILE_BYTES: Final = 1 << 20
+ENVIRONMENT_PREFIX: Final = "CHAINFL_"
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+_PATH_FIELDS: Final = ("deployment", "keys_dir", "store_dir", "data_dir", "state_dir")
+_SECRET_WORDS: Final = ("private_key", "password", "mnemonic", "secret", "seed_phrase")
+
+
+def config_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """The user's folder for configuration (XDG)."""
+    return _xdg(environment, "XDG_CONFIG_HOME", ".config")
+
+
+def data_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """The user's folder for keys, deployments and the store (XDG)."""
+    return _xdg(environment, "XDG_DATA_HOME", ".local/share")
+
+
+def state_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """The user's folder for the agents' journals (XDG)."""
+    return _xdg(environment, "XDG_STATE_HOME", ".local/state")
+
+
+def _xdg(environment: Mapping[str, str], variable: str, fallback: str) -> Path:
+    given = environment.get(variable)
+    base = Path(given) if given and Path(given).is_absolute() else Path.home() / fallback
+    return base / "chainfl"
+
+
+class Settings(BaseModel):
+    """Everything that a command may need to know. Frozen; paths are absolute or relative to the working folder.
+
+    rpc, chain_id and poll_interval_s come from the network when they are not given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    network: str = LOCAL.name
+    rpc: str | None = None
+    chain_id: int | None = Field(default=None, ge=1, lt=2**53)
+    deployment: Path | None = None
+    key: str | None = Field(default=None, min_length=1, max_length=64)
+    keys_dir: Path = Field(default_factory=lambda: data_home() / "keys")
+    storage: Literal["embedded", "kubo"] = "embedded"
+    store_dir: Path = Field(default_factory=lambda: data_home() / "store")
+    kubo_api: str = "/ip4/127.0.0.1/tcp/5001"
+    data_dir: Path | None = None
+    state_dir: Path = Field(default_factory=state_home)
+    max_gas_wei: int | None = Field(default=None, ge=0)
+    poll_interval_s: float | None = Field(default=None, gt=0, le=60)
+    log_level: LogLevel = "info"
+
+    @field_validator("network")
+    @classmethod
+    def _known_network(cls, value: str) -> str:
+        if value not in NETWORKS:
+            raise ValueError(f"is not one of {', '.join(NETWORKS)}")
+        return value
+
+    @field_validator("rpc")
+    @classmethod
+    def _http_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        network = NETWORKS.get(info.data.get("network", ""), LOCAL)
+        if value is None and network.default_rpc is None:
+            raise ValueError(f"rpc is needed: {network.name} has no endpoint of its own")
+        # What was given is not repeated: the URL of a hosted endpoint carries an access key.
+        if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+            raise ValueError("is not an http:// or https:// URL")
+        return value
+
+    @field_validator("chain_id")
+    @classmethod
+    def _fits_the_network(cls, value: int | None, info: ValidationInfo) -> int | None:
+        network = NETWORKS.get(info.data.get("network", ""), LOCAL)
+        if value not in (None, network.chain_id) and not network.is_local:
+            raise ValueError(f"{value} contradicts network {network.name}, which is {network.chain_id}")
+        return value
+
+    @field_validator("kubo_api")
+    @classmethod
+    def _multiaddress(cls, value: str) -> str:
+        if not value.startswith("/"):
+            raise ValueError("is not a multiaddress such as /ip4/127.0.0.1/tcp/5001")
+        return value
+
+    @property
+    def named_network(self) -> Network:
+        """The entry that `network` names."""
+        return NETWORKS[self.network]
+
+    @property
+    def effective_chain_id(self) -> int:
+        """The chain that the endpoint must serve."""
+        return self.chain_id or self.named_network.chain_id
+
+    @property
+    def effective_network(self) -> Network:
+        """Windows, block time and reorg depth for the chain: the named entry's, unless `chain_id` says another."""
+        return self.named_network if self.chain_id is None else network_of_chain(self.chain_id)
+
+    @property
+    def effective_rpc(self) -> str:
+        """Where to ask."""
+        url = self.rpc or self.named_network.default_rpc
+        assert url is not None
+        return url
+
+    @property
+    def effective_poll_interval_s(self) -> float:
+        """How often to look for a new block."""
+        return self.poll_interval_s or self.effective_network.poll_interval_s
+
+    @property
+    def effective_deployment(self) -> Path:
+        """The deployment file: the one given, or the network's in the user's folder."""
+        return self.deployment or data_home() / "deployments" / f"{self.effective_network.name}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Values from one place, and how to name that place in a problem."""
+
+    values: Mapping[str, Any]
+    name: str
+    spell: Mapping[str, str]
+
+    def where(self, field: str) -> str:
+        return f"{self.spell.get(field, field)} ({self.name})"
+
+
+def load_settings(
+    *,
+    config: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] = os.environ,
+    folder: Path | None = None,
+) -> Settings:
+    """The settings that hold for a command.
+
+    config: the file of --config; else CHAINFL_CONFIG, `chainfl.toml` in `folder` (default: the working folder), or
+    the user's own. flags: what was typed; None values count as not given. Paths in the file are relative to the file.
+    Raises ConfigError that lists every problem.
+    """
+    path = find_config(config, environment, folder or Path.cwd())
+    problems: list[str] = []
+    layers = [
+        _file_layer(path, problems) if path else _Layer({}, "", {}),
+        _environment_layer(environment),
+        _flag_layer(flags or {}),
+    ]
+    merged = {name: value for layer in layers for name, value in layer.values.items()}
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        problems += _problems(error, layers)
+        settings = None
+    if problems or settings is None:
+        raise ConfigError(_listing(problems), problems=problems, path=str(path) if path else None)
+    return settings
+
+
+def find_config(config: Path | None, environment: Mapping[str, str], folder: Path) -> Path | None:
+    """The file to read, or None when there is none. Raises ConfigError when a file that was named is not there."""
+    variable = environment.get("CHAINFL_CONFIG")
+    named = config or (Path(variable) if variable else None)
+    if named is not None:
+        if not named.is_file():
+            raise ConfigError(f"there is no configuration file {named}", path=str(named))
+        return named
+    usual = (folder / FILE_NAME, config_home(environment) / FILE_NAME)
+    return next((path for path in usual if path.is_file()), None)
+
+
+def _file_layer(path: Path, problems: list[str]) -> _Layer:
+    values = _read_toml(path, problems)
+    for name in [name for name in values if any(word in name.lower() for word in _SECRET_WORDS)]:
+        del values[name]
+        problems.append(f"{name} ({path}): a secret does not belong into a configuration file; remove it")
+    for name in _PATH_FIELDS:
+        if isinstance(values.get(name), str):
+            values[name] = path.parent / Path(values[name]).expanduser()
+    return _Layer(values, str(path), {})
+
+
+def _read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+        if len(raw) > MAX_FILE_BYTES:
+            problems.append(f"{path} is too large for a configuration file")
+            return {}
+        return tomllib.loads(raw.decode("utf-8"))
+    except OSError as error:
+        problems.append(f"cannot read {path}: {error.strerror}")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"{path} is not TOML: {error}")
+    return {}
+
+
+def _environment_layer(environment: Mapping[str, str]) -> _Layer:
+    """CHAINFL_RPC and so on. Other CHAINFL_ variables are left alone: they may be another program's."""
+    spell = {name: ENVIRONMENT_PREFIX + name.upper() for name in Settings.model_fields}
+    values = {name: environment[variable] for name, variable in spell.items() if environment.get(variable)}
+    return _Layer(_expanded(values), "environment", spell)
+
+
+def _flag_layer(flags: Mapping[str, Any]) -> _Layer:
+    spell = {name: "--" + name.replace("_", "-") for name in Settings.model_fields}
+    return _Layer(_expanded({k: v for k, v in flags.items() if v is not None}), "flag", spell)
+
+
+def _expanded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: Path(value).expanduser() if name in _PATH_FIELDS else value for name, value in values.items()}
+
+
+def _problems(error: ValidationError, layers: Iterable[_Layer]) -> list[str]:
+    """One line a problem, named after the place whose value won. Values are not repeated: they may be secret."""
+    lines = []
+    for item in error.errors(include_input=False, include_url=False):
+        field = str(item["loc"][0]) if item["loc"] else ""
+        source = next((layer for layer in reversed(list(layers)) if field in layer.values), None)
+        place = f"{source.where(field)}: " if source else ""
+        lines.append(place + _wording(item["type"], item["msg"]))
+    return lines
+
+
+def _wording(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "is not a setting"
+    return message.removeprefix("Value error, ")
+
+
+def _listing(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems)
+
+
+def commented_template(network: str = LOCAL.name, *, rpc: str | None = None, deployment: str | None = None) -> str:
+    """The file that `chainfl init` writes: every setting with its default and what it means."""
+
+    def line(name: str, value: str | None, example: str) -> str:
+        return f'{name} = "{value}"' if value is not None else f'# {name} = "{example}"'
+
+    return _TEMPLATE.format(
+        networks=", ".join(NETWORKS),
+        network=network,
+        rpc=line("rpc", rpc, LOCAL.default_rpc or ""),
+        deployment=line("deployment", deployment, "deployments/local.json"),
+    )
+
+
+_TEMPLATE: Final = """\
+# chainfl: every setting, with its default. Environment variables (CHAINFL_RPC …) and flags override this file.
+# Paths are relative to this file. Private keys and passwords do not belong here: use `chainfl keys`, or
+# CHAINFL_PRIVATE_KEY and CHAINFL_KEY_PASSWORD for automation.
+
+# Which chain: {networks}.
+network = "{network}"
+
+# The JSON-RPC endpoint. The local network has one by itself; every other network needs yours.
+{rpc}
+
+# Only for a chain that has no name above: the id that the endpoint must report.
+# chain_id = 31337
+
+# The file that `chainfl deploy` wrote, or that you got from whoever deployed.
+{deployment}
+
+# The key to sign with, by name or address; not needed while there is only one.
+# key = "worker"
+# keys_dir = "keys"
+
+# Where models and updates are kept: "embedded" (a folder) or "kubo" (a running IPFS daemon).
+storage = "embedded"
+# store_dir = "store"
+# kubo_api = "/ip4/127.0.0.1/tcp/5001"
+
+# Your own training data (MNIST's or CIFAR-10's files).
+# data_dir = "data"
+
+# What an agent must remember: salts before their commitments, updates before their upload. Keep it.
+# state_dir = "state"
+
+# An agent stops before its gas costs more than this, in native wei.
+# max_gas_wei = 50000000000000000
+
+# Seconds between two looks for a new block; by default half a block time, at most 1.
+# poll_interval_s = 0.5
+
+# debug, info, warning or error.
+log_level = "info"
+"""

@@ -1,0 +1,117 @@
+"""Processes that end with the demo: started together, watched, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from chainfl.errors import ChainflError
+
+
+class ParticipantFailed(ChainflError):
+    """A process of the demo ended on its own, with an error."""
+
+    exit_code = 75
+    hint_template = "Its log is {log}."
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """One process. name: as the view shows it; log: where standard output and error go."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+class ProcessGroup:
+    """A context whose end, however it comes, ends all of its processes: SIGTERM, and SIGKILL for who stays."""
+
+    def __init__(self, logs: Path, grace_s: float = 10.0) -> None:
+        self._logs = logs
+        self._grace_s = grace_s
+        self._participants: list[Participant] = []
+
+    def start(self, name: str, arguments: Sequence[str], env: Mapping[str, str]) -> Participant:
+        """Runs `chainfl ARGUMENTS` with `env` added to this process's environment."""
+        log = self._logs / f"{name}.log"
+        with log.open("wb") as sink:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "chainfl.cli.main", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=os.environ | env,
+                # A terminal sends Ctrl-C to its whole group; these are ended here, in order, and only once.
+                start_new_session=True,
+            )
+        participant = Participant(name, process, log)
+        self._participants.append(participant)
+        return participant
+
+    def check(self) -> None:
+        """Raises ParticipantFailed if one ended with an error."""
+        for participant in self._participants:
+            code = participant.process.poll()
+            if code not in (None, 0):
+                raise ParticipantFailed(
+                    f"{participant.name} ended with exit code {code}: {last_line(participant.log)}",
+                    log=str(participant.log),
+                )
+
+    def wait(self, timeout_s: float) -> None:
+        """Lets the processes end by themselves, for at most `timeout_s`. Raises ParticipantFailed as `check` does."""
+        deadline = time.monotonic() + timeout_s
+        for participant in self._participants:
+            try:
+                participant.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                return
+        self.check()
+
+    def stop(self) -> None:
+        """Ends every process and waits for it."""
+        running = [p.process for p in self._participants if p.process.poll() is None]
+        for process in running:
+            _signal(process, signal.SIGTERM)
+        deadline = time.monotonic() + self._grace_s
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal(process, signal.SIGKILL)
+                process.wait()
+
+    def __enter__(self) -> ProcessGroup:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A second Ctrl-C must not leave half of them running.
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self.stop()
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+
+def last_line(log: Path) -> str:
+    """The last line that a process wrote, for a message."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it wrote nothing"
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """To the process and whatever it started."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return  # it ended in between, which is what we want

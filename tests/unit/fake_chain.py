@@ -1,0 +1,485 @@
+"""A coordinator in memory, for the agents' unit tests: the phases are the real mirror, money is left out.
+
+It refuses what the contract refuses, so that an agent that would send nonsense fails its test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, fields, replace
+
+from chainfl.agents.ports import SendResult, Sent, Slash, WouldRevert
+from chainfl.errors import AlreadyDone, BlobNotFound, ChainflError, NotEligible, TransactionReverted, UnexpectedPhase
+from chainfl.storage.unixfs import cid_of
+from chainfl.tasks import commitments, phases
+from chainfl.tasks.payouts import slash_amount
+from chainfl.tasks.phases import Clock, Progress
+from chainfl.tasks.state import (
+    ZERO_ADDRESS,
+    ZERO_ROOT,
+    Block,
+    CidOnChain,
+    Member,
+    Outcome,
+    Phase,
+    RevealedUpdate,
+    Role,
+    RoundView,
+    Snapshot,
+    TalliedUpdate,
+    TaskParams,
+    TaskView,
+)
+from chainfl.tasks.votes import ABSTENTION, unpack_votes
+from chainfl.types import Address, Cid, Root, TaskId, Wei
+
+CHAIN_ID = 31337
+COORDINATOR = Address("0x" + "c0" * 20)
+TASK = TaskId(1)
+FOR_EVER = 65_535
+SHARED_FIELDS = {f.name for f in fields(TaskView)} & {f.name for f in fields(TaskParams)}
+NOBODY = Member(Wei(0), 0, 0, 0, 0, False, 0, 0, 0, bytes(32))
+NO_CID = CidOnChain(bytes(32), 0)
+
+
+def account_of(number: int) -> Address:
+    return Address(f"0x{number:040x}")
+
+
+@dataclass
+class MemoryStore:
+    """A BlobStore in a dictionary."""
+
+    blobs: dict[Cid, bytes] = field(default_factory=dict)
+
+    def put_bytes(self, data: bytes) -> Cid:
+        cid = cid_of(data)
+        self.blobs[cid] = bytes(data)
+        return cid
+
+    def put_file(self, path):
+        return self.put_bytes(path.read_bytes())
+
+    def get_bytes(self, cid: Cid, *, max_bytes: int) -> bytes:
+        if cid not in self.blobs:
+            raise BlobNotFound(f"no {cid}", cid=cid)
+        return self.blobs[cid]
+
+    def get_file(self, cid, target, *, max_bytes):
+        target.write_bytes(self.get_bytes(cid, max_bytes=max_bytes))
+
+    def has(self, cid: Cid) -> bool:
+        return cid in self.blobs
+
+    def describe(self) -> str:
+        return "memory"
+
+
+class Refused(Exception):
+    def __init__(self, error: ChainflError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class FakeChain:
+    """The shared state; `port(account)` is one account's view of it. `tick` moves time and mines an empty block."""
+
+    def __init__(self, params: TaskParams, *, now: int = 1_000) -> None:
+        self.now = now
+        self.number = 1
+        self.params = params
+        self.task = TaskView(
+            requester=account_of(999),
+            created_at=now,
+            created_block=1,
+            validators_named=False,
+            **{name: getattr(params, name) for name in SHARED_FIELDS},
+        )
+        self.members: dict[Role, dict[Address, Member]] = {role: {} for role in Role}
+        self.clock = Clock(0, 0, 0, 0, 0, 0, 0)
+        self.progress = Progress()
+        self.tallied = self.settled = self.opened_block = self.seed_block = 0
+        self.order: tuple[Address, ...] = ()
+        self.model_root = params.genesis_root
+        self.posting: tuple[Address, Root, CidOnChain, CidOnChain] | None = None
+        self.models: dict[int, tuple[Root, CidOnChain]] = {0: (params.genesis_root, params.genesis_cid)}
+        self.reveals: dict[int, list[RevealedUpdate]] = {}
+        self.tallies: dict[int, list[TalliedUpdate]] = {}
+        self.votes: dict[Address, list] = {}
+        self.open_commits: dict[Address, tuple[bytes, int]] = {}
+        self.slashed: list[tuple[Address, Slash]] = []
+        self.outcomes: dict[int, Outcome] = {}
+        self.over = self.cancelled = False
+        self.sent: list[tuple[Address, str]] = []
+
+    def port(self, account: Address) -> FakePort:
+        return FakePort(self, account)
+
+    def tick(self, seconds: int = 1) -> None:
+        self.now += seconds
+        self.number += 1
+
+    def block(self) -> Block:
+        return Block(self.number, self.now, hashlib.sha256(str(self.number).encode()).digest())
+
+    def phase(self) -> tuple[Phase, int]:
+        if self.cancelled:
+            return Phase.CANCELLED, 0
+        if self.over:
+            return Phase.COMPLETED, 0
+        if self.clock.round == 0:
+            return Phase.ENROLMENT, self.task.enrolment_end
+        return phases.phase_at(self.clock, self.progress, self.task.windows, self.now)
+
+    def view(self) -> RoundView:
+        phase, end = self.phase()
+        clock, progress = self.clock, self.progress
+        poster, root, cid, float_cid = self.posting or (ZERO_ADDRESS, ZERO_ROOT, NO_CID, NO_CID)
+        settling = phase is Phase.SETTLEMENT
+        return RoundView(
+            phase=phase,
+            phase_end=end,
+            round=clock.round,
+            attempt=1,
+            opened_block=self.opened_block,
+            eligible_workers=clock.eligible_workers,
+            committed=clock.committed,
+            revealed=clock.revealed,
+            eligible_validators=clock.eligible_validators,
+            scores_committed=clock.scores_committed,
+            scores_revealed=clock.scores_revealed,
+            num_workers=len(self.members[Role.WORKER]),
+            num_validators=len(self.members[Role.VALIDATOR]),
+            num_aggregators=len(self.members[Role.AGGREGATOR]),
+            model_root=self.model_root,
+            tallied=self.tallied,
+            settled=self.settled,
+            aggregate_start=progress.aggregate_start,
+            num_slots=progress.num_slots,
+            order_drawn=bool(self.order),
+            order=(*self.order, ZERO_ADDRESS, ZERO_ADDRESS, ZERO_ADDRESS)[:3],
+            seed_block=self.seed_block,
+            accepted=sum(t.weight > 0 for t in self.tallies.get(clock.round, [])),
+            total_weight=sum(t.weight for t in self.tallies.get(clock.round, [])),
+            aggregator=poster,
+            posted_at=progress.posted_at,
+            aggregate_root=root,
+            aggregate_cid=cid,
+            aggregate_float_cid=float_cid,
+            outcome=phases.outcome_of(clock, progress) if settling else Outcome.PENDING,
+            carry=Wei(0),
+            ended_at=0,
+        )
+
+    def need(self, phase: Phase, round_number: int | None = None) -> None:
+        current, _ = self.phase()
+        if current is not phase:
+            raise Refused(UnexpectedPhase(f"{current.name}, not {phase.name}", task_id=TASK))
+        if round_number is not None and round_number != self.clock.round:
+            raise Refused(UnexpectedPhase("another round", task_id=TASK))
+
+    def active(self, role: Role) -> list[Address]:
+        number = self.clock.round
+        return [a for a, m in self.members[role].items() if m.active_from <= number < m.active_until]
+
+    def open_round(self, number: int) -> None:
+        self.clock = replace(self.clock, round=number)
+        workers, validators = len(self.active(Role.WORKER)), len(self.active(Role.VALIDATOR))
+        self.clock = phases.open_round(self.task.windows, number, self.now, workers=workers, validators=validators)
+        self.progress, self.posting, self.order = Progress(), None, ()
+        self.tallied = self.settled = self.seed_block = 0
+        self.opened_block, self.votes = self.number, {}
+        self.reveals[number], self.tallies[number] = [], []
+
+
+class FakePort:
+    """Implements ChainPort for one account."""
+
+    chain_id = CHAIN_ID
+    coordinator = COORDINATOR
+
+    def __init__(self, chain: FakeChain, account: Address, free_stake: int = 10**24) -> None:
+        self.chain = chain
+        self.account = account
+        self.free_stake = Wei(free_stake)
+        self.credit = Wei(0)
+
+    # --- reads ---
+
+    def latest_block(self) -> Block:
+        return self.chain.block()
+
+    def wait_for_block(self, after: int, timeout_s: float) -> Block:
+        self.chain.tick()
+        return self.chain.block()
+
+    def phase(self, task_id, block=None):
+        return self.chain.phase()
+
+    def num_tasks(self) -> int:
+        return 1
+
+    def task(self, task_id) -> TaskView:
+        return self.chain.task
+
+    def snapshot(self, task_id, role, block=None) -> Snapshot:
+        me = self.chain.members[role].get(self.account, NOBODY)
+        chain = self.chain
+        return Snapshot(chain.block(), task_id, chain.task, chain.view(), me, self.free_stake, self.credit)
+
+    def members(self, task_id, role, block=None):
+        return tuple(self.chain.members[role])
+
+    def member(self, task_id, role, account, block=None):
+        return self.chain.members[role].get(account, NOBODY)
+
+    def revealed_updates(self, task_id, round_number, from_block):
+        order = list(self.chain.members[Role.WORKER])
+        return tuple(sorted(self.chain.reveals.get(round_number, []), key=lambda u: order.index(u.worker)))
+
+    def tallied_updates(self, task_id, round_number, from_block):
+        return tuple(self.chain.tallies.get(round_number, []))
+
+    def model_location(self, task_id, round_number):
+        return self.chain.models[max(n for n in self.chain.models if n <= round_number)]
+
+    def slashes(self, task_id, account, from_block):
+        return tuple(slash for who, slash in self.chain.slashed if who == account)
+
+    # --- sends ---
+
+    def _send(self, what: str, change) -> SendResult:
+        try:
+            change()
+        except Refused as refused:
+            return WouldRevert(refused.error)
+        self.chain.sent.append((self.account, what))
+        self.chain.number += 1
+        return Sent(f"0x{self.chain.number:064x}", self.chain.number, 50_000, 50_000)
+
+    def _member(self, role: Role) -> Member:
+        return self.chain.members[role].get(self.account, NOBODY)
+
+    def _update(self, role: Role, **changes) -> None:
+        self.chain.members[role][self.account] = replace(self._member(role), **changes)
+
+    def enrol(self, task_id, role, stake):
+        def change():
+            self.chain.need(Phase.ENROLMENT)
+            if self._member(role).is_enrolled:
+                raise Refused(AlreadyDone("enrolled"))
+            self._update(role, stake=stake, active_from=1, active_until=FOR_EVER)
+            task, members = self.chain.task, self.chain.members
+            full = {Role.WORKER: task.workers.max, Role.VALIDATOR: task.validators.max}
+            full[Role.AGGREGATOR] = task.aggregators.max
+            if all(len(members[r]) == full[r] for r in Role):
+                self.chain.open_round(1)
+
+        return self._send("enrol", change)
+
+    def start_task(self, task_id):
+        return self._send("start_task", lambda: (self.chain.need(Phase.ENROLMENT), self.chain.open_round(1)))
+
+    def cancel_task(self, task_id):
+        def change():
+            self.chain.need(Phase.ENROLMENT)
+            self.chain.cancelled = True
+
+        return self._send("cancel_task", change)
+
+    def leave(self, task_id, role):
+        return self._send("leave", lambda: self._update(role, active_until=self.chain.clock.round + 1))
+
+    def rejoin(self, task_id, role):
+        return self._send("rejoin", lambda: self._update(role, active_until=FOR_EVER))
+
+    def _commit(self, role: Role, phase: Phase, round_number: int, commitment: bytes) -> None:
+        self.chain.need(phase, round_number)
+        if self.account not in self.chain.active(role):
+            raise Refused(NotEligible("not active"))
+        if self._member(role).last_round == round_number:
+            raise Refused(AlreadyDone("committed"))
+        self._update(role, last_round=round_number, revealed=False, commitment=commitment)
+
+    def _open(self, role: Role, phase: Phase, round_number: int, opened: bytes) -> None:
+        self.chain.need(phase, round_number)
+        me = self._member(role)
+        if me.last_round != round_number or me.revealed:
+            raise Refused(AlreadyDone("revealed"))
+        if me.commitment != opened:
+            raise Refused(TransactionReverted("CommitmentMismatch"))
+
+    def commit_update(self, task_id, round_number, commitment):
+        def change():
+            self._commit(Role.WORKER, Phase.COMMIT, round_number, commitment)
+            self.chain.clock = phases.after_commit(self.chain.clock, self.chain.task.windows, self.chain.now)
+
+        return self._send("commit_update", change)
+
+    def reveal_update(self, task_id, round_number, root, cid, squared_norm, num_examples, salt):
+        def change():
+            opened = commitments.update_commitment(
+                chain_id=CHAIN_ID,
+                coordinator=COORDINATOR,
+                task_id=task_id,
+                round_number=round_number,
+                worker=self.account,
+                root=root,
+                cid=cid,
+                squared_norm=squared_norm,
+                num_examples=num_examples,
+                salt=salt,
+            )
+            self._open(Role.WORKER, Phase.REVEAL, round_number, opened)
+            if squared_norm > self.chain.task.format.max_squared_norm:
+                raise Refused(TransactionReverted("NormTooLarge"))
+            self._update(Role.WORKER, revealed=True, commitment=bytes(root), squared_norm=squared_norm)
+            revealed = RevealedUpdate(self.account, root, cid, squared_norm, num_examples)
+            self.chain.reveals[round_number].append(revealed)
+            self.chain.clock = phases.after_reveal(self.chain.clock, self.chain.task.windows, self.chain.now)
+
+        return self._send("reveal_update", change)
+
+    def commit_scores(self, task_id, round_number, commitment):
+        def change():
+            self._commit(Role.VALIDATOR, Phase.SCORE_COMMIT, round_number, commitment)
+            self.chain.clock = phases.after_score_commit(self.chain.clock, self.chain.task.windows, self.chain.now)
+
+        return self._send("commit_scores", change)
+
+    def reveal_scores(self, task_id, round_number, votes, salt):
+        def change():
+            opened = commitments.scores_commitment(
+                chain_id=CHAIN_ID,
+                coordinator=COORDINATOR,
+                task_id=task_id,
+                round_number=round_number,
+                validator=self.account,
+                votes=votes,
+                salt=salt,
+            )
+            self._open(Role.VALIDATOR, Phase.SCORE_REVEAL, round_number, opened)
+            assert len(votes) == 4 * len(self.chain.members[Role.WORKER])
+            self.chain.votes[self.account] = unpack_votes(votes)
+            self._update(Role.VALIDATOR, revealed=True)
+            self.chain.clock = phases.after_score_reveal(self.chain.clock, self.chain.now)
+
+        return self._send("reveal_scores", change)
+
+    def tally(self, task_id, max_workers):
+        def change():
+            chain = self.chain
+            chain.need(Phase.TALLY)
+            for place, worker in enumerate(chain.members[Role.WORKER]):
+                update = next((u for u in chain.reveals[chain.clock.round] if u.worker == worker), None)
+                if update is not None:
+                    chain.tallies[chain.clock.round].append(self._tallied(place, update))
+            chain.tallied = len(chain.members[Role.WORKER])
+            if not chain.votes:
+                chain.progress = replace(chain.progress, outcome=Outcome.QUORUM_MISSED)
+            elif not any(t.weight for t in chain.tallies[chain.clock.round]):
+                chain.progress = replace(chain.progress, outcome=Outcome.NOTHING_ACCEPTED)
+            else:
+                slots = min(3, len(chain.active(Role.AGGREGATOR)))
+                chain.progress = Progress(aggregate_start=chain.now, num_slots=slots)
+                chain.seed_block = chain.number
+
+        return self._send("tally", change)
+
+    def _tallied(self, place: int, update: RevealedUpdate) -> TalliedUpdate:
+        heard = [votes[place] for votes in self.chain.votes.values() if votes[place] != ABSTENTION]
+        if not heard:
+            return TalliedUpdate(update.worker, update.root, 0, 0)
+        weights, scores = sorted(v.weight for v in heard), sorted(v.score for v in heard)
+        middle = (len(heard) - 1) // 2
+        return TalliedUpdate(update.worker, update.root, weights[middle], scores[middle])
+
+    def draw_order(self, task_id):
+        def change():
+            self.chain.need(Phase.AGGREGATE)
+            if self.chain.order:
+                raise Refused(AlreadyDone("drawn"))
+            self._draw()
+
+        return self._send("draw_order", change)
+
+    def _draw(self) -> None:
+        if self.chain.number <= self.chain.seed_block:
+            raise Refused(TransactionReverted("SeedNotReady"))
+        self.chain.order = tuple(self.chain.active(Role.AGGREGATOR))[:3]
+
+    def commit_aggregate(self, task_id, round_number, commitment):
+        def change():
+            self.chain.need(Phase.AGGREGATE, round_number)
+            self.chain.open_commits[self.account] = (commitment, self.chain.number)
+
+        return self._send("commit_aggregate", change)
+
+    def post_aggregate(self, task_id, round_number, model_root, cid, float_cid, salt):
+        def change():
+            chain = self.chain
+            chain.need(Phase.AGGREGATE, round_number)
+            exclusive = phases.exclusive_end(
+                chain.progress.aggregate_start, chain.progress.num_slots, chain.task.windows
+            )
+            if chain.now < exclusive:
+                if not chain.order:
+                    self._draw()
+                if phases.slot_holder(chain.view(), chain.task.windows, chain.now) != self.account:
+                    raise Refused(TransactionReverted("NotYourSlot"))
+            else:
+                self._check_open_window(model_root, round_number, salt)
+            chain.posting = (self.account, model_root, cid, float_cid)
+            chain.progress = replace(chain.progress, posted_at=chain.now)
+
+        return self._send("post_aggregate", change)
+
+    def _check_open_window(self, model_root, round_number, salt) -> None:
+        commitment, number = self.chain.open_commits.get(self.account, (bytes(32), 0))
+        opened = commitments.aggregate_commitment(
+            chain_id=CHAIN_ID,
+            coordinator=COORDINATOR,
+            task_id=TASK,
+            round_number=round_number,
+            attempt=1,
+            aggregator=self.account,
+            model_root=model_root,
+            salt=salt,
+        )
+        if commitment != opened:
+            raise Refused(TransactionReverted("CommitmentMismatch"))
+        if self.chain.number <= number:
+            raise Refused(TransactionReverted("CommitmentTooYoung"))
+
+    def settle(self, task_id, max_workers):
+        def change():
+            chain = self.chain
+            chain.need(Phase.SETTLEMENT)
+            number = chain.clock.round
+            chain.outcomes[number] = phases.outcome_of(chain.clock, chain.progress)
+            self._slash_silent(number)
+            if chain.outcomes[number] is Outcome.FINAL:
+                assert chain.posting is not None
+                _, chain.model_root, cid, _ = chain.posting
+                chain.models[number] = (chain.model_root, cid)
+            if number == chain.task.rounds:
+                chain.over = True
+            else:
+                chain.open_round(number + 1)
+
+        return self._send("settle", change)
+
+    def _slash_silent(self, number: int) -> None:
+        economics = self.chain.task.economics
+        for account, member in self.chain.members[Role.WORKER].items():
+            if member.last_round == number and not member.revealed:
+                lost = slash_amount(economics.worker_stake, economics.worker_slash_bps, member.stake)
+                self.chain.members[Role.WORKER][account] = replace(member, stake=Wei(member.stake - lost))
+                slash = Slash(number, Role.WORKER, lost, "no reveal", self.chain.number, "0xabc")
+                self.chain.slashed.append((account, slash))
+
+    def claim(self):
+        def change():
+            self.credit = Wei(0)
+
+        return self._send("claim", change)

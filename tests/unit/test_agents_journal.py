@@ -1,0 +1,202 @@
+"""The journal: whole or absent, whenever the process dies."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chainfl.agents.journal import Journal, PreparedAggregate, PreparedScores, PreparedUpdate, journal_folder
+from chainfl.errors import JournalDamaged, StoreFull, StoreReadOnly, UsageError
+from chainfl.types import Cid, Root
+
+UPDATE = PreparedUpdate(
+    round=4,
+    opened_block=7,
+    base_root=Root(b"\x01" * 32),
+    root=Root(b"\x02" * 32),
+    cid=Cid("bafkrei"),
+    squared_norm=2**63,
+    num_examples=10,
+    salt=b"\x03" * 32,
+)
+RESIDUAL = np.arange(5, dtype=np.float32)
+
+
+@pytest.fixture
+def journal(tmp_path):
+    opened = Journal(tmp_path / "agent")
+    yield opened
+    opened.close()
+
+
+def test_update__saved__comes_back_with_its_bytes(journal):
+    journal.save_update(UPDATE, b"payload", RESIDUAL)
+    assert journal.update(4) == UPDATE
+    assert journal.update_payload(4).read_bytes() == b"payload"
+    assert journal.update(5) is None
+
+
+def test_residual__round_counted__replaces_the_one_before(journal):
+    journal.save_update(UPDATE, b"payload", RESIDUAL)
+    assert journal.residual(5) is None
+    journal.resolve_update(4, counted=True)
+    assert np.array_equal(journal.residual(5), RESIDUAL)
+    assert journal.unresolved_updates(99) == []
+
+
+def test_residual__round_void__keeps_the_one_before(journal):
+    journal.save_update(UPDATE, b"payload", RESIDUAL)
+    journal.resolve_update(4, counted=True)
+    later = PreparedUpdate(**{name: getattr(UPDATE, name) for name in UPDATE.__slots__} | {"round": 5})
+    journal.save_update(later, b"payload", RESIDUAL * 2)
+    journal.resolve_update(5, counted=False)
+    assert np.array_equal(journal.residual(5), RESIDUAL)
+    assert sorted(path.name for path in journal.folder.iterdir()) == ["lock", "residual.f32"]
+
+
+def test_residual__resolved_twice__is_the_same(journal):
+    journal.save_update(UPDATE, b"payload", RESIDUAL)
+    journal.resolve_update(4, counted=True)
+    journal.resolve_update(4, counted=True)
+    assert np.array_equal(journal.residual(5), RESIDUAL)
+
+
+def test_residual__of_another_model__is_damage(journal):
+    journal.save_update(UPDATE, b"payload", RESIDUAL)
+    journal.resolve_update(4, counted=True)
+    with pytest.raises(JournalDamaged):
+        journal.residual(6)
+
+
+def test_unresolved__only_earlier_rounds__oldest_first(journal):
+    for number in (10, 9, 4):
+        values = {name: getattr(UPDATE, name) for name in UPDATE.__slots__} | {"round": number}
+        journal.save_update(PreparedUpdate(**values), b"", RESIDUAL)
+    assert [update.round for update in journal.unresolved_updates(10)] == [4, 9]
+
+
+def test_scores_and_aggregate__saved__come_back(journal):
+    scores = PreparedScores(2, Root(b"\x01" * 32), b"\x00\x01\x00\x02", b"\x05" * 32)
+    aggregate = PreparedAggregate(2, 1, Root(b"\1" * 32), Root(b"\2" * 32), Cid("a"), Cid("b"), b"\x06" * 32, 77)
+    journal.save_scores(scores)
+    journal.save_aggregate(aggregate)
+    assert journal.scores(2) == scores
+    assert journal.aggregate(2, 1) == aggregate
+    assert journal.aggregate(2, 2) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"round": 2}', b"\xff"])
+def test_record__not_what_was_written__is_damage(journal, content):
+    (journal.folder / "scores-2.json").write_bytes(content)
+    with pytest.raises(JournalDamaged):
+        journal.scores(2)
+
+
+def test_journal__second_process__is_refused(journal):
+    with pytest.raises(UsageError, match="another process"):
+        Journal(journal.folder)
+
+
+def test_journal__closed__may_be_opened_again(tmp_path):
+    Journal(tmp_path).close()
+    Journal(tmp_path).close()
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(errno.ENOSPC, StoreFull), (errno.EROFS, StoreReadOnly), (errno.EACCES, StoreReadOnly)]
+)
+def test_journal__disk_refuses__says_which_and_keeps_the_old_record(journal, monkeypatch, number, expected):
+    scores = PreparedScores(2, Root(b"\x01" * 32), b"", b"\x05" * 32)
+    journal.save_scores(scores)
+
+    def refuse(_descriptor: int) -> None:
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(expected):
+        journal.save_scores(PreparedScores(2, Root(b"\x01" * 32), b"other", b"\x06" * 32))
+    monkeypatch.undo()
+    assert journal.scores(2) == scores
+
+
+def test_journal_folder__each_deployment_task_role_and_account__has_its_own():
+    common = {"chain_id": 1, "coordinator": "0xC0", "task_id": 1, "role": "worker", "account": "0xA0"}
+    others = [{"chain_id": 2}, {"coordinator": "0xC1"}, {"task_id": 2}, {"role": "validator"}, {"account": "0xA1"}]
+    folders = {journal_folder(Path("s"), **common | other) for other in [{}, *others]}
+    assert len(folders) == 6
+
+
+# The whole life of two rounds; it kills itself with SIGKILL at the system call whose number it is given.
+LIFE = textwrap.dedent(
+    """
+    import os, signal, sys
+    from pathlib import Path
+    import numpy as np
+    from chainfl.agents.journal import Journal, PreparedUpdate
+
+    folder, die_at = Path(sys.argv[1]), int(sys.argv[2])
+    calls = 0
+
+    def counted(real):
+        def call(*args, **kwargs):
+            global calls
+            calls += 1
+            if calls == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+        return call
+
+    journal = Journal(folder)
+    os.fsync = counted(os.fsync)
+    Path.replace, Path.unlink, Path.open = counted(Path.replace), counted(Path.unlink), counted(Path.open)
+    for number in (1, 2):
+        update = PreparedUpdate(number, 1, b"1" * 32, b"2" * 32, "cid", 3, 4, bytes([number]) * 32)
+        journal.save_update(update, b"payload %d" % number, np.full(3, number, np.float32))
+        print("committed", number, flush=True)  # from here on the salt must be there
+        journal.resolve_update(number, counted=number == 1)
+        print("resolved", number, flush=True)
+    """
+)
+
+
+def test_journal__killed_before_every_system_call__loses_no_salt_and_no_residual(tmp_path):
+    script = tmp_path / "life.py"
+    script.write_text(LIFE)
+    for die_at in range(1, 60):
+        folder = tmp_path / str(die_at)
+        done = subprocess.run(
+            [sys.executable, script, folder, str(die_at)], capture_output=True, text=True, check=False
+        )
+        _check_state(folder, done.stdout.splitlines())
+        if done.returncode == 0:
+            assert die_at > 20
+            return
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    pytest.fail("the script never ran to its end")
+
+
+def _check_state(folder: Path, said: list[str]) -> None:
+    journal = Journal(folder)
+    try:
+        for number in (1, 2):
+            update = journal.update(number)
+            if update is not None:
+                assert update.salt == bytes([number]) * 32
+                if f"resolved {number}" not in said and (folder / f"residual-{number}.f32").exists():
+                    assert journal.update_payload(number).read_bytes() == b"payload %d" % number
+            elif f"committed {number}" in said:
+                # Gone only because the round was resolved: then its residual has its final place.
+                assert number == 2 or np.array_equal(journal.residual(3), np.full(3, 1, np.float32))
+            journal.resolve_update(number, counted=number == 1)
+        if "committed 1" in said:
+            assert np.array_equal(journal.residual(3), np.full(3, 1, np.float32))
+    finally:
+        journal.close()

@@ -1,0 +1,136 @@
+"""The configuration: precedence, paths, and every problem at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from chainfl.config import commented_template, load_settings
+from chainfl.errors import ConfigError
+
+ACCESS_KEY = "0123456789abcdef"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "chainfl.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(**arguments: object) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(**arguments)  # type: ignore[arg-type]
+    assert caught.value.exit_code == 10
+    return list(caught.value.evidence["problems"])
+
+
+def test_settings__nothing_given__are_the_local_network(tmp_path: Path):
+    settings = load_settings(environment={"XDG_CONFIG_HOME": str(tmp_path)}, folder=tmp_path)
+    assert settings.effective_rpc == "http://127.0.0.1:8545"
+    assert settings.effective_chain_id == 31_337
+    assert settings.effective_poll_interval_s == 0.5
+    assert settings.storage == "embedded"
+    assert settings.effective_deployment.name == "local.json"
+
+
+def test_settings__file_environment_flags__later_wins(tmp_path: Path):
+    write(tmp_path, 'log_level = "debug"\nkey = "file"\nstorage = "kubo"')
+    environment = {"CHAINFL_KEY": "environment", "CHAINFL_STORAGE": "embedded", "CHAINFL_MAX_GAS_WEI": "7"}
+    settings = load_settings(environment=environment, flags={"key": "flag", "storage": None}, folder=tmp_path)
+    assert (settings.log_level, settings.key, settings.storage, settings.max_gas_wei) == (
+        "debug",
+        "flag",
+        "embedded",
+        7,
+    )
+
+
+def test_paths__in_the_file__are_relative_to_the_file(tmp_path: Path):
+    path = write(tmp_path, 'store_dir = "store"\nkeys_dir = "~/keys"')
+    settings = load_settings(config=path, environment={}, flags={"data_dir": "data"})
+    assert settings.store_dir == tmp_path / "store"
+    assert settings.keys_dir == Path.home() / "keys"
+    assert settings.data_dir == Path("data")
+
+
+def test_problems__several__are_all_reported_with_their_place(tmp_path: Path):
+    write(tmp_path, 'network = "mainnet"\nstorage = "s3"\ncolour = 1\nprivate_key = "0x12"')
+    found = problems(
+        environment={"CHAINFL_CHAIN_ID": "many"}, flags={"log_level": "loud", "rpc": "ftp://x"}, folder=tmp_path
+    )
+    assert len(found) == 7
+    text = "\n".join(found)
+    for part in (
+        "network (",
+        "storage (",
+        "colour (",
+        "private_key (",
+        "CHAINFL_CHAIN_ID (",
+        "--log-level (",
+        "--rpc (",
+    ):
+        assert part in text
+    assert "0x12" not in text
+
+
+def test_rpc__missing_for_a_public_network__is_reported_beside_other_problems(tmp_path: Path):
+    found = problems(environment={}, flags={"network": "sepolia", "storage": "s3"}, folder=tmp_path)
+    assert any("rpc is needed" in problem for problem in found)
+    assert len(found) == 2
+
+
+def test_rpc__malformed__is_not_repeated(tmp_path: Path):
+    (found,) = problems(environment={}, flags={"rpc": f"wss://host/{ACCESS_KEY}"}, folder=tmp_path)
+    assert ACCESS_KEY not in found
+
+
+def test_chain_id__contradicts_the_named_network__is_a_problem(tmp_path: Path):
+    flags = {"network": "sepolia", "rpc": "https://host", "chain_id": 1}
+    (found,) = problems(environment={}, flags=flags, folder=tmp_path)
+    assert "11155111" in found
+
+
+def test_chain_id__of_an_unnamed_chain__is_taken_with_cautious_values(tmp_path: Path):
+    settings = load_settings(environment={}, flags={"chain_id": 4_242, "rpc": "https://host"}, folder=tmp_path)
+    assert settings.effective_chain_id == 4_242
+    assert settings.effective_network.windows.challenge == 900
+
+
+@pytest.mark.parametrize("text", ["network = ", 'network = "local', "\x00", "[[["])
+def test_file__not_toml__says_so(tmp_path: Path, text: str):
+    (found,) = problems(config=write(tmp_path, text), environment={})
+    assert "not TOML" in found
+
+
+def test_file__not_utf8__says_so(tmp_path: Path):
+    path = tmp_path / "chainfl.toml"
+    path.write_bytes(b'key = "\xff"')
+    (found,) = problems(config=path, environment={})
+    assert "not TOML" in found
+
+
+def test_file__named_but_missing__is_an_error(tmp_path: Path):
+    with pytest.raises(ConfigError, match="there is no configuration file"):
+        load_settings(config=tmp_path / "no.toml", environment={})
+    with pytest.raises(ConfigError):
+        load_settings(environment={"CHAINFL_CONFIG": str(tmp_path / "no.toml")}, folder=tmp_path)
+
+
+def test_template__as_written__loads_and_names_every_setting(tmp_path: Path):
+    from chainfl.config import Settings
+
+    text = commented_template("sepolia", rpc="https://host", deployment="d.json")
+    settings = load_settings(config=write(tmp_path, text), environment={})
+    assert (settings.network, settings.deployment) == ("sepolia", tmp_path / "d.json")
+    commented = "\n".join(line.removeprefix("# ") for line in commented_template().splitlines() if "=" in line)
+    assert set(tomllib.loads(commented)) == set(Settings.model_fields)
+
+
+def test_import__of_the_configuration__brings_neither_web3_nor_torch():
+    code = "import chainfl.config, sys; print([m for m in ('web3', 'eth_abi', 'torch') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
