@@ -62,7 +62,7 @@ def report(title: str, rows: Sequence[Row], json_path: Path | None = None, packa
 
     packages: distributions whose versions matter to the figures, beside Python and chainfl.
     """
-    content = {"machine": machine(), "versions": versions(packages), "commit": commit()}
+    content: dict[str, Any] = {"machine": machine(), "versions": versions(packages), "commit": commit()}
     console = Console(width=None if os.isatty(1) else 140)
     console.print(_table(title, rows))
     for key in ("machine", "versions"):
@@ -96,19 +96,32 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def median_seconds(run: Callable[[], object], repeats: int = 7) -> float:
-    """The median time of a call, after one that warms up; the garbage collector waits."""
+def median_seconds(run: Callable[[], object], repeats: int = 9) -> float:
+    """The median time of a call, after one that warms up."""
     run()
-    times = []
+    return statistics.median(seconds(run) for _ in range(repeats))
+
+
+def median_ratio(run: Callable[[], object], yardstick: Callable[[], object], repeats: int = 9) -> float:
+    """How many times longer `run` takes than `yardstick`: the median over pairs timed one after the other.
+
+    Whatever else the machine does at the moment then slows both.
+    """
+    run()
+    yardstick()
+    return statistics.median(seconds(run) / seconds(yardstick) for _ in range(repeats))
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """The wall-clock time of one call, in which the garbage collector waits."""
+    gc.collect()
     gc.disable()
     try:
-        for _ in range(repeats):
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
     finally:
         gc.enable()
-    return statistics.median(times)
 
 
 def _processor() -> str:

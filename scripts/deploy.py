@@ -15,8 +15,7 @@ from ape.cli import ConnectedProviderCommand, account_option
 from ape.contracts import ContractContainer
 from ethpm_types import ContractType
 
-from chainfl.chain.abi import contract_abi
-from chainfl.chain.artifacts import CONTRACTS, load_artifact
+from chainfl.chain.artifacts import load_artifact
 from chainfl.chain.client import ChainClient
 from chainfl.chain.deployment import Deployment, Plan, TokenParams, check_deployment, plan_deployment
 from chainfl.chain.networks import network_of_chain
@@ -48,9 +47,7 @@ def cli(account: AccountAPI, token: str | None, unbonding_s: int | None, out: Pa
     _record(plan.deployment, str(provider.http_uri), path)
 
 
-def _deploy_step(
-    account: AccountAPI, plan: Plan, name: str, address: Address, arguments: tuple[object, ...]
-) -> None:
+def _deploy_step(account: AccountAPI, plan: Plan, name: str, address: Address, arguments: tuple[object, ...]) -> None:
     """One contract to its predicted address."""
     artifact = load_artifact(name)
     code = "0x" + artifact.linked(plan.libraries()).hex()

@@ -43,7 +43,7 @@ class AgentReport:
             "gas": self.gas,
             "cost_wei": self.cost_wei,
             "bytes_published": self.bytes_published,
-            "seconds_training": round(self.seconds_training, 3),
+            "seconds_training_total": round(self.seconds_training, 3),
             "rounds": len(self.rounds),
             "retries": self.retries,
             "slashed_wei": self.slashed_wei,

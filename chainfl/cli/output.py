@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import click
 
-from chainfl.errors import ChainflError, UsageError
+from chainfl.errors import ChainflError, Interrupted, UsageError
 
 TOKEN_DECIMALS: Final = 18
 GWEI: Final = 10**9
@@ -135,7 +135,10 @@ def hint_of(error: ChainflError) -> str:
 
 
 def fail(error: ChainflError) -> int:
-    """Tells an error and what to do next. returns: the exit code."""
+    """Tells an error and what to do next. returns: the exit code. Stopping by request is told, but not as an error."""
+    if isinstance(error, Interrupted):
+        say(str(error))
+        return error.exit_code
     say(click.style("error: ", fg="red", bold=True) + str(error) if has_color() else f"error: {error}")
     hint = hint_of(error)
     if hint:

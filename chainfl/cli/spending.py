@@ -101,7 +101,7 @@ def spend(operator: Operator, spending: Spending, consent: Consent, show_tokens:
     if consent.json and consent.dry_run:
         show_json({"dry_run": True, "what": spending.what, "balances": list(spending.changes), "gas": quote})
         return []
-    _tell(spending, quote, show_tokens)
+    tell(spending, quote, show_tokens)
     if consent.dry_run:
         show("dry run: nothing was sent")
         return []
@@ -160,7 +160,8 @@ def _quote(operator: Operator, steps: Sequence[Step]) -> Quote:
     return Quote(gas, cost, operator.native_balance(), unknown)
 
 
-def _tell(spending: Spending, quote: Quote, show_tokens: Callable[[int], str]) -> None:
+def tell(spending: Spending, quote: Quote, show_tokens: Callable[[int], str]) -> None:
+    """What is about to happen, what it moves and costs, and what is left, to standard error."""
     say(spending.what)
     for change in spending.changes:
         moved = change.after - change.before

@@ -93,11 +93,13 @@ def quantize_update(
     values = np.empty(delta.size, np.int16)
     kept = np.empty(delta.size, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below, by its value
-        num_clipped, delta_squares, kept_squares = _quantize_blocks(delta, residual, _scale(scale_bits), values, kept)
+        num_clipped = _quantize_blocks(delta, residual, _scale(scale_bits), values, kept)
+    rounding_norm = 0.5 * math.sqrt(delta.size) / _scale(scale_bits)
     if max_residual_norm is None:
-        max_residual_norm = math.sqrt(max(delta_squares, delta.size * 0.25 / _scale(scale_bits) ** 2))
-    if math.sqrt(kept_squares) > max_residual_norm:
-        kept *= np.float32(max_residual_norm / math.sqrt(kept_squares))
+        # Where nothing was clipped the residual is within the bound anyway, and needs no second look.
+        max_residual_norm = max(_norm(delta), rounding_norm) if num_clipped else rounding_norm
+    if num_clipped or rounding_norm > max_residual_norm:
+        _shorten(kept, max_residual_norm)
     return QuantizedUpdate(values, kept, num_clipped)
 
 
@@ -111,16 +113,12 @@ def check_update_range(values: Int16Array) -> None:
 
 def _quantize_blocks(
     delta: Float32Array, residual: Float32Array | None, scale: float, values: Int16Array, kept: Float32Array
-) -> tuple[int, float, float]:
-    """Fills `values` and `kept` block by block, so that every temporary stays in cache.
-
-    returns: the number of clipped values, and the squared norms of delta and kept.
-    """
+) -> int:
+    """Fills `values` and `kept` block by block, so that every temporary stays in cache; the number of clipped."""
     rounded = np.empty(min(BLOCK, delta.size), np.float32)
-    num_clipped, delta_squares, kept_squares = 0, 0.0, 0.0
+    num_clipped = 0
     for block in blocks(delta.size):
         lost, near = kept[block], rounded[: block.stop - block.start]
-        delta_squares += _squared_norm(delta[block])
         if residual is None:
             np.multiply(delta[block], np.float32(scale), out=lost)
         else:
@@ -133,8 +131,7 @@ def _quantize_blocks(
         values[block] = near
         lost -= near
         lost *= np.float32(1.0 / scale)
-        kept_squares += _squared_norm(lost)
-    return num_clipped, delta_squares, kept_squares
+    return num_clipped
 
 
 def _clip(rounded: Float32Array) -> int:
@@ -145,9 +142,16 @@ def _clip(rounded: Float32Array) -> int:
     return num_clipped
 
 
-def _squared_norm(values: Float32Array) -> float:
-    # einsum, not dot: BLAS would start threads for a block that is done sooner than they wake.
-    return float(np.einsum("i,i->", values, values))
+def _shorten(vector: Float32Array, max_norm: float) -> None:
+    norm = _norm(vector)
+    if norm > max_norm:
+        vector *= np.float32(max_norm / norm)
+
+
+def _norm(vector: Float32Array) -> float:
+    """The L2 norm, summed in float64 over blocks. einsum, not dot: BLAS would start threads for a short block."""
+    wide = (vector[block].astype(np.float64) for block in blocks(vector.size))
+    return math.sqrt(sum(float(np.einsum("i,i->", values, values)) for values in wide))
 
 
 def _scale(scale_bits: int) -> float:

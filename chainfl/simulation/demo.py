@@ -158,15 +158,20 @@ def set_stage(config: DemoConfig, anvil: AnvilProcess) -> Stage:
 
 def start_participants(stage: Stage, group: ProcessGroup) -> None:
     """One process each: the commands that an operator would run, with the key in the environment."""
-    folder = stage.config.folder
     for part in stage.cast.parts:
-        data = () if part.role is Role.AGGREGATOR else ("--data", str(folder / "data" / part.name))
-        arguments = (
-            *("--config", str(folder / "chainfl.toml"), part.role.name.lower(), "run", "--task", str(stage.task_id)),
-            *data,
-            *("--once", "--name", part.name, "--events", str(stage.events / f"{part.name}.jsonl")),
-        )
-        group.start(part.name, arguments, {"CHAINFL_PRIVATE_KEY": part.private_key})
+        group.start(part.name, *participant_command(stage, part))
+
+
+def participant_command(stage: Stage, part: Part) -> tuple[tuple[str, ...], dict[str, str]]:
+    """What follows `chainfl` on a participant's command line, and its environment."""
+    folder = stage.config.folder
+    data = () if part.role is Role.AGGREGATOR else ("--data", str(folder / "data" / part.name))
+    arguments = (
+        *("--config", str(folder / "chainfl.toml"), part.role.name.lower(), "run", "--task", str(stage.task_id)),
+        *data,
+        *("--once", "--name", part.name, "--events", str(stage.events / f"{part.name}.jsonl")),
+    )
+    return arguments, {"CHAINFL_PRIVATE_KEY": part.private_key}
 
 
 def configuration(port: int) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 from chainfl.chain.anvil import AnvilProcess
 from chainfl.chain.records import Model
 from chainfl.encoding.arrays import Int32Array
-from chainfl.encoding.payload import max_update_bytes
 from chainfl.errors import ChainError
 from chainfl.registry.lineage import verify_lineage
 from chainfl.registry.material import TaskScope, fetch_model
@@ -155,7 +154,7 @@ def _conclude(stage: Stage, accuracies: list[float], outcomes: list[str], starte
         gas={
             kind: GasUse(stats.count, stats.median, stats.maximum) for kind, stats in stage.reader.gas_by_kind().items()
         },
-        bytes_per_update=totals.bytes_per_update or max_update_bytes(stage.spec.format.num_params),
+        bytes_per_update=totals.bytes_per_update,
         seconds_total=round(time.monotonic() - started, 2),
         seconds_training=round(totals.seconds_training, 2),
         outcomes=tuple(outcomes),
@@ -196,14 +195,13 @@ class _Totals:
 
 def _totals(events: Path) -> _Totals:
     """Sums over all participants' event files."""
-    found = [json.loads(line) for path in sorted(events.glob("*.jsonl")) for line in path.read_text().splitlines()]
-    prepared: list[dict[str, Any]] = [
-        event for event in found if "seconds_training" in event and event["what"] != "ended"
+    found: list[dict[str, Any]] = [
+        json.loads(line) for path in sorted(events.glob("*.jsonl")) for line in path.read_text().splitlines()
     ]
-    sizes = [event["bytes"] for event in found if event["role"] == "worker" and "bytes" in event]
+    trained = [event for event in found if event["what"] == "trained"]
     return _Totals(
-        seconds_training=sum(event["seconds_training"] for event in prepared),
-        bytes_per_update=max(sizes, default=0),
+        seconds_training=sum(event["seconds_training"] for event in trained),
+        bytes_per_update=max((event["bytes"] for event in trained), default=0),
         slashed_wei=sum(event["wei"] for event in found if event["what"] == "slashed"),
     )
 

@@ -61,10 +61,12 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
 
     def observe(self, event: Mapping[str, Any]) -> None:
-        """Takes in one event of an agent."""
+        """Takes in one event of an agent; the report at its end repeats what was told before."""
+        if event["what"] == "report":
+            return
         self.doing[str(event["agent"])] = _told(event)
         gas = event.get("gas")
-        if isinstance(gas, int) and event["what"] != "ended":
+        if isinstance(gas, int):
             self.gas += gas
 
     def at(self, view: RoundView) -> bool:

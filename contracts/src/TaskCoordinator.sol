@@ -80,16 +80,15 @@ contract TaskCoordinator is ITaskCoordinator {
     function commitUpdate(uint256 taskId, uint16 round, bytes32 commitment) external {
         // Check
         Task storage t = _tasks[taskId];
-        Clock memory c = t.clock;
+        Clock storage c = t.clock;
         if (!c.inCommit()) Rounds.unexpected(t, taskId, Phase.Commit);
-        Rounds.checkRound(taskId, c, round);
+        Rounds.checkRound(taskId, c.round, round);
         Member storage m = t.members[Role.Worker][msg.sender];
         _checkActive(taskId, m, round);
 
         // Effect
         (m.lastRound, m.revealed, m.commitment) = (round, false, commitment);
         if (++c.committed == c.eligibleWorkers) c.endCommit();
-        t.clock = c;
         emit UpdateCommitted(taskId, round, msg.sender, commitment);
     }
 
@@ -106,9 +105,9 @@ contract TaskCoordinator is ITaskCoordinator {
         // Check
         bytes32 opened = _openedUpdate(taskId, round, root, cid, squaredNorm, numExamples, salt);
         Task storage t = _tasks[taskId];
-        Clock memory c = t.clock;
+        Clock storage c = t.clock;
         if (!c.inReveal()) Rounds.unexpected(t, taskId, Phase.Reveal);
-        Rounds.checkRound(taskId, c, round);
+        Rounds.checkRound(taskId, c.round, round);
         Member storage m = t.members[Role.Worker][msg.sender];
         _checkOpening(taskId, m, round, opened);
         uint64 maximum = t.fixed_.format.maxSquaredNorm;
@@ -119,7 +118,6 @@ contract TaskCoordinator is ITaskCoordinator {
         // Effect
         (m.squaredNorm, m.revealed, m.weight, m.score, m.commitment) = (squaredNorm, true, 0, 0, root);
         if (++c.revealed == c.committed) c.endReveal();
-        t.clock = c;
         emit UpdateRevealed(taskId, round, msg.sender, root, squaredNorm, numExamples, cid);
     }
 
@@ -127,16 +125,15 @@ contract TaskCoordinator is ITaskCoordinator {
     function commitScores(uint256 taskId, uint16 round, bytes32 commitment) external {
         // Check
         Task storage t = _tasks[taskId];
-        Clock memory c = t.clock;
+        Clock storage c = t.clock;
         if (!c.inScoreCommit()) Rounds.unexpected(t, taskId, Phase.ScoreCommit);
-        Rounds.checkRound(taskId, c, round);
+        Rounds.checkRound(taskId, c.round, round);
         Member storage m = t.members[Role.Validator][msg.sender];
         _checkActive(taskId, m, round);
 
         // Effect
         (m.lastRound, m.revealed, m.commitment) = (round, false, commitment);
         if (++c.scoresCommitted == c.eligibleValidators) c.endScoreCommit();
-        t.clock = c;
         emit ScoresCommitted(taskId, round, msg.sender, commitment);
     }
 
@@ -144,9 +141,9 @@ contract TaskCoordinator is ITaskCoordinator {
     function revealScores(uint256 taskId, uint16 round, bytes calldata votes, bytes32 salt) external {
         // Check
         Task storage t = _tasks[taskId];
-        Clock memory c = t.clock;
+        Clock storage c = t.clock;
         if (!c.inScoreReveal()) Rounds.unexpected(t, taskId, Phase.ScoreReveal);
-        Rounds.checkRound(taskId, c, round);
+        Rounds.checkRound(taskId, c.round, round);
         Member storage m = t.members[Role.Validator][msg.sender];
         bytes32 votesHash = keccak256(votes);
         _checkOpening(
@@ -163,7 +160,6 @@ contract TaskCoordinator is ITaskCoordinator {
         }
         (m.revealed, m.commitment) = (true, votesHash);
         if (++c.scoresRevealed == c.scoresCommitted) c.endScoreReveal();
-        t.clock = c;
         emit ScoresRevealed(taskId, round, msg.sender, votes);
     }
 

@@ -49,7 +49,10 @@ def simulate(
     num_validators: int = 3,
     alpha: float = 0.5,
     validator_examples: int = 50,
+    training_seed: int | None = None,
 ) -> Outcome:
+    """One run. seed: of the split and of the genesis model, and of all training unless `training_seed` is given."""
+    draws = seed if training_seed is None else training_seed
     split = demo_split(
         splits,
         seed=seed,
@@ -69,7 +72,9 @@ def simulate(
         start = time.perf_counter()
         quantized = [
             quantize_update(
-                train(trainer, preset, dequantize_model(model, preset.model_scale_bits), data, [seed, round_number, i]),
+                train(
+                    trainer, preset, dequantize_model(model, preset.model_scale_bits), data, [draws, round_number, i]
+                ),
                 preset.update_scale_bits,
                 residuals[i],
             )
@@ -80,7 +85,7 @@ def simulate(
         start = time.perf_counter()
         votes = [
             score_round(
-                trainer, data, model, updates, rules, seed=_seed(seed, round_number, 100 + j), previous_model=previous
+                trainer, data, model, updates, rules, seed=_seed(draws, round_number, 100 + j), previous_model=previous
             )
             for j, data in enumerate(split.validators)
         ]
@@ -171,6 +176,7 @@ def _parse() -> tuple[argparse.Namespace, Preset]:
     parser.add_argument("--data", default="digits", choices=sorted(PRESETS))
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--split-seed", type=int, help="keep this split and model, and vary only the training's seed")
     parser.add_argument("--workers", type=int, default=5)
     parser.add_argument("--validators", type=int, default=3)
     parser.add_argument("--root-examples", type=int, default=50)
@@ -195,7 +201,8 @@ def main() -> None:
         outcome = simulate(
             preset,
             splits,
-            seed=seed,
+            seed=seed if arguments.split_seed is None else arguments.split_seed,
+            training_seed=seed,
             num_workers=arguments.workers,
             num_validators=arguments.validators,
             validator_examples=arguments.root_examples,

@@ -32,7 +32,7 @@ library Aggregates {
 
     function commitAggregate(Task storage t, uint256 taskId, uint16 round, bytes32 commitment) external {
         Rounds.requirePhase(t, taskId, Phase.Aggregate);
-        Rounds.checkRound(taskId, t.clock, round);
+        Rounds.checkRound(taskId, t.clock.round, round);
         t.aggregateCommitments[msg.sender] = AggregateCommitment(commitment, block.number);
         emit ITaskCoordinator.AggregateCommitted(taskId, round, msg.sender, commitment);
     }
@@ -50,7 +50,7 @@ library Aggregates {
         // Check
         Rounds.requirePhase(t, taskId, Phase.Aggregate);
         Clock memory c = t.clock;
-        Rounds.checkRound(taskId, c, round);
+        Rounds.checkRound(taskId, c.round, round);
         if (modelRoot == 0) revert ITaskCoordinator.ZeroRoot();
         Rounds.checkCid(cid);
         Rounds.checkCid(floatCid);

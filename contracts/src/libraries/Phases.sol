@@ -34,7 +34,8 @@ struct Progress {
 }
 
 /// @title Where a round stands, derived from stored facts and the time.
-/// @dev Windows are half-open [start, end): at `end` the next phase has begun.
+/// @dev Windows are half-open [start, end): at `end` the next phase has begun. What every commit and reveal calls takes
+/// the clock in storage, and reads and writes only the fields that it needs; `current` takes it in memory.
 library Phases {
     uint8 internal constant MAX_SLOTS = 3;
 
@@ -49,49 +50,49 @@ library Phases {
     }
 
     /// @notice Everybody eligible has committed: Reveal begins now, and all that follows comes earlier by as much.
-    function endCommit(Clock memory c) internal view {
+    function endCommit(Clock storage c) internal {
         uint40 early = c.commitEnd - uint40(block.timestamp);
         (c.commitEnd, c.revealEnd) = (c.commitEnd - early, c.revealEnd - early);
         (c.scoreCommitEnd, c.scoreRevealEnd) = (c.scoreCommitEnd - early, c.scoreRevealEnd - early);
     }
 
     /// @notice Everybody who committed has revealed: ScoreCommit begins now.
-    function endReveal(Clock memory c) internal view {
+    function endReveal(Clock storage c) internal {
         uint40 early = c.revealEnd - uint40(block.timestamp);
         c.revealEnd -= early;
         (c.scoreCommitEnd, c.scoreRevealEnd) = (c.scoreCommitEnd - early, c.scoreRevealEnd - early);
     }
 
     /// @notice Every eligible validator has committed its scores: ScoreReveal begins now.
-    function endScoreCommit(Clock memory c) internal view {
+    function endScoreCommit(Clock storage c) internal {
         uint40 early = c.scoreCommitEnd - uint40(block.timestamp);
         (c.scoreCommitEnd, c.scoreRevealEnd) = (c.scoreCommitEnd - early, c.scoreRevealEnd - early);
     }
 
     /// @notice Everybody who committed scores has revealed them: Tally begins now.
-    function endScoreReveal(Clock memory c) internal view {
+    function endScoreReveal(Clock storage c) internal {
         c.scoreRevealEnd = uint40(block.timestamp);
     }
 
-    function inCommit(Clock memory c) internal view returns (bool) {
+    function inCommit(Clock storage c) internal view returns (bool) {
         return block.timestamp < c.commitEnd;
     }
 
-    function inReveal(Clock memory c) internal view returns (bool) {
+    function inReveal(Clock storage c) internal view returns (bool) {
         return block.timestamp >= c.commitEnd && block.timestamp < c.revealEnd && c.committed > 0;
     }
 
-    function inScoreCommit(Clock memory c) internal view returns (bool) {
+    function inScoreCommit(Clock storage c) internal view returns (bool) {
         return block.timestamp >= c.revealEnd && block.timestamp < c.scoreCommitEnd && c.revealed > 0;
     }
 
-    function inScoreReveal(Clock memory c) internal view returns (bool) {
+    function inScoreReveal(Clock storage c) internal view returns (bool) {
         return block.timestamp >= c.scoreCommitEnd && block.timestamp < c.scoreRevealEnd && c.scoresCommitted > 0;
     }
 
     /// @notice The phase of an open round and when it ends by itself (0: only an action ends it).
     function current(Clock memory c, Progress memory p, Windows memory w) internal view returns (Phase, uint40) {
-        if (inCommit(c)) return (Phase.Commit, c.commitEnd);
+        if (block.timestamp < c.commitEnd) return (Phase.Commit, c.commitEnd);
         if (c.committed == 0) return (Phase.Settlement, 0);
         if (block.timestamp < c.revealEnd) return (Phase.Reveal, c.revealEnd);
         if (c.revealed == 0) return (Phase.Settlement, 0);

@@ -32,8 +32,8 @@ library Rounds {
     }
 
     /// @dev A transaction that arrives a round late must not be taken for the next round's.
-    function checkRound(uint256 taskId, Clock memory c, uint16 round) internal pure {
-        if (c.round != round) revert ITaskCoordinator.UnexpectedRound(taskId, c.round, round);
+    function checkRound(uint256 taskId, uint16 current, uint16 given) internal pure {
+        if (current != given) revert ITaskCoordinator.UnexpectedRound(taskId, current, given);
     }
 
     /// @notice Opens a round for whoever is active in it; what the last round left is overwritten.

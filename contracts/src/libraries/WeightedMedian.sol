@@ -32,8 +32,9 @@ library WeightedMedian {
         sorted = new uint256[](length);
         unchecked {
             for (uint256 i; i < length; ++i) {
-                total += stakes[i];
-                uint256 key = values[i] << 128 | stakes[i];
+                uint256 stake = stakes[i];
+                uint256 key = values[i] << 128 | stake;
+                total += stake;
                 uint256 at = i;
                 for (; at > 0 && sorted[at - 1] > key; --at) {
                     sorted[at] = sorted[at - 1];

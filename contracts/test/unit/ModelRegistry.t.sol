@@ -91,7 +91,8 @@ contract ModelRegistryTest is Test {
         vm.warp(1_000_000);
         vm.roll(500);
         coordinator = new ResultStub();
-        coordinator.wire(address(new VaultStub(address(coordinator))), _nextAddress());
+        address vault = address(new VaultStub(address(coordinator)));
+        coordinator.wire(vault, _nextAddress());
         registry = new ModelRegistry(address(coordinator));
     }
 

@@ -559,6 +559,7 @@ contract TaskCoordinatorAggregateTest is Deployed {
             _mineAt(_aggregateStart(id) + SLOT);
             _post(id, stranger, "s");
             _endPhase(id);
+            _fund(_aggregator(0), SLOT_FEE);
             if (round == 2) {
                 vm.expectEmit();
                 emit ITaskCoordinator.MemberLeft(id, Role.Aggregator, _aggregator(0), 3);

@@ -1,0 +1,129 @@
+"""`chainfl demo`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from chainfl.cli.output import show, show_table, tokens
+
+if TYPE_CHECKING:
+    from chainfl.simulation.report import Report
+
+
+@click.command(
+    epilog="Example: chainfl demo --rounds 3 --seed 1 --json report.json",
+    short_help="Watch independent workers train one model on a local chain.",
+)
+@click.option("--rounds", type=click.IntRange(1, 1000), default=10, show_default=True, help="Rounds of the task.")
+@click.option("--workers", type=click.IntRange(1, 64), default=5, show_default=True, help="Workers, a process each.")
+@click.option("--validators", type=click.IntRange(1, 16), default=3, show_default=True, help="Validators.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and the model.")
+@click.option("--data", type=click.Choice(["digits", "mnist", "cifar10"]), default="digits", show_default=True)
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with MNIST's or CIFAR-10's files.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where the run is kept. [default: ./chainfl-demo]")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the report here.")
+def demo(
+    rounds: int,
+    workers: int,
+    validators: int,
+    seed: int,
+    data: str,
+    data_dir: Path | None,
+    folder: Path | None,
+    json_path: Path | None,
+) -> None:
+    """Watch independent workers train one model together on a local chain.
+
+    Starts Anvil, deploys the contracts, publishes a task and runs every participant as a process of its own, with the
+    commands that an operator would use. The folder that it leaves keeps everything: chain, store, logs, model.
+    """
+    from rich.console import Console
+
+    from chainfl.simulation.demo import DemoConfig, new_folder
+    from chainfl.simulation.run import keep_report, run_demo
+    from chainfl.simulation.view import open_view
+
+    _end_on_sigterm()
+    wanted = folder or Path("chainfl-demo")
+    config = DemoConfig(Path(), rounds, workers, validators, seed, data, data_dir)
+    config.check()
+    config = DemoConfig(
+        new_folder(wanted.resolve().parent, wanted.name), rounds, workers, validators, seed, data, data_dir
+    )
+    console = Console(stderr=True)
+    report = run_demo(config, lambda: open_view(console), lambda text: console.print(text, style="dim", soft_wrap=True))
+    if json_path is not None:
+        keep_report(report, json_path)
+    _tell(report)
+
+
+def _end_on_sigterm() -> None:
+    """SIGTERM ends the demo as Ctrl-C does: through the contexts that stop its processes."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def _tell(report: Report) -> None:
+    show()
+    _tell_accuracy(report)
+    show()
+    _tell_money(report)
+    show()
+    show(f"model     {report.model_id}")
+    show(f"CID       {report.model_cid}")
+    show(f"lineage   {'re-derived from genesis, every link holds' if report.verified else 'DOES NOT RE-DERIVE'}")
+    show(f"time      {report.seconds_total:.0f} s, of which workers trained {report.seconds_training:.1f} s in all")
+    show()
+    _tell_next(report)
+
+
+def _tell_accuracy(report: Report) -> None:
+    show(f"Test accuracy on {report.test_examples} images that nobody trained on:")
+    outcomes = ["genesis", *report.outcomes]
+    show_table(
+        ["round", "accuracy", "outcome"],
+        [(i, f"{100 * a:.1f}%", o) for i, (a, o) in enumerate(zip(report.accuracy_by_round, outcomes, strict=False))],
+    )
+    show(f"centralised, the same steps on the workers' data together: {100 * report.centralized_accuracy:.1f}%")
+
+
+def _tell_money(report: Report) -> None:
+    rows = [
+        (report.roles.get(account, account), account, tokens(wei))
+        for account, wei in sorted(report.payouts_wei.items(), key=lambda item: report.roles.get(item[0], ""))
+    ]
+    show_table(["participant", "account", "earned"], rows)
+    earned = sum(report.payouts_wei.values())
+    relation = "=" if report.is_balanced else "IS NOT"
+    show(
+        f"earned {tokens(earned)} + refunded {tokens(report.refund_wei)} + burned {tokens(report.burned_wei)} "
+        f"{relation} escrowed {tokens(report.escrow_wei)}"
+    )
+
+
+def _tell_next(report: Report) -> None:
+    folder = Path(report.folder)
+    try:
+        shown = folder.relative_to(Path.cwd())
+    except ValueError:
+        shown = folder
+    command = "chainfl" if Path(sys.argv[0]).name == "chainfl" and _on_path() else ".venv/bin/chainfl"
+    show(f"Everything is in {shown}: report.json, accuracy.png, rewards.png, lineage.png, model.safetensors, logs.")
+    show("Start its chain again, and ask:")
+    show(f"  {command} local up {shown}")
+    show(f"  cd {shown} && {command if _on_path() else '../' + command} model verify {report.model_id}")
+    show(f"  cd {shown} && {command if _on_path() else '../' + command} model lineage {report.model_id}")
+
+
+def _on_path() -> bool:
+    import shutil
+
+    return shutil.which("chainfl") is not None

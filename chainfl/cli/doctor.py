@@ -1,0 +1,158 @@
+"""`chainfl doctor`: everything that must be right before work starts, one line each."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import click
+
+from chainfl.cli.context import App, pass_app
+from chainfl.cli.options import json_option
+from chainfl.cli.output import ether, hint_of, say, show, show_json
+from chainfl.errors import (
+    BlobNotFound,
+    ChainflError,
+    CidMismatch,
+    InsufficientFunds,
+    InsufficientTokens,
+    PrerequisiteMissing,
+)
+
+LOW_NATIVE_WEI: Final = 10**15
+"""Below this a round's transactions may not be paid for on a public network."""
+PROBE_BYTES: Final = 64
+FAILED_EXIT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check. ok: None when it could not be made, because one that it needs failed."""
+
+    what: str
+    ok: bool | None
+    told: str
+    hint: str = ""
+
+    @property
+    def mark(self) -> str:
+        """✓, ✗, or – for what could not be checked."""
+        return {True: "✓", False: "✗", None: "–"}[self.ok]
+
+
+@click.command(epilog="Example: chainfl doctor --json")
+@json_option
+@pass_app
+def doctor(app: App, as_json: bool) -> int:
+    """Check chain, contracts, balance, stake, store and torch. Ends with exit code 1 if something is wrong."""
+    findings = []
+    for finding in examine(app):
+        findings.append(finding)
+        if not as_json:
+            show(f"{finding.mark} {finding.what}: {finding.told}")
+            if finding.hint:
+                show(f"    {finding.hint}")
+    failed = sum(finding.ok is False for finding in findings)
+    if as_json:
+        show_json({"ok": not failed, "checks": findings})
+    else:
+        say("everything is in order" if not failed else f"{failed} of {len(findings)} checks failed")
+    return FAILED_EXIT if failed else 0
+
+
+def examine(app: App) -> Iterator[Finding]:
+    """The findings in their order; one that needs a failed one says so instead of failing in its own way."""
+    chain: list[tuple[str, Callable[[App], str]]] = [
+        ("RPC endpoint", _endpoint),
+        ("chain id", _chain_id),
+        ("contracts", _contracts),
+        ("key", _key),
+        ("balance for gas", _native_balance),
+        ("tokens", _tokens),
+    ]
+    settings = _check("configuration", lambda app: _configuration(app), app)
+    yield settings
+    broken: str | None = None if settings.ok else settings.what
+    for what, check in chain:
+        if broken:
+            yield Finding(what, None, f"not checked, since {broken} is not right")
+            continue
+        finding = _check(what, check, app)
+        yield finding
+        broken = None if finding.ok else what
+    yield _check("store", _store, app) if settings.ok else Finding("store", None, "not checked")
+    yield _check("torch", _torch, app)
+
+
+def _check(what: str, check: Callable[[App], str], app: App) -> Finding:
+    try:
+        return Finding(what, True, check(app))
+    except ChainflError as error:
+        return Finding(what, False, str(error), hint_of(error))
+
+
+def _configuration(app: App) -> str:
+    settings = app.settings
+    return f"network {settings.network}, deployment {settings.effective_deployment}"
+
+
+def _endpoint(app: App) -> str:
+    return f"answers; the newest block is {app.client.block_number():,}"
+
+
+def _chain_id(app: App) -> str:
+    return str(app.client.chain_id)
+
+
+def _contracts(app: App) -> str:
+    deployment = app.deployment
+    app.reader.check()
+    return f"{deployment.version}, coordinator at {deployment.coordinator}"
+
+
+def _key(app: App) -> str:
+    return app.account(None)
+
+
+def _native_balance(app: App) -> str:
+    account = app.account(None)
+    wei = app.reader.native_balance(account)
+    if wei < LOW_NATIVE_WEI:
+        raise InsufficientFunds(f"{account} holds {ether(wei)} for gas, which is little", account=account, balance=wei)
+    return ether(wei)
+
+
+def _tokens(app: App) -> str:
+    status = app.reader.stake_status(app.account(None))
+    locked = sum(lock.amount for lock in status.locks)
+    if not status.token_balance + status.free + status.credit + locked:
+        raise InsufficientTokens(f"{status.account} has no tokens and no stake", account=status.account)
+    show_tokens = app.money.show
+    return (
+        f"{show_tokens(status.token_balance)} in the wallet, {show_tokens(status.free)} of free stake, "
+        f"{show_tokens(locked)} locked, {show_tokens(status.credit)} to claim"
+    )
+
+
+def _store(app: App) -> str:
+    """A round trip of random bytes, which no store can have by chance."""
+    probe = b"chainfl doctor " + secrets.token_bytes(PROBE_BYTES)
+    cid = app.store.put_bytes(probe)
+    if not app.store.has(cid):
+        raise BlobNotFound(f"the store does not have {cid}, which was just put there", cid=cid)
+    if app.store.get_bytes(cid, max_bytes=len(probe)) != probe:
+        raise CidMismatch(f"the store gave other bytes for {cid} than it took", cid=cid)
+    return app.store.describe()
+
+
+def _torch(_app: App) -> str:
+    """Its version and the cores, without the seconds that importing it takes."""
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        raise PrerequisiteMissing("torch is not installed, and training needs it") from None
+    return f"{version}, on {os.cpu_count()} cores"

@@ -1,0 +1,281 @@
+"""The loop: what it reads while it waits, what it tries again, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+
+import pytest
+from agents_world import World
+from fake_chain import TASK, FakePort, account_of
+
+from chainfl.agents import loop as loops
+from chainfl.agents import wiring
+from chainfl.agents.actions import Do
+from chainfl.agents.loop import AgentLoop
+from chainfl.agents.ports import Slash, TimedOut, WouldRevert
+from chainfl.errors import (
+    BlobNotFound,
+    GasBudgetExhausted,
+    Interrupted,
+    NotEligible,
+    RpcUnreachable,
+    TransactionReverted,
+    UnexpectedPhase,
+)
+from chainfl.tasks.state import Phase, Role
+from chainfl.types import Wei
+
+WORKER, AGGREGATOR = account_of(100), account_of(300)
+
+
+class Others:
+    """Lets the rest of the world act whenever the agent under test waits for a block."""
+
+    def __init__(self, world: World, me: str, stop: threading.Event, *, stop_when=lambda world: False) -> None:
+        self.world, self.me, self.stop, self.stop_when = world, me, stop, stop_when
+        self.reads = 0
+        world.ports[me].wait_for_block = self.wait  # type: ignore[method-assign]
+        self._snapshot = world.ports[me].snapshot
+        world.ports[me].snapshot = self.snapshot  # type: ignore[method-assign]
+
+    def wait(self, after, timeout_s):
+        if self.stop_when(self.world):
+            self.stop.set()
+        for account in self.world.players:
+            if account != self.me:
+                self.world.look(account)
+        self.world.chain.tick()
+        return self.world.chain.block()
+
+    def snapshot(self, *args):
+        self.reads += 1
+        return self._snapshot(*args)
+
+
+def run(world: World, account: str, **options) -> Others:
+    stop = threading.Event()
+    others = Others(world, account, stop, **options)
+    AgentLoop(world.players[account], stop).run()
+    return others
+
+
+@pytest.mark.parametrize("account", [WORKER, account_of(200), AGGREGATOR])
+def test_loop__whole_task__ends_when_it_is_complete(tmp_path, account):
+    world = World(tmp_path, rounds=2)
+    run(world, account)
+    assert world.chain.over
+    assert world.players[account].context.report.rounds == {1, 2}
+    assert world.told(account, "ended")[0]["why"] == "the task is complete"
+
+
+def test_loop__long_wait__reads_the_phase_and_nothing_else(tmp_path):
+    world = World(tmp_path, rounds=1)
+    others = run(world, WORKER)
+    seconds = world.chain.now - 1_000
+    assert others.reads < 30
+    assert seconds >= 3
+    reads_before = others.reads
+    assert reads_before == others.reads
+
+
+def test_loop__nothing_happens_for_a_minute__looks_again(tmp_path):
+    world = World(tmp_path)
+    stop = threading.Event()
+    others = Others(world, WORKER, stop, stop_when=lambda w: w.chain.now > 1_000 + 3 * loops.MAX_IDLE_S)
+    world.players = {WORKER: world.players[WORKER]}
+    with pytest.raises(Interrupted):
+        AgentLoop(world.players[WORKER], stop).run()
+    assert 4 <= others.reads <= 8
+
+
+def test_loop__stopped_between_commit_and_reveal__warns_of_the_stake(tmp_path):
+    world = World(tmp_path, rounds=1)
+    with pytest.raises(Interrupted) as caught:
+        run(world, WORKER, stop_when=lambda w: WORKER in dict(w.chain.sent) and w.chain.clock.committed > 0)
+    assert "start again" in caught.value.evidence["at_risk"]
+    assert world.told(WORKER, "stake_at_risk")
+
+
+def test_loop__stopped_while_enrolled__says_nothing_is_at_risk(tmp_path):
+    world = World(tmp_path)
+    with pytest.raises(Interrupted, match="nothing is at risk"):
+        run(world, WORKER, stop_when=lambda w: True)
+
+
+def test_loop__endpoint_away_for_a_while__carries_on(tmp_path, monkeypatch):
+    world = World(tmp_path, rounds=1)
+    fails = iter([True, True, False, True])
+    latest = FakePort.latest_block
+
+    def flaky(self):
+        if self.account == WORKER and next(fails, False):
+            raise RpcUnreachable("no answer")
+        return latest(self)
+
+    monkeypatch.setattr(FakePort, "latest_block", flaky)
+    monkeypatch.setattr(threading.Event, "wait", lambda self, timeout: False)
+    run(world, WORKER)
+    pauses = [event["seconds_pause"] for event in world.told(WORKER, "retrying")]
+    assert pauses == [0.5, 1.0, 0.5]
+    assert world.players[WORKER].context.report.retries == 3
+
+
+def test_loop__error_that_is_not_retryable__ends_it_with_the_error(tmp_path, monkeypatch):
+    world = World(tmp_path, rounds=1)
+
+    def exhausted(self, *args):
+        raise GasBudgetExhausted("over budget")
+
+    monkeypatch.setattr(FakePort, "reveal_update", exhausted)
+    world.players = {WORKER: world.players[WORKER], **world.players}
+    stop = threading.Event()
+    others = Others(world, WORKER, stop)
+    others.world.look = lambda account: None if account == WORKER else World.look(world, account)  # type: ignore
+    for account in world.accounts[Role.WORKER][1:]:
+        world.players.pop(account)
+        world.chain.members[Role.WORKER].pop(account, None)
+    world.chain.task = replace(world.chain.task, workers=replace(world.chain.task.workers, max=1))
+    with pytest.raises(GasBudgetExhausted):
+        AgentLoop(world.players[WORKER], stop).run()
+    assert world.told(WORKER, "failed")[0]["error"] == "GasBudgetExhausted"
+    assert world.told(WORKER, "stake_at_risk")
+
+
+def test_loop__unexpected_errors__are_counted_and_end_it_in_the_end(tmp_path, monkeypatch):
+    world = World(tmp_path)
+
+    def broken(*_args):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(world.players[WORKER], "decide", broken)
+    monkeypatch.setattr(threading.Event, "wait", lambda self, timeout: False)
+    with pytest.raises(ZeroDivisionError):
+        run(world, WORKER)
+    assert len(world.told(WORKER, "retrying")) == loops.MAX_CRASHES - 1
+
+
+def enrol_with(world: World, monkeypatch, answers) -> None:
+    answers = iter(answers)
+    enrol = FakePort.enrol
+
+    def answered(self, *args):
+        return (next(answers, None) if self.account == WORKER else None) or enrol(self, *args)
+
+    monkeypatch.setattr(FakePort, "enrol", answered)
+
+
+def test_loop__send_without_receipt__looks_at_the_chain_before_it_sends_again(tmp_path, monkeypatch):
+    world = World(tmp_path, rounds=1)
+    enrol_with(world, monkeypatch, [TimedOut("0xfeed")])
+    run(world, WORKER)
+    assert world.told(WORKER, "no_receipt")[0]["tx"] == "0xfeed"
+    assert world.chain.over
+
+
+def test_loop__overtaken_in_its_own_duty__is_no_error(tmp_path, monkeypatch):
+    world = World(tmp_path, rounds=1)
+    enrol_with(world, monkeypatch, [WouldRevert(UnexpectedPhase("late"))] * 5)
+    run(world, WORKER)
+    assert world.chain.over
+
+
+def test_loop__refused_again_and_again__ends_with_the_contracts_error(tmp_path, monkeypatch):
+    world = World(tmp_path, rounds=1)
+    enrol_with(world, monkeypatch, [WouldRevert(NotEligible("not admitted"))] * 5)
+    with pytest.raises(NotEligible):
+        run(world, WORKER)
+    assert len(world.told(WORKER, "refused")) == loops.MAX_REFUSALS
+
+
+def test_loop__chore_refused__is_left_to_whoever_was_quicker(tmp_path, monkeypatch):
+    world = World(tmp_path, rounds=1)
+    refused = iter([WouldRevert(TransactionReverted("MinimaNotReached"))] * 7)
+    tally = FakePort.tally
+    monkeypatch.setattr(FakePort, "tally", lambda self, *args: next(refused, None) or tally(self, *args))
+    monkeypatch.setattr(world, "look", lambda account, look=world.look: look(account) if _is_not_tally(world) else None)
+    run(world, AGGREGATOR)
+    assert world.chain.over
+
+
+def _is_not_tally(world: World) -> bool:
+    return world.chain.phase()[0] is not Phase.TALLY
+
+
+def test_loop__slashed__is_told_with_reason_and_transaction(tmp_path):
+    world = World(tmp_path, rounds=1)
+    world.chain.slashed.append((WORKER, Slash(1, Role.WORKER, Wei(5), "no reveal", 9, "0xabc")))
+    world.run(until=lambda w: w.chain.clock.round == 1)
+    run(world, WORKER)
+    told = world.told(WORKER, "slashed")
+    assert [(event["wei"], event["reason"], event["tx"]) for event in told] == [(5, "no reveal", "0xabc")]
+    assert world.players[WORKER].context.report.slashed_wei == 5
+
+
+def test_loop__paid__is_told(tmp_path):
+    world = World(tmp_path, rounds=1)
+    settle = world.ports[AGGREGATOR].settle
+
+    def settle_and_pay(*args):
+        world.ports[WORKER].credit = Wei(77)
+        return settle(*args)
+
+    world.ports[AGGREGATOR].settle = settle_and_pay
+    run(world, WORKER)
+    assert world.told(WORKER, "paid")[0]["wei"] == 77
+
+
+def test_events__each_line__says_where_and_when(tmp_path):
+    world = World(tmp_path, rounds=1)
+    run(world, WORKER)
+    lines = [json.loads(line) for line in world.events[WORKER].getvalue().splitlines()]
+    assert all({"time", "agent", "role", "task", "round", "phase", "what"} <= set(line) for line in lines)
+    committed = next(line for line in lines if line["what"] == "committed")
+    assert (committed["round"], committed["phase"], committed["gas"]) == (1, "COMMIT", 50_000)
+
+
+# --- wiring --------------------------------------------------------------------------------------
+
+
+def options_of(tmp_path, **changes) -> wiring.AgentOptions:
+    return wiring.AgentOptions(**{"state_dir": tmp_path / "state", "name": "a", "once": True} | changes)
+
+
+def test_run_aggregator__no_task_named__finds_the_one_in_enrolment(tmp_path):
+    world = World(tmp_path, rounds=1)
+    del world.players[AGGREGATOR]
+    others = Others(world, AGGREGATOR, threading.Event())
+    report = wiring.run_aggregator(others.world.ports[AGGREGATOR], world.store, options_of(tmp_path), others.stop)
+    assert world.chain.over
+    assert report.tasks == [TASK]
+    assert report.transactions[Do.POST_AGGREGATE] == 1
+
+
+def test_run_aggregator__stopped_while_it_looks_for_a_task__ends(tmp_path):
+    world = World(tmp_path)
+    world.chain.cancelled = True
+    others = Others(world, AGGREGATOR, threading.Event(), stop_when=lambda w: True)
+    with pytest.raises(Interrupted):
+        wiring.run_aggregator(world.ports[AGGREGATOR], world.store, options_of(tmp_path), others.stop)
+
+
+def test_run_aggregator__specification_nowhere__is_not_found(tmp_path, monkeypatch):
+    world = World(tmp_path)
+    world.store.blobs.clear()
+    monkeypatch.setattr(threading.Event, "wait", lambda self, timeout: False)
+    with pytest.raises(BlobNotFound):
+        wiring.run_aggregator(
+            world.ports[AGGREGATOR], world.store, options_of(tmp_path, task_id=TASK), threading.Event()
+        )
+
+
+def test_stop_on_signals__sigterm__sets_the_event_and_restores_the_handlers():
+    import os
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM)
+    with wiring.stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(5)
+    assert signal.getsignal(signal.SIGTERM) is before
