@@ -13,7 +13,7 @@ from ape import networks
 from ape.api import AccountAPI
 from ape.cli import ConnectedProviderCommand, account_option
 from ape.contracts import ContractContainer
-from ethpm_types import ContractType
+from ape.types import ContractType
 
 from chainfl.chain.artifacts import load_artifact
 from chainfl.chain.client import ChainClient
@@ -51,7 +51,9 @@ def _deploy_step(account: AccountAPI, plan: Plan, name: str, address: Address, a
     """One contract to its predicted address."""
     artifact = load_artifact(name)
     code = "0x" + artifact.linked(plan.libraries()).hex()
-    kind = ContractType(abi=list(artifact.abi), deploymentBytecode={"bytecode": code}, contractName=name)
+    kind = ContractType.model_validate(
+        {"contractName": name, "abi": list(artifact.abi), "deploymentBytecode": {"bytecode": code}}
+    )
     instance = account.deploy(ContractContainer(kind), *arguments)
     if instance.address != address:
         raise click.ClickException(f"{name} went to {instance.address}, not to {address}: deploy again, alone")

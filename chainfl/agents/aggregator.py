@@ -73,11 +73,14 @@ def _in_aggregate(snapshot: Snapshot, memory: AggregatorMemory, standing: Standi
 
 def _before_the_draw(snapshot: Snapshot, memory: AggregatorMemory, standing: Standing, now: int) -> Action:
     view = snapshot.round
+    # Posting draws the order by itself; who is alone need not pay for a draw, and works while it waits for the seed.
+    alone = view.num_aggregators == 1
+    if alone and (work := _ready(snapshot, memory)):
+        return work
     if snapshot.block.number <= view.seed_block:
         return Wait("for the block after the seed", every_block=True)
-    # Posting draws the order by itself; who is alone need not pay for a draw.
-    if view.num_aggregators == 1:
-        return _ready(snapshot, memory) or Act(Do.POST_AGGREGATE)
+    if alone:
+        return Act(Do.POST_AGGREGATE)
     return chores.turn(Do.DRAW_ORDER, standing.since, standing.rank(), snapshot.task, now)
 
 

@@ -227,6 +227,8 @@ class AgentLoop:
         if wait.until is not None and newest.timestamp >= wait.until:
             return True
         view = snapshot.round
+        if view.phase is Phase.CHALLENGE and wait.until is not None:
+            return False  # it never ends early, so there is nothing to ask
         return self._context.chain.phase(snapshot.task_id, newest) != (view.phase, view.phase_end)
 
     # --- ending ---------------------------------------------------------------------------------

@@ -19,14 +19,14 @@ from chainfl.agents.aggregator import Aggregator
 from chainfl.agents.context import AgentContext
 from chainfl.agents.events import AgentReport, EventLog
 from chainfl.agents.journal import Journal, journal_folder
-from chainfl.agents.loop import POLL_S, AgentLoop
+from chainfl.agents.loop import MAX_BACK_OFF_S, POLL_S, AgentLoop
 from chainfl.agents.player import Player
 from chainfl.agents.ports import ChainPort
 from chainfl.errors import ChainflError, DatasetMissing, Interrupted, UsageError
 from chainfl.registry.material import TaskScope, fetch_spec
 from chainfl.storage.port import BlobStore
 from chainfl.tasks.spec import TaskSpec
-from chainfl.tasks.state import Block, Role
+from chainfl.tasks.state import Role
 from chainfl.types import Cid, TaskId
 
 if TYPE_CHECKING:
@@ -231,8 +231,7 @@ class _Agent:
                         raise
                     self.log.emit("passed_over", level=logging.WARNING, error=type(error).__name__, why=str(error))
                     return None
-                self.log.emit("retrying", level=logging.WARNING, error=type(error).__name__, why=str(error))
-                self._pause(0.5 * 2**attempt)
+                self._back_off(error, attempt)
         raise AssertionError("the last attempt returns or raises")
 
     def _context(self, task_id: TaskId, journal: Journal) -> AgentContext:
@@ -256,12 +255,20 @@ class _Agent:
         """Waits for a task that the account takes part in or can join, the newest first."""
         self.log.stand_at(None, None, None)
         self.log.emit("looking_for_a_task")
-        block = self._chain.latest_block()
+        failures = 0
         while True:
-            for number in range(self._chain.num_tasks(), 0, -1):
-                if self._suits(TaskId(number)):
-                    return TaskId(number)
-            block = self._wait_for_block_after(block.number)
+            try:
+                block = self._chain.latest_block()
+                for number in range(self._chain.num_tasks(), 0, -1):
+                    if self._suits(TaskId(number)):
+                        return TaskId(number)
+                self._wait_for_block_after(block.number)
+                failures = 0
+            except ChainflError as error:
+                if not error.retryable:
+                    raise
+                self._back_off(error, failures)
+                failures += 1
 
     def _suits(self, task_id: TaskId) -> bool:
         if task_id in self._done_with:
@@ -273,16 +280,19 @@ class _Agent:
             return False
         return me.is_enrolled or duties.may_join(snapshot, self._role, snapshot.block.timestamp)
 
-    def _wait_for_block_after(self, number: int) -> Block:
-        while True:
-            block = self._chain.wait_for_block(number, POLL_S)
-            if self._stop.is_set():
-                raise Interrupted("stopped; nothing is at risk", at_risk=None)
-            if block.number > number:
-                return block
+    def _wait_for_block_after(self, number: int) -> None:
+        while self._chain.wait_for_block(number, POLL_S).number <= number:
+            self._require_running()
+        self._require_running()
 
-    def _pause(self, seconds: float) -> None:
-        if self._stop.wait(seconds):
+    def _back_off(self, error: ChainflError, failures: int) -> None:
+        self.log.emit("retrying", level=logging.WARNING, error=type(error).__name__, why=str(error))
+        self.report.retries += 1
+        self._stop.wait(min(MAX_BACK_OFF_S, 0.5 * 2**failures))
+        self._require_running()
+
+    def _require_running(self) -> None:
+        if self._stop.is_set():
             raise Interrupted("stopped; nothing is at risk", at_risk=None)
 
     def _journal_folder(self, task_id: TaskId) -> Path:

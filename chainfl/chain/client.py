@@ -1,12 +1,13 @@
 """One JSON-RPC endpoint: raw requests, batches, blocks, and calls pinned to one block.
 
-The requests go through web3's HTTP provider, below its contract objects: nine agents on two cores feel the
-milliseconds that those cost a call. A request that is safe to repeat is repeated on connection errors; when that
+The requests go below web3's contract objects: nine agents on two cores feel the milliseconds that those cost a call.
+A request that is safe to repeat is repeated on connection errors; when that
 does not help, RpcUnreachable says so, at the start as well as half-way.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import time
@@ -15,20 +16,17 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 import requests
-from web3 import HTTPProvider
-from web3.types import RPCEndpoint
 
 from chainfl.chain.abi import Function
 from chainfl.chain.reverts import RpcError, decode_rpc_error
+from chainfl.chain.transport import BUSY_STATUSES, Request, transport_for
 from chainfl.errors import ChainError, NoContract, RpcRefused, RpcUnreachable, WrongChainId, WrongContractVersion
 from chainfl.tasks.state import Block
 from chainfl.types import Address
 
 T = TypeVar("T")
-Request = tuple[str, Sequence[Any]]
 
 CONTRACT_VERSION: Final = "chainfl-1"
-BUSY_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 MAX_POLL_INTERVAL_S: Final = 1.0
 _BLOCK_NOT_FOUND: Final = ("header not found", "unknown block", "block not found", "blocknotfound", "hash not found")
 
@@ -70,9 +68,7 @@ class ChainClient:
         self._expected_chain_id = expected_chain_id
         self._chain_id: int | None = None
         self._attempts = attempts
-        self._provider = HTTPProvider(
-            rpc_url, request_kwargs={"timeout": timeout_s}, exception_retry_configuration=None
-        )
+        self._transport = transport_for(rpc_url, timeout_s)
 
     def __repr__(self) -> str:
         # The URL of a hosted endpoint carries the user's access key in its path.
@@ -82,7 +78,7 @@ class ChainClient:
 
     def try_request(self, method: str, params: Sequence[Any] = (), *, attempts: int | None = None) -> Any | RpcError:
         """The result, or the endpoint's error as a value. Raises RpcUnreachable."""
-        response = self._repeat(lambda: self._provider.make_request(RPCEndpoint(method), list(params)), attempts)
+        response = self._repeat(lambda: self._transport.request(method, params), attempts)
         return _outcome(response)
 
     def request(self, method: str, params: Sequence[Any] = ()) -> Any:
@@ -93,8 +89,7 @@ class ChainClient:
         """Many requests in one round trip, in order; errors are values. Raises RpcUnreachable."""
         if not wanted:
             return []
-        requests_ = [(RPCEndpoint(method), list(params)) for method, params in wanted]
-        response = self._repeat(lambda: self._provider.make_batch_request(requests_), None)
+        response = self._repeat(lambda: self._transport.batch(wanted), None)
         if isinstance(response, dict):  # one error for the whole batch
             return [_outcome(response)] * len(wanted)
         if len(response) != len(wanted):
@@ -111,7 +106,7 @@ class ChainClient:
         for attempt in range(tries):
             try:
                 return send()
-            except (requests.RequestException, json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (OSError, http.client.HTTPException, json.JSONDecodeError, UnicodeDecodeError) as error:
                 if attempt + 1 == tries or not _is_transient(error):
                     raise RpcUnreachable(f"no answer from the RPC endpoint: {_reason(error)}") from error
                 _log.debug("no answer from the endpoint, try %d: %s", attempt + 1, _reason(error))
@@ -297,9 +292,9 @@ def _reason(error: Exception) -> str:
     """What went wrong, without the URL: it may carry an access key."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"HTTP status {error.response.status_code}"
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, requests.Timeout | TimeoutError):
         return "it took too long"
-    if isinstance(error, requests.ConnectionError):
+    if isinstance(error, requests.ConnectionError | ConnectionError | http.client.HTTPException):
         return "the connection failed"
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
         return "what answers is not JSON"

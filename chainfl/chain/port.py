@@ -57,14 +57,20 @@ class Web3ChainPort:
     ) -> None:
         self.client = client
         self.deployment = deployment
+        network = network_of_chain(deployment.chain_id)
         self.sender = TransactionSender(
-            client, signer, account=account, budget=budget, receipt_timeout_s=receipt_timeout_s
+            client,
+            signer,
+            account=account,
+            budget=budget,
+            op_stack=network.op_stack,
+            receipt_timeout_s=receipt_timeout_s,
         )
         self.contract = Coordinator(deployment.coordinator)
         self.vault = Vault(deployment.vault)
         self.registry = Registry(deployment.registry)
         self.token = Token(deployment.token)
-        self.reorg_depth = network_of_chain(deployment.chain_id).reorg_depth if reorg_depth is None else reorg_depth
+        self.reorg_depth = network.reorg_depth if reorg_depth is None else reorg_depth
         self._tasks: dict[TaskId, TaskView] = {}
 
     def check(self) -> None:

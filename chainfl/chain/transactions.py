@@ -39,6 +39,13 @@ GAS_SLACK: Final = 100_000
 MAX_TRANSACTION_GAS: Final = 2**24
 """EIP-7825: no transaction may ask for more."""
 
+GAS_PRICE_ORACLE: Final = Address("0x420000000000000000000000000000000000000F")
+"""The predeploy of every OP-stack chain that prices a transaction's data on L1."""
+
+_L1_FEE_SELECTOR: Final = keccak(text="getL1FeeUpperBound(uint256)")[:4]
+_ENVELOPE_BYTES: Final = 160
+"""What fees, nonce, addresses and signature add to the calldata of a signed transaction, at most."""
+
 FIRST_RECEIPT_WAIT_S: Final = 0.05
 _NONCE_ATTEMPTS: Final = 4
 _ALREADY_SENT: Final = ("already known", "already imported", "known transaction", "alreadyknown")
@@ -90,16 +97,23 @@ class Fees:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A transaction that the newest state accepts, with its price. worst_case_wei: gas limit × the highest fee."""
+    """A transaction that the newest state accepts, with its price. l1_fee_wei: for its data, on an OP-stack chain."""
 
     transaction: Transaction
     gas_estimate: int
     gas_limit: int
     fees: Fees
+    l1_fee_wei: int = 0
 
     @property
     def worst_case_wei(self) -> int:
-        return self.gas_limit * self.fees.max_fee_wei
+        """The gas limit at the highest fee offered, and the data."""
+        return self.gas_limit * self.fees.max_fee_wei + self.l1_fee_wei
+
+    @property
+    def estimated_wei(self) -> int:
+        """The gas estimate at the highest fee offered, and the data."""
+        return self.gas_estimate * self.fees.max_fee_wei + self.l1_fee_wei
 
 
 class NonceQueue:
@@ -140,7 +154,7 @@ class TransactionSender:
     """Sends transactions of one account.
 
     signer: None for reading only; then `account` may still name whose view it is, and a dry run works.
-    receipt_timeout_s: after this long without a receipt the answer is TimedOut.
+    op_stack: the chain also charges for the data on L1. receipt_timeout_s: then the answer is TimedOut.
     """
 
     def __init__(
@@ -151,10 +165,12 @@ class TransactionSender:
         account: Address | None = None,
         budget: GasBudget | None = None,
         dry_run: bool = False,
+        op_stack: bool = False,
         receipt_timeout_s: float = 180.0,
     ) -> None:
         self._client = client
         self._signer = signer
+        self._op_stack = op_stack
         self._account = signer.address if signer else account
         self.budget = budget
         self.dry_run = dry_run
@@ -181,7 +197,9 @@ class TransactionSender:
 
     def as_dry_run(self) -> TransactionSender:
         """The same account, but nothing is sent."""
-        return TransactionSender(self._client, self._signer, account=self._account, dry_run=True)
+        return TransactionSender(
+            self._client, self._signer, account=self._account, dry_run=True, op_stack=self._op_stack
+        )
 
     def send(self, transaction: Transaction) -> SendResult:
         """Simulates, sends and waits.
@@ -194,7 +212,7 @@ class TransactionSender:
         if isinstance(prepared, WouldRevert):
             return prepared
         if self.dry_run:
-            return DryRun(prepared.gas_estimate, prepared.gas_estimate * prepared.fees.max_fee_wei)
+            return DryRun(prepared.gas_estimate, prepared.estimated_wei)
         if self.budget is None:
             return self._broadcast_and_wait(prepared)
         self.budget.reserve(prepared.worst_case_wei)
@@ -203,12 +221,13 @@ class TransactionSender:
     def prepare(self, transaction: Transaction) -> Prepared | WouldRevert:
         """Simulates at the newest block, prices, and estimates against the state read again."""
         message = self._message(transaction)
-        simulated, header, tip, balance = self._client.try_batch(
+        simulated, header, tip, balance, *l1_fee = self._client.try_batch(
             [
                 ("eth_call", [message, "latest"]),
                 ("eth_getBlockByNumber", ["latest", False]),
                 ("eth_maxPriorityFeePerGas", []),
                 ("eth_getBalance", [self.account, "latest"]),
+                *([_l1_fee_request(transaction)] if self._op_stack else []),
             ]
         )
         if isinstance(simulated, RpcError):
@@ -221,7 +240,8 @@ class TransactionSender:
         if isinstance(estimate, RpcError):
             return self._rejected(estimate, transaction)
         gas = int(estimate, 16)
-        prepared = Prepared(transaction, gas, gas_limit_for(gas, int(header["gasLimit"], 16)), fees)
+        limit = gas_limit_for(gas, int(header["gasLimit"], 16))
+        prepared = Prepared(transaction, gas, limit, fees, sum(_wei(answer) for answer in l1_fee))
         self._check_funds(prepared, balance)
         return prepared
 
@@ -354,6 +374,17 @@ def offer_fees(header: Mapping[str, Any], tip: Any) -> Fees:
         raise ChainError("the chain has no base fee (EIP-1559), which chainfl needs")
     priority = int(tip, 16) if isinstance(tip, str) else 10**9
     return Fees(2 * int(header["baseFeePerGas"], 16) + priority, priority)
+
+
+def _l1_fee_request(transaction: Transaction) -> tuple[str, list[Any]]:
+    """Asks the OP stack's oracle for the most that the signed transaction's data can cost."""
+    size = (len(transaction.data) + _ENVELOPE_BYTES).to_bytes(32, "big")
+    return ("eth_call", [{"to": GAS_PRICE_ORACLE, "data": "0x" + (_L1_FEE_SELECTOR + size).hex()}, "latest"])
+
+
+def _wei(answer: Any) -> int:
+    """The oracle's answer; 0 where the chain has no oracle, as on a local chain that borrows a testnet's id."""
+    return int(answer, 16) if isinstance(answer, str) and len(answer) == 66 else 0
 
 
 def gas_limit_for(estimate: int, block_gas_limit: int) -> int:

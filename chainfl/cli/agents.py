@@ -12,7 +12,7 @@ import click
 
 from chainfl.cli.context import App, pass_app
 from chainfl.cli.options import TASK
-from chainfl.cli.output import duration, ether, plain, say, show_facts, show_json
+from chainfl.cli.output import ether, plain, say, show_facts, show_json
 from chainfl.cli.spending import Consent, Spending, Step, report_sent, spend, spending_options
 from chainfl.errors import StakeTooLow, UsageError
 from chainfl.tasks.state import Phase, Role
@@ -244,7 +244,7 @@ def _report_facts(report: AgentReport) -> list[tuple[str, object]]:
         ("tasks", ", ".join(map(str, report.tasks)) or "none"),
         ("transactions", f"{sum(report.transactions.values())}, {report.gas:,} gas, {ether(report.cost_wei)}"),
         ("published", f"{report.bytes_published:,} bytes"),
-        ("training", duration(report.seconds_training)),
+        ("training", f"{report.seconds_training:.1f} s"),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -110,20 +111,24 @@ def _tell_money(report: Report) -> None:
 
 
 def _tell_next(report: Report) -> None:
-    folder = Path(report.folder)
-    try:
-        shown = folder.relative_to(Path.cwd())
-    except ValueError:
-        shown = folder
-    command = "chainfl" if Path(sys.argv[0]).name == "chainfl" and _on_path() else ".venv/bin/chainfl"
-    show(f"Everything is in {shown}: report.json, accuracy.png, rewards.png, lineage.png, model.safetensors, logs.")
-    show("Start its chain again, and ask:")
-    show(f"  {command} local up {shown}")
-    show(f"  cd {shown} && {command if _on_path() else '../' + command} model verify {report.model_id}")
-    show(f"  cd {shown} && {command if _on_path() else '../' + command} model lineage {report.model_id}")
+    folder = _shown(Path(report.folder))
+    command = _command()
+    asking = f"{command} --config {folder}/chainfl.toml"
+    show(f"Everything is in {folder}: report.json, accuracy.png, rewards.png, lineage.png, model.safetensors, logs.")
+    show("Start its chain again, and ask it from another terminal:")
+    show(f"  {command} local up {folder}")
+    show(f"  {asking} model verify {report.model_id}")
+    show(f"  {asking} model lineage {report.model_id}")
+    show(f"  {asking} round replay 1 {report.rounds}")
 
 
-def _on_path() -> bool:
-    import shutil
+def _shown(path: Path) -> Path:
+    """As short as it can be said from here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
-    return shutil.which("chainfl") is not None
+
+def _command() -> str:
+    """How the user starts chainfl from here: by its name, or by the path of the one that runs now."""
+    if shutil.which("chainfl") is not None:
+        return "chainfl"
+    return str(_shown(Path(sys.argv[0]).absolute()))

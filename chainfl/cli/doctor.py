@@ -44,6 +44,15 @@ class Finding:
         return {True: "✓", False: "✗", None: "–"}[self.ok]
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing to look at. make: says what it found, or raises. needs: what must be right for it to mean anything."""
+
+    what: str
+    make: Callable[[App], str]
+    needs: tuple[str, ...] = ()
+
+
 @click.command(epilog="Example: chainfl doctor --json")
 @json_option
 @pass_app
@@ -65,34 +74,24 @@ def doctor(app: App, as_json: bool) -> int:
 
 
 def examine(app: App) -> Iterator[Finding]:
-    """The findings in their order; one that needs a failed one says so instead of failing in its own way."""
-    chain: list[tuple[str, Callable[[App], str]]] = [
-        ("RPC endpoint", _endpoint),
-        ("chain id", _chain_id),
-        ("contracts", _contracts),
-        ("key", _key),
-        ("balance for gas", _native_balance),
-        ("tokens", _tokens),
-    ]
-    settings = _check("configuration", lambda app: _configuration(app), app)
-    yield settings
-    broken: str | None = None if settings.ok else settings.what
-    for what, check in chain:
-        if broken:
-            yield Finding(what, None, f"not checked, since {broken} is not right")
+    """The findings in their order; one whose ground is missing says so instead of failing in its own way."""
+    passed: set[str] = set()
+    for check in CHECKS:
+        missing = next((name for name in check.needs if name not in passed), None)
+        if missing is not None:
+            yield Finding(check.what, None, f"not checked without {missing}")
             continue
-        finding = _check(what, check, app)
+        finding = _made(check, app)
+        if finding.ok:
+            passed.add(check.what)
         yield finding
-        broken = None if finding.ok else what
-    yield _check("store", _store, app) if settings.ok else Finding("store", None, "not checked")
-    yield _check("torch", _torch, app)
 
 
-def _check(what: str, check: Callable[[App], str], app: App) -> Finding:
+def _made(check: Check, app: App) -> Finding:
     try:
-        return Finding(what, True, check(app))
+        return Finding(check.what, True, check.make(app))
     except ChainflError as error:
-        return Finding(what, False, str(error), hint_of(error))
+        return Finding(check.what, False, str(error), hint_of(error))
 
 
 def _configuration(app: App) -> str:
@@ -120,7 +119,7 @@ def _key(app: App) -> str:
 
 def _native_balance(app: App) -> str:
     account = app.account(None)
-    wei = app.reader.native_balance(account)
+    wei = app.client.balance(account)
     if wei < LOW_NATIVE_WEI:
         raise InsufficientFunds(f"{account} holds {ether(wei)} for gas, which is little", account=account, balance=wei)
     return ether(wei)
@@ -156,3 +155,16 @@ def _torch(_app: App) -> str:
     except importlib.metadata.PackageNotFoundError:
         raise PrerequisiteMissing("torch is not installed, and training needs it") from None
     return f"{version}, on {os.cpu_count()} cores"
+
+
+CHECKS: Final = (
+    Check("configuration", _configuration),
+    Check("RPC endpoint", _endpoint, ("configuration",)),
+    Check("chain id", _chain_id, ("RPC endpoint",)),
+    Check("contracts", _contracts, ("chain id",)),
+    Check("key", _key, ("configuration",)),
+    Check("balance for gas", _native_balance, ("chain id", "key")),
+    Check("tokens and stake", _tokens, ("contracts", "key")),
+    Check("store", _store, ("configuration",)),
+    Check("torch", _torch),
+)

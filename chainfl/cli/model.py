@@ -312,19 +312,19 @@ def _write_model(app: App, target: Path, spec: TaskSpec, values: Int32Array, fou
 # --- access --------------------------------------------------------------------------------------
 
 
-@model.command(epilog="Example: chainfl model grant 1 0x…   (1: the task whose models these are)")
-@click.argument("task_id", type=TASK)
+@model.command(epilog="Example: chainfl model grant 1 0x…")
+@click.argument("reference", metavar="MODEL")
 @click.argument("account", type=ADDRESS)
 @click.option("--revoke", is_flag=True, help="Take the grant back.")
 @spending_options
 @pass_app
-def grant(app: App, task_id: TaskId, account: Address, revoke: bool, consent: Consent) -> None:
-    """Permit an account the models of a task that you own.
+def grant(app: App, reference: str, account: Address, revoke: bool, consent: Consent) -> None:
+    """Permit an account a model that you own, with all versions of its task.
 
     A signal of what you permit, not a lock: the bytes are public to whoever has the CID.
     """
     operator = app.operator
-    line = _owned_line(operator, task_id)
+    task_id, line = _owned_line(operator, reference)
     notes = [words.ACCESS_IS_A_SIGNAL]
     if not line.restricted and not revoke:
         notes.append("these models are public, so the grant shows only once `chainfl model restrict` restricts them")
@@ -340,17 +340,17 @@ def grant(app: App, task_id: TaskId, account: Address, revoke: bool, consent: Co
 
 
 @model.command(epilog="Example: chainfl model restrict 1")
-@click.argument("task_id", type=TASK)
+@click.argument("reference", metavar="MODEL")
 @click.option("--public", is_flag=True, help="Make them public again.")
 @spending_options
 @pass_app
-def restrict(app: App, task_id: TaskId, public: bool, consent: Consent) -> None:
-    """Declare the models of a task that you own as permitted only to those granted.
+def restrict(app: App, reference: str, public: bool, consent: Consent) -> None:
+    """Declare a model that you own, with all versions of its task, as permitted only to those granted.
 
     A signal of what you permit, not a lock: the bytes are public to whoever has the CID.
     """
     operator = app.operator
-    _owned_line(operator, task_id)
+    task_id, _ = _owned_line(operator, reference)
     spending = Spending(
         f"Declare the models of task {task_id} {'public' if public else 'restricted'}",
         [Step("sending", lambda port: port.restrict(task_id, not public))],
@@ -360,15 +360,14 @@ def restrict(app: App, task_id: TaskId, public: bool, consent: Consent) -> None:
     report_sent(sent, consent, "declared", task_id=task_id, restricted=not public)
 
 
-def _owned_line(operator: Operator, task_id: TaskId) -> Line:
-    """Raises NotEligible unless the account owns the task's models."""
-    operator.task(task_id)  # an unknown task is told as such
+def _owned_line(operator: Operator, reference: str) -> tuple[TaskId, Line]:
+    """Raises NotEligible unless the account owns the model."""
+    _, found = resolve(operator, reference)
+    task_id = TaskId(found.task_id)
     line = operator.line(task_id)
     if line.owner != operator.account:
-        raise NotEligible(
-            f"the models of task {task_id} belong to {line.owner}, not to {operator.account}", task_id=task_id
-        )
-    return line
+        raise NotEligible(f"the models of task {task_id} belong to {line.owner}, not to {operator.account}")
+    return task_id, line
 
 
 # --- round replay --------------------------------------------------------------------------------

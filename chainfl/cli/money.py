@@ -169,7 +169,6 @@ def _require_withdrawable(app: App, status: StakeStatus, wei: int, available: in
             account=status.account,
             free=available,
             required=wei,
-            missing=wei - available,
         )
     if wei <= 0:
         raise UsageError("there is nothing to withdraw; `chainfl stake status` shows what is locked until when")
@@ -177,12 +176,12 @@ def _require_withdrawable(app: App, status: StakeStatus, wei: int, available: in
 
 def _withdrawal(app: App, status: StakeStatus, matured: list[Lock], wei: Wei) -> Spending:
     unlocks = [_unlock_step(lock) for lock in matured]
-    after = status.free + sum(lock.amount for lock in matured) - wei
+    available = status.free + sum(lock.amount for lock in matured)
     return Spending(
         f"Withdraw {app.money.show(wei)} of stake",
         [*unlocks, Step("withdrawing", lambda port: port.withdraw(wei), after_others=wei > status.free)],
         [
-            Change("free stake", status.free, after),
+            Change("stake that can be withdrawn", available, available - wei),
             Change("wallet", status.token_balance, status.token_balance + wei),
         ],
     )

@@ -127,11 +127,14 @@ def has_color() -> bool:
 
 
 def hint_of(error: ChainflError) -> str:
-    """The error's hint, with amounts of wei as people type them."""
+    """The error's hint, with amounts of wei as people type them; empty when the evidence that it needs is missing."""
     shown = dict(error.evidence)
     if isinstance(missing := shown.get("missing"), int):
         shown["missing"] = tokens(missing, "").replace(",", "")
-    return type(error)("", **shown).hint
+    try:
+        return error.hint_template.format(**shown)
+    except KeyError:
+        return ""
 
 
 def fail(error: ChainflError) -> int:

@@ -40,7 +40,7 @@ def task() -> None:
 
 @task.command(epilog="Example: chainfl task create --preset digits --reward 1000 --workers 3-5 --enrolment 30min")
 @click.option("--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The task as a TOML file.")
-@click.option("--preset", help="Start from the settings for a built-in data set (digits).")
+@click.option("--preset", help="Start from settings for a data set: digits, mnist, cifar10.")
 @click.option("--name", help="What people see.")
 @click.option("--description", help="More for people.")
 @click.option("--licence", help="Licence of the models, as an SPDX name.")
@@ -454,9 +454,7 @@ def watch(app: App, task_id: TaskId, only_new: bool, as_json: bool) -> None:
         if state.phase.is_terminal:
             say(words.phase_words(state.phase))
             return
-        before, block = block, reader.wait_for_block(block.number, FOLLOW_TIMEOUT_S)
-        while block.number == before.number:
-            block = reader.wait_for_block(before.number, FOLLOW_TIMEOUT_S)
+        block = reader.wait_for_block(block.number, FOLLOW_TIMEOUT_S)
 
 
 def _print_event(event: Event, money: Money, as_json: bool, *, taken_back: bool) -> None:
@@ -471,6 +469,8 @@ def _print_event(event: Event, money: Money, as_json: bool, *, taken_back: bool)
                 "arguments": event.arguments,
             }
         )
+        return
+    if event.name in words.ECHOES:
         return
     undone = "taken back by a reorganisation: " if taken_back else ""
     show(f"{event.log.block_number:>10}  {undone}{words.event_words(event.name, event.arguments, money)}")

@@ -8,8 +8,6 @@ from typing import Any
 from chainfl.cli.output import Money, duration
 from chainfl.tasks.state import ABSTAIN, Bounds, Outcome, Phase, Role, RoundView, TaskView
 
-ROLES: Mapping[str, Role] = {role.name.lower(): role for role in Role}
-
 ACCESS_IS_A_SIGNAL = (
     "Access is a signal of what the owner permits, not a lock: the bytes of every update and model are public to "
     "whoever has the CID."
@@ -76,6 +74,10 @@ def percent(basis_points: int) -> str:
 def short(address: str) -> str:
     """An address or hash as a column of a table shows it."""
     return f"{address[:8]}…{address[-4:]}" if len(address) > 16 else address
+
+
+ECHOES = frozenset({"EscrowPaid"})
+"""Events that say again what another event of the same transaction says."""
 
 
 def event_words(name: str, arguments: Mapping[str, Any], money: Money) -> str:

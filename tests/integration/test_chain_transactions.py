@@ -15,11 +15,13 @@ from chainfl.chain.contracts import Transaction
 from chainfl.chain.deployment import TOKEN
 from chainfl.chain.keys import Signer
 from chainfl.chain.transactions import GasBudget, TransactionSender
+from chainfl.chain.transport import LoopbackTransport, Web3Transport, transport_for
 from chainfl.errors import (
     GasBudgetExhausted,
     InsufficientFunds,
     InsufficientTokens,
     NoContract,
+    RpcRefused,
     RpcUnreachable,
     StakeTooLow,
     WrongChainId,
@@ -151,6 +153,26 @@ def test_rpc__lost_half_way__raises_unreachable_and_a_restart_carries_on(tmp_pat
         assert isinstance(sender.send(transfer_of(6)), Sent)
     finally:
         anvil.stop()
+
+
+def test_transport__of_web3__serves_the_same_client(chain: LocalChain, tmp_path: Path):
+    with AnvilProcess(tmp_path) as anvil:
+        client = ChainClient(anvil.rpc_url, sleep=lambda _: None)
+        client._transport = Web3Transport(anvil.rpc_url, 10)
+        sender = TransactionSender(client, Signer.from_private_key(anvil.private_keys[0]))
+        assert isinstance(sender.send(transfer_of(5)), Sent)
+        assert client.batch([("eth_chainId", []), ("eth_getBalance", [NOBODY, "latest"])]) == ["0x7a69", "0x5"]
+        with pytest.raises(RpcRefused):
+            client.request("no_such_method")
+    with pytest.raises(RpcUnreachable):
+        client.block_number()
+
+
+def test_transport__each_url__is_served_by_the_cheapest():
+    assert isinstance(transport_for("http://127.0.0.1:8545", 1), LoopbackTransport)
+    assert isinstance(transport_for("http://localhost:8545/path", 1), LoopbackTransport)
+    for url in ("https://127.0.0.1:8545", "http://user:word@127.0.0.1:8545", "http://10.0.0.1:8545"):
+        assert isinstance(transport_for(url, 1), Web3Transport)
 
 
 def test_wait_for_block__new_block__returns_it_and_old_times_out(chain: LocalChain):

@@ -28,14 +28,14 @@ class Clock:
         return self.now
 
 
-class FakeProvider:
+class FakeTransport:
     """Answers JSON-RPC from a table of handlers. A handler's exception is the connection's."""
 
     def __init__(self, handlers: dict[str, Handler]) -> None:
         self.handlers = handlers
         self.asked: list[str] = []
 
-    def make_request(self, method: str, params: Sequence[Any]) -> dict[str, Any]:
+    def request(self, method: str, params: Sequence[Any]) -> dict[str, Any]:
         self.asked.append(method)
         answer = self.handlers[method](*params)
         if isinstance(answer, RpcError):
@@ -43,16 +43,16 @@ class FakeProvider:
             return {"error": {"code": answer.code, "message": answer.message, "data": data}}
         return {"result": answer}
 
-    def make_batch_request(self, wanted: Sequence[tuple[str, Sequence[Any]]]) -> Any:
-        return [self.make_request(method, params) for method, params in wanted]
+    def batch(self, wanted: Sequence[tuple[str, Sequence[Any]]]) -> Any:
+        return [self.request(method, params) for method, params in wanted]
 
 
-def fake_client(handlers: dict[str, Handler], **options: Any) -> tuple[ChainClient, FakeProvider, Clock]:
+def fake_client(handlers: dict[str, Handler], **options: Any) -> tuple[ChainClient, FakeTransport, Clock]:
     """A client that never opens a socket."""
     clock = Clock()
     client = ChainClient("http://127.0.0.1:1", sleep=clock.sleep, clock=clock, **options)
-    provider = FakeProvider(handlers)
-    client._provider = provider  # type: ignore[assignment]
+    provider = FakeTransport(handlers)
+    client._transport = provider
     return client, provider, clock
 
 
@@ -97,7 +97,7 @@ class FakeChain:
             "logIndex": "0x0",
         }
 
-    def client(self) -> tuple[ChainClient, FakeProvider, Clock]:
+    def client(self) -> tuple[ChainClient, FakeTransport, Clock]:
         return fake_client(
             {
                 "eth_getBlockByNumber": self.header,

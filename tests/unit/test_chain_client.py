@@ -12,6 +12,7 @@ from chain_fakes import fake_client, refuse_connection
 from chainfl.chain.abi import contract_abi
 from chainfl.chain.client import Call, ChainClient, _parse_error
 from chainfl.chain.reverts import RpcError
+from chainfl.chain.transport import _answer
 from chainfl.errors import (
     ChainError,
     NoContract,
@@ -90,17 +91,17 @@ def test_request__url_that_is_no_url__raises_unreachable():
 @pytest.mark.parametrize("response", [[], "text", {}, {"jsonrpc": "2.0"}, {"error": "x"}, {"error": {"code": "a"}}])
 def test_request__malformed_response__raises_refused(response: Any, monkeypatch: pytest.MonkeyPatch):
     client, provider, _ = fake_client({})
-    monkeypatch.setattr(provider, "make_request", lambda *_: response)
+    monkeypatch.setattr(provider, "request", lambda *_: response)
     with pytest.raises(RpcRefused):
         client.block_number()
 
 
 def test_batch__one_error_for_all_or_too_few_answers__raises_refused(monkeypatch: pytest.MonkeyPatch):
     client, provider, _ = fake_client({})
-    monkeypatch.setattr(provider, "make_batch_request", lambda _: {"error": {"code": 1, "message": "no batches"}})
+    monkeypatch.setattr(provider, "batch", lambda _: {"error": {"code": 1, "message": "no batches"}})
     with pytest.raises(RpcRefused, match="no batches"):
         client.batch([("a", []), ("b", [])])
-    monkeypatch.setattr(provider, "make_batch_request", lambda _: [{"result": 1}])
+    monkeypatch.setattr(provider, "batch", lambda _: [{"result": 1}])
     with pytest.raises(RpcRefused, match="1 of 2"):
         client.batch([("a", []), ("b", [])])
     assert client.batch([]) == []

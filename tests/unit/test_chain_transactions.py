@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import requests
-from chain_fakes import Clock, FakeProvider, fake_client
+from chain_fakes import Clock, FakeTransport, fake_client
 from eth_account import Account
 from eth_utils.crypto import keccak
 from hypothesis import given
@@ -18,10 +18,12 @@ from chainfl.chain.contracts import Transaction
 from chainfl.chain.keys import Signer
 from chainfl.chain.reverts import RpcError
 from chainfl.chain.transactions import (
+    GAS_PRICE_ORACLE,
     GAS_SLACK,
     MAX_TRANSACTION_GAS,
     GasBudget,
     NonceQueue,
+    Prepared,
     TransactionSender,
     gas_limit_for,
     nonce_queue,
@@ -75,7 +77,7 @@ class Endpoint:
         self.raw.append(raw)
         return "0x" + keccak(hexstr=raw).hex()
 
-    def sender(self, **options: Any) -> tuple[TransactionSender, FakeProvider, Clock]:
+    def sender(self, **options: Any) -> tuple[TransactionSender, FakeTransport, Clock]:
         client, provider, clock = fake_client(self.handlers)
         return TransactionSender(client, self.signer, **options), provider, clock
 
@@ -251,6 +253,21 @@ def test_cost__on_an_op_stack_chain__includes_l1():
     receipt = {"gasUsed": "0x2", "effectiveGasPrice": "0x3"}
     assert receipt_cost_wei(receipt) == 6
     assert receipt_cost_wei({**receipt, "l1Fee": "0x64"}) == 106
+
+
+def test_budget__on_an_op_stack_chain__covers_the_data_on_l1():
+    endpoint = Endpoint()
+    l1_fee = 7 * GWEI
+    endpoint.handlers["eth_call"] = lambda message, _: (
+        "0x" + l1_fee.to_bytes(32, "big").hex() if message["to"] == GAS_PRICE_ORACLE else "0x"
+    )
+    sender, _, _ = endpoint.sender(op_stack=True)
+    assert sender.as_dry_run().send(CALL) == DryRun(60_000, 60_000 * 3 * GWEI + l1_fee)
+    prepared = sender.prepare(CALL)
+    assert isinstance(prepared, Prepared)
+    assert prepared.worst_case_wei == prepared.gas_limit * 3 * GWEI + l1_fee
+    endpoint.handlers["eth_call"] = lambda *_: "0x"
+    assert sender.as_dry_run().send(CALL) == DryRun(60_000, 60_000 * 3 * GWEI)
 
 
 def test_predicted_address__known_pair__matches_the_chain():

@@ -1,4 +1,4 @@
-"""The presets: what the demo promises of its default seed, and that every preset is a valid task."""
+"""The presets: the digits reach what the demo promises, and every preset is a valid task."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from chainfl.training.presets import DIGITS, PRESETS
 from chainfl.training.sgd import SgdConfig
 
 
-def test_digits__default_seed__learns_within_two_points_of_centralised():
-    outcome = simulate(DIGITS, load_dataset("digits"), seed=0)
-    final = outcome.accuracy_by_round[-1]
-    assert final >= 0.93
-    assert outcome.centralized - final <= 0.02
+def test_digits__half_of_the_demos_rounds__already_reach_its_promise():
+    # All ten rounds beside the centralised baseline are benchmarks/demo.py's; the tables are in docs/decisions/003.
+    outcome = simulate(dataclasses.replace(DIGITS, rounds=5), load_dataset("digits"), seed=0)
+    assert outcome.accuracy_by_round[-1] >= 0.93
     assert outcome.clipped_share < 0.001
     assert outcome.rejected < 0.2
 

@@ -51,22 +51,31 @@ library Phases {
 
     /// @notice Everybody eligible has committed: Reveal begins now, and all that follows comes earlier by as much.
     function endCommit(Clock storage c) internal {
-        uint40 early = c.commitEnd - uint40(block.timestamp);
-        (c.commitEnd, c.revealEnd) = (c.commitEnd - early, c.revealEnd - early);
-        (c.scoreCommitEnd, c.scoreRevealEnd) = (c.scoreCommitEnd - early, c.scoreRevealEnd - early);
+        // INVARIANT: called in Commit alone, so that now is before this end, and every later one after it.
+        unchecked {
+            uint40 early = c.commitEnd - uint40(block.timestamp);
+            (c.commitEnd, c.revealEnd) = (c.commitEnd - early, c.revealEnd - early);
+            (c.scoreCommitEnd, c.scoreRevealEnd) = (c.scoreCommitEnd - early, c.scoreRevealEnd - early);
+        }
     }
 
     /// @notice Everybody who committed has revealed: ScoreCommit begins now.
     function endReveal(Clock storage c) internal {
-        uint40 early = c.revealEnd - uint40(block.timestamp);
-        c.revealEnd -= early;
-        (c.scoreCommitEnd, c.scoreRevealEnd) = (c.scoreCommitEnd - early, c.scoreRevealEnd - early);
+        // INVARIANT: called in Reveal alone.
+        unchecked {
+            uint40 early = c.revealEnd - uint40(block.timestamp);
+            c.revealEnd -= early;
+            (c.scoreCommitEnd, c.scoreRevealEnd) = (c.scoreCommitEnd - early, c.scoreRevealEnd - early);
+        }
     }
 
     /// @notice Every eligible validator has committed its scores: ScoreReveal begins now.
     function endScoreCommit(Clock storage c) internal {
-        uint40 early = c.scoreCommitEnd - uint40(block.timestamp);
-        (c.scoreCommitEnd, c.scoreRevealEnd) = (c.scoreCommitEnd - early, c.scoreRevealEnd - early);
+        // INVARIANT: called in ScoreCommit alone.
+        unchecked {
+            uint40 early = c.scoreCommitEnd - uint40(block.timestamp);
+            (c.scoreCommitEnd, c.scoreRevealEnd) = (c.scoreCommitEnd - early, c.scoreRevealEnd - early);
+        }
     }
 
     /// @notice Everybody who committed scores has revealed them: Tally begins now.
