@@ -61,7 +61,6 @@ def idle_percent(folder: Path) -> float:
     """Processor time of nine agents together, in percent of one core, while they wait for a tenth to enrol."""
     config = DemoConfig(folder / "idle", workers=6)
     config.folder.mkdir()
-    (config.folder / "logs").mkdir()
     with (
         AnvilProcess(config.folder / "chain", accounts=12) as anvil,
         ProcessGroup(config.folder / "logs") as group,

@@ -82,7 +82,7 @@ def current_fingerprint() -> str:
 
 def is_done() -> bool:
     """Whether an earlier set-up installed exactly this, and it is still there."""
-    installed = (VENV / "bin" / "chainfl", NODE_MODULES / ".bin" / "anvil", STAMP)
+    installed = (VENV / "bin" / "chainfl", NODE_MODULES / ".bin" / "forge", STAMP)
     return all(path.exists() for path in installed) and STAMP.read_text() == current_fingerprint()
 
 
@@ -140,9 +140,8 @@ def announce(cache: Path) -> None:
     """Says before the first byte how much there is to come and where it goes."""
     why = " (PyTorch for Linux brings its CUDA libraries)" if sys.platform == "linux" else ""
     say(f"downloads up to {DOWNLOAD_MB[sys.platform] / 1000:.1f} GB once{why}; what an earlier run fetched is kept")
-    say(
-        f"writes {DISK_MB[sys.platform] / 1000:.1f} GB to .venv, node_modules and {cache}; `make clean` takes them away"
-    )
+    disk = f"{DISK_MB[sys.platform] / 1000:.1f} GB"
+    say(f"writes {disk} to .venv, node_modules and {cache}; `make clean` takes them away")
     free_mb = shutil.disk_usage(ROOT).free // 10**6
     if free_mb < DISK_MB[sys.platform] and not VENV.exists():
         say(f"warning: only {free_mb / 1000:.1f} GB are free on this disk")
@@ -233,25 +232,38 @@ def install_python_packages(environment: Mapping[str, str]) -> None:
     run_loudly([*install, *builds, *editable], environment, "installing chainfl")
 
 
-def node_packages() -> list[str]:
-    """The binaries for this machine, by name: npm 10 leaves out an optional package that the lock does not list."""
-    versions: dict[str, str] = json.loads((ROOT / "package.json").read_text())["dependencies"]
+def foundry_packages() -> dict[str, str]:
+    """The packages that hold this machine's Anvil and forge, by the tool's name: {"anvil": "@foundry-rs/anvil-..."}."""
     suffix = f"{sys.platform}-{NPM_ARCHITECTURES[platform.machine()]}"
-    return [f"{name}-{suffix}@{version}" for name, version in versions.items() if name.startswith("@foundry-rs/")]
+    return {tool: f"@foundry-rs/{tool}-{suffix}" for tool in ("anvil", "forge")}
 
 
 def install_node_packages(environment: Mapping[str, str]) -> None:
     """Installs Anvil, forge, solc and OpenZeppelin; no package may run a script, and the lock is left as it is."""
     say("fetching Anvil, forge, solc and OpenZeppelin from npm")
+    pinned: dict[str, str] = json.loads((ROOT / "package.json").read_text())["dependencies"]
+    # By name as well: npm 10 leaves out an optional package of another machine than the one that wrote the lock.
+    binaries = [f"{package}@{pinned[f'@foundry-rs/{tool}']}" for tool, package in foundry_packages().items()]
     quiet = ["--no-save", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     patience = ["--fetch-retries=1", "--fetch-retry-mintimeout=2000"]
-    run_quietly(["npm", "install", *quiet, *patience, *node_packages()], environment, "fetching the npm packages")
+    run_quietly(["npm", "install", *quiet, *patience, *binaries], environment, "fetching the npm packages")
+    for tool, package in foundry_packages().items():
+        link_binary(tool, NODE_MODULES / package / "bin" / tool)
+
+
+def link_binary(tool: str, binary: Path) -> None:
+    """Puts a tool into node_modules/.bin: npm 10 may leave it out there, because two packages claim the name."""
+    if not binary.exists():
+        raise SetupError(f"npm did not bring {tool} for this machine; remove node_modules and run it again")
+    link = NODE_MODULES / ".bin" / tool
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path("..") / binary.relative_to(NODE_MODULES))
 
 
 def check_installation(environment: Mapping[str, str]) -> None:
     """Starts each part once, so that what this machine cannot run is said now (and Python's bytecode is there)."""
     run_quietly([VENV / "bin" / "python", "-c", "import torch, sklearn, web3"], environment, "loading PyTorch")
-    for tool in ("anvil", "forge"):
+    for tool in foundry_packages():
         run_quietly([NODE_MODULES / ".bin" / tool, "--version"], environment, f"starting {tool}")
 
 

@@ -19,7 +19,7 @@ from chainfl.errors import NodeBehind
 from chainfl.registry.replay import ReplayedRound, accepted_updates, replay_round
 from chainfl.tasks.cids import cid_on_chain
 from chainfl.tasks.commitments import aggregate_commitment
-from chainfl.tasks.phases import exclusive_end, slot_holder, slot_start
+from chainfl.tasks.phases import exclusive_end, open_since, slot_holder, slot_start
 from chainfl.tasks.state import Phase, Role, Snapshot
 from chainfl.types import Root
 
@@ -60,14 +60,16 @@ def _in_aggregate(snapshot: Snapshot, memory: AggregatorMemory, standing: Standi
     view, windows = snapshot.round, snapshot.task.windows
     if snapshot.free_stake < snapshot.task.economics.aggregator_bond:
         return Wait("for free stake to bond with: `chainfl stake deposit`", until=view.phase_end)
-    if now >= exclusive_end(view.aggregate_start, view.num_slots, windows):
-        return _in_open_window(snapshot, memory, standing, now)
-    if not view.order_drawn:
+    exclusive = exclusive_end(view.aggregate_start, view.num_slots, windows)
+    if not view.order_drawn and now < exclusive:
         return _before_the_draw(snapshot, memory, standing, now)
-    if slot_holder(view, windows, now) == standing.me:
+    holder = slot_holder(view, windows, now)
+    if holder is None:
+        return _in_open_window(snapshot, memory, standing, now)
+    if holder == standing.me:
         return _ready(snapshot, memory) or Act(Do.POST_AGGREGATE)
     mine = slot_start(view, windows, standing.me)
-    until = mine if mine is not None and mine > now else exclusive_end(view.aggregate_start, view.num_slots, windows)
+    until = mine if mine is not None and mine > now else exclusive
     return Wait("for another's slot to end", until=until)
 
 
@@ -87,7 +89,7 @@ def _before_the_draw(snapshot: Snapshot, memory: AggregatorMemory, standing: Sta
 def _in_open_window(snapshot: Snapshot, memory: AggregatorMemory, standing: Standing, now: int) -> Action:
     view, task = snapshot.round, snapshot.task
     if not memory.committed_block:
-        start = exclusive_end(view.aggregate_start, view.num_slots, task.windows)
+        start = open_since(view, task.windows, now)
         # The bond of everybody but the first would only be spent on gas.
         mine = chores.turn(Do.COMMIT_AGGREGATE, start, standing.rank(), task, now)
         return mine if isinstance(mine, Wait) else _ready(snapshot, memory) or mine

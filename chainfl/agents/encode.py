@@ -10,12 +10,12 @@ import numpy as np
 
 from chainfl.encoding.arrays import Float32Array, Int16Array
 from chainfl.encoding.chunk_tree import UpdateCommitment, update_root
-from chainfl.encoding.fixed_point import QuantizedUpdate, quantize_update
+from chainfl.encoding.fixed_point import quantize_update
 from chainfl.encoding.payload import UpdateMetadata, write_update
 from chainfl.errors import EncodingError
 from chainfl.tasks.state import Format
 
-_MAX_SHRINKS = 32
+_MAX_SHRINKS = 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,14 +39,17 @@ def encode_update(delta: Float32Array, residual: Float32Array | None, form: Form
     """
     quantized = quantize_update(delta, form.update_scale_bits, residual)
     commitment = update_root(quantized.values, form.chunk_params)
-    scale = 1.0
+    if commitment.sum_of_squares <= form.max_squared_norm:
+        return EncodedUpdate(quantized.values, quantized.residual, commitment, quantized.num_clipped, 1.0)
+    total = delta if residual is None else delta + residual
+    scale = _fitting_scale(total, form)
     for _ in range(_MAX_SHRINKS):
+        quantized = quantize_update(total * np.float32(scale), form.update_scale_bits)
+        commitment = update_root(quantized.values, form.chunk_params)
         if commitment.sum_of_squares <= form.max_squared_norm:
             return EncodedUpdate(quantized.values, quantized.residual, commitment, quantized.num_clipped, scale)
-        # A little below the exact factor: rounding may add back what it is short of.
-        scale *= min(0.999, 0.999 * math.sqrt(form.max_squared_norm / commitment.sum_of_squares))
-        quantized = _shrunk(delta, residual, scale, form)
-        commitment = update_root(quantized.values, form.chunk_params)
+        # Rounding added back more than the margin: many small values just above one half.
+        scale *= 0.9
     raise EncodingError(
         f"no scaling brings the update's sum of squares below {form.max_squared_norm}",
         max_squared_norm=form.max_squared_norm,
@@ -60,6 +63,7 @@ def payload_bytes(values: Int16Array, metadata: UpdateMetadata) -> bytes:
     return stream.getvalue()
 
 
-def _shrunk(delta: Float32Array, residual: Float32Array | None, scale: float, form: Format) -> QuantizedUpdate:
-    total = delta if residual is None else delta + residual
-    return quantize_update(total * np.float32(scale), form.update_scale_bits)
+def _fitting_scale(values: Float32Array, form: Format) -> float:
+    """What brings the exact norm just below the bound. values: (P,) float32, not yet clipped to the integers' range."""
+    norm = math.sqrt(float(np.einsum("i,i->", values, values, dtype=np.float64))) * 2.0**form.update_scale_bits
+    return min(1.0, 0.999 * math.sqrt(form.max_squared_norm) / norm)

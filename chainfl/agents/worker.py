@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +11,7 @@ from chainfl.agents import chores, duties
 from chainfl.agents.actions import Act, Action, Do, Wait
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext
-from chainfl.agents.encode import encode_update, payload_bytes
+from chainfl.agents.encode import EncodedUpdate, encode_update, payload_bytes
 from chainfl.agents.journal import PreparedUpdate
 from chainfl.agents.player import Doing, Player, new_salt
 from chainfl.agents.ports import SendResult
@@ -149,14 +150,10 @@ class Worker(Player):
         )
 
     def _prepare(self, snapshot: Snapshot) -> None:
-        view, log, form = snapshot.round, self.context.log, self.context.scope.format
-        model = self.models.at_round(view.round, view.model_root)
-        log.emit("training")
-        started = time.monotonic()
-        trained = self._trainer.train(model, view.round)
-        seconds = time.monotonic() - started
-        self.context.report.seconds_training += seconds
-        encoded = encode_update(trained.delta, self.context.journal.residual(form.num_params), form)
+        """Trains and journals; killed before the last line, it trains again and nothing was sent."""
+        view, journal, form = snapshot.round, self.context.journal, self.context.scope.format
+        trained = self._train(snapshot)
+        encoded = encode_update(trained.delta, journal.residual(form.num_params), form)
         metadata = self.context.scope.update_metadata(view.round, self.context.chain.account, view.model_root)
         payload = payload_bytes(encoded.values, metadata)
         update = PreparedUpdate(
@@ -169,20 +166,32 @@ class Worker(Player):
             num_examples=trained.num_examples,
             salt=new_salt(),
         )
-        self.context.journal.save_update(update, payload, encoded.residual)
+        self._warn_of_losses(encoded)
+        journal.save_update(update, payload, encoded.residual)
+
+    def _train(self, snapshot: Snapshot) -> TrainedUpdate:
+        view, log = snapshot.round, self.context.log
+        model = self.models.at_round(view.round, view.model_root)
+        log.emit("training")
+        started = time.monotonic()
+        trained = self._trainer.train(model, view.round)
+        seconds = time.monotonic() - started
+        self.context.report.seconds_training += seconds
         log.emit(
             "trained",
             seconds_training=round(seconds, 3),
             loss_first=round(trained.loss_first, 4),
             loss_last=round(trained.loss_last, 4),
             examples=trained.num_examples,
-            bytes=len(payload),
-            clipped=encoded.num_clipped,
         )
-        if encoded.num_clipped > CLIP_WARNING_SHARE * form.num_params:
-            log.emit("clipping", share=round(encoded.num_clipped / form.num_params, 5))
+        return trained
+
+    def _warn_of_losses(self, encoded: EncodedUpdate) -> None:
+        share = encoded.num_clipped / len(encoded.values)
+        if share > CLIP_WARNING_SHARE:
+            self.context.log.emit("clipped", level=logging.WARNING, share=round(share, 5))
         if encoded.norm_scale < 1:
-            log.emit("norm_bounded", scale=round(encoded.norm_scale, 5))
+            self.context.log.emit("norm_bounded", level=logging.WARNING, scale=round(encoded.norm_scale, 5))
 
     def _commit(self, snapshot: Snapshot) -> SendResult:
         update = self._prepared(snapshot)

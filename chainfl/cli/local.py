@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import shlex
 import signal
 import socket
 import threading
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -73,6 +76,13 @@ def up(folder: Path, as_json: bool) -> None:
     It listens where it did before, or on a free port if that one is taken, and its state is kept for the next time.
     """
     demo = DemoFolder.open(folder)
+    with _alone(demo.chain_folder):
+        _run(demo, as_json)
+    say("stopped; its state is kept")
+
+
+def _run(demo: DemoFolder, as_json: bool) -> None:
+    """Returns when asked to stop. Raises LocalChainError when the chain ends by itself."""
     port = demo.recorded_port if _is_free(demo.recorded_port) else 0
     stop = threading.Event()
     with _stopping(stop), _anvil(demo, port) as anvil:
@@ -84,7 +94,17 @@ def up(folder: Path, as_json: bool) -> None:
         while not stop.wait(WATCH_INTERVAL_S):
             if not anvil.is_running:
                 raise LocalChainError("the local chain ended by itself", log=str(anvil.log_path))
-    say("stopped; its state is kept")
+
+
+@contextmanager
+def _alone(chain_folder: Path) -> Iterator[None]:
+    """Two chains would write one state file. Raises UsageError while another process holds the folder."""
+    with (chain_folder / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"the chain in {chain_folder} runs already") from error
+        yield
 
 
 def _anvil(demo: DemoFolder, port: int) -> AnvilProcess:

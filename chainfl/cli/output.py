@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -73,11 +74,18 @@ def tokens(wei: int, symbol: str = "CFL", decimals: int = TOKEN_DECIMALS) -> str
     return f"{sign}{whole:,}{'.' + fraction if fraction else ''} {symbol}".rstrip()
 
 
+_AMOUNT: Final = re.compile(r"([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)?(?:\.([0-9]*))?", re.ASCII)
+_MAX_DIGITS: Final = 78
+
+
 def parse_tokens(text: str, decimals: int = TOKEN_DECIMALS) -> int:
-    """Wei of an amount as people write it ("100", "0.5", "1,000"). Raises UsageError."""
-    whole, _, fraction = text.strip().replace("_", "").replace(",", "").partition(".")
-    digits = whole + fraction
-    if not digits.isascii() or not digits.isdigit() or len(whole) > 30:
+    """Wei of an amount as people write it ("100", "0.5", "1,000"). Raises UsageError.
+
+    A comma only groups thousands: "0,5" is refused and not taken for five.
+    """
+    match = _AMOUNT.fullmatch(text.strip())
+    whole, fraction = ((match[1] or "").replace(",", ""), match[2] or "") if match else ("", "")
+    if not 0 < len(whole + fraction) <= _MAX_DIGITS:
         raise UsageError(f"{text!r} is not an amount of tokens, such as 100 or 0.5")
     if len(fraction) > decimals:
         raise UsageError(f"{text!r} has more than the {decimals} decimals of the token")

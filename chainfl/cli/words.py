@@ -159,6 +159,7 @@ _EVENTS: Mapping[str, str] = {
     "EscrowPaid": "{amount} credited to {account}",
     "EscrowRefunded": "{amount} refunded to {requester}",
     "EscrowBurned": "{amount} burned",
+    "OwnershipTransferred": "models of {from} are now owned by {to}",
     "AccessRestricted": "access is now {access} (a signal)",
     "AccessGranted": "access granted to {account} (a signal)",
     "AccessRevoked": "access revoked for {account} (a signal)",

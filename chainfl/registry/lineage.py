@@ -400,8 +400,8 @@ class _Verifier:
         _require(
             updates_hash(version.updates) == version.updates_hash, "its updates do not hash to what was registered"
         )
-        paid = sum(u.weight > 0 and u.worker != self._lineage.requester for u in version.updates)
-        _require(paid == version.accepted, f"{paid} of its updates count, {version.accepted} were registered")
+        accepted = sum(u.weight > 0 for u in version.updates)
+        _require(accepted == version.accepted, f"{accepted} of its updates count, {version.accepted} were registered")
         revealed = [
             RevealedUpdate(u.worker, u.root, cid_on_chain(u.cid), u.squared_norm, u.num_examples)
             for u in version.updates

@@ -22,7 +22,7 @@ from chainfl.errors import ChainError, TransactionTimedOut, UsageError
 from chainfl.simulation.processes import ProcessGroup
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.tasks.spec import DEFAULT_ECONOMICS, LOCAL_WINDOWS, TOKEN, DatasetEntry, TaskSpec
-from chainfl.tasks.state import Bounds, Role
+from chainfl.tasks.state import Bounds, Role, Windows
 from chainfl.training.datasets import Dataset, load_dataset, save_folder
 from chainfl.training.partition import DemoSplit, demo_split
 from chainfl.training.presets import PRESETS, Preset
@@ -46,6 +46,7 @@ class DemoConfig:
     seed: int = 0
     data: str = "digits"
     data_dir: Path | None = None
+    windows: Windows = LOCAL_WINDOWS
 
     def check(self) -> None:
         """Raises UsageError with the first thing that cannot be."""
@@ -248,5 +249,5 @@ def _draft(config: DemoConfig, split: DemoSplit, now: int) -> TaskDraft:
         workers=Bounds(config.workers, config.workers),
         validators=Bounds(config.validators, config.validators),
         aggregators=Bounds(1, 1),
-        windows=LOCAL_WINDOWS,
+        windows=config.windows,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from chainfl.tasks.state import Outcome, Phase, RoundView, Windows
+from chainfl.tasks.state import ZERO_ADDRESS, Outcome, Phase, RoundView, Windows
 from chainfl.types import Address
 
 MAX_SLOTS = 3
@@ -116,10 +116,20 @@ def open_end(aggregate_start: int, num_slots: int, windows: Windows) -> int:
 
 
 def slot_holder(view: RoundView, windows: Windows, now: int) -> Address | None:
-    """Whose exclusive slot it is at `now`; None in the open window. Only for an order that is drawn."""
+    """Whose exclusive slot it is at `now`; None in the open window, and in a slot for which nobody had the bond.
+
+    Where it is nobody's, anybody may post what it committed a block before. Only for an order that is drawn.
+    """
     if now >= exclusive_end(view.aggregate_start, view.num_slots, windows):
         return None
-    return view.order[max(0, now - view.aggregate_start) // windows.slot]
+    holder = view.order[max(0, now - view.aggregate_start) // windows.slot]
+    return None if holder == ZERO_ADDRESS else holder
+
+
+def open_since(view: RoundView, windows: Windows, now: int) -> int:
+    """When the slot or window began in which anybody may post; only where `slot_holder` is None."""
+    index = min(view.num_slots, max(0, now - view.aggregate_start) // windows.slot)
+    return view.aggregate_start + index * windows.slot
 
 
 def slot_start(view: RoundView, windows: Windows, account: Address) -> int | None:

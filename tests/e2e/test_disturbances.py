@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,12 @@ from theatre import Theatre, poison, theatre
 
 from chainfl.registry.lineage import verify_lineage
 from chainfl.simulation.demo import DemoConfig
-from chainfl.tasks.state import Outcome, Role
+from chainfl.tasks.state import Outcome, Role, Windows
+
+# Phases end when everybody has acted, so long windows cost nothing, and a busy machine does not decide a test.
+PATIENT = Windows(commit=300, reveal=300, score_commit=300, score_reveal=300, slot=300, challenge=3)
+# Who deserts is waited for once in each of these.
+BRISK = replace(PATIENT, commit=45, reveal=20)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.enable_socket]
 
@@ -26,7 +32,7 @@ def assert_lineage_holds(scene: Theatre) -> None:
 
 
 def test_task__worker_deserts_after_its_commit__is_slashed_and_the_others_finish(tmp_path: Path) -> None:
-    with theatre(DemoConfig(tmp_path / "run", rounds=3, workers=4, validators=3)) as scene:
+    with theatre(DemoConfig(tmp_path / "run", rounds=3, workers=4, windows=BRISK)) as scene:
         scene.enter()
         scene.await_event("worker-4", "committed", 1)
         scene.kill("worker-4")
@@ -47,7 +53,7 @@ def test_task__worker_deserts_after_its_commit__is_slashed_and_the_others_finish
 
 
 def test_task__worker_trains_on_poisoned_labels__others_reject_it_and_it_earns_less(tmp_path: Path) -> None:
-    with theatre(DemoConfig(tmp_path / "run", rounds=4, workers=5, validators=3)) as scene:
+    with theatre(DemoConfig(tmp_path / "run", rounds=4, windows=PATIENT)) as scene:
         poison(scene.stage.config.folder / "data" / "worker-1")
         scene.enter()
         scene.play_to_the_end()
@@ -67,7 +73,7 @@ def test_task__worker_trains_on_poisoned_labels__others_reject_it_and_it_earns_l
 
 
 def test_task__aggregator_is_killed_and_restarted__carries_on_where_it_was(tmp_path: Path) -> None:
-    with theatre(DemoConfig(tmp_path / "run", rounds=3, workers=3, validators=3)) as scene:
+    with theatre(DemoConfig(tmp_path / "run", rounds=3, workers=3, windows=PATIENT)) as scene:
         scene.enter()
         scene.await_event("aggregator", "posted", 1)
         scene.kill("aggregator")
@@ -85,8 +91,8 @@ def test_task__aggregator_is_killed_and_restarted__carries_on_where_it_was(tmp_p
 def test_task__worker_is_killed_between_commit_and_reveal_and_restarted__reveals_from_its_journal(
     tmp_path: Path,
 ) -> None:
-    with theatre(DemoConfig(tmp_path / "run", rounds=2, workers=3, validators=3)) as scene:
-        scene.enter("worker-1", "validator-1", "validator-2", "validator-3", "aggregator", "worker-2", "worker-3")
+    with theatre(DemoConfig(tmp_path / "run", rounds=2, workers=3, windows=PATIENT)) as scene:
+        scene.enter()
         scene.await_event("worker-1", "committed", 1)
         scene.kill("worker-1")
         scene.enter("worker-1")

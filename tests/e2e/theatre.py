@@ -93,7 +93,6 @@ def theatre(config: DemoConfig) -> Iterator[Theatre]:
         AnvilProcess(config.folder / "chain", accounts=accounts, keep_state=True) as anvil,
         ProcessGroup(config.folder / "logs") as group,
     ):
-        (config.folder / "logs").mkdir(exist_ok=True)
         yield Theatre(set_stage(config, anvil), group)
 
 

@@ -140,6 +140,9 @@ HAVE = AggregatorMemory(BASE)
         (NOW + 20, (OTHER, ME), AggregatorMemory(), Do.PREPARE_AGGREGATE),
         (NOW + 20, (OTHER, ME), AggregatorMemory(BASE, 9), Do.POST_AGGREGATE),
         (NOW + 20, (OTHER, ME), AggregatorMemory(BASE, 10), Wait),
+        (NOW + 9, (OTHER, ZERO_ADDRESS), HAVE, Wait),
+        (NOW + 10, (OTHER, ZERO_ADDRESS), HAVE, Do.COMMIT_AGGREGATE),
+        (NOW + 11, (OTHER, ZERO_ADDRESS), AggregatorMemory(BASE, 9), Do.POST_AGGREGATE),
         (NOW + 49, (OTHER, THIRD), HAVE, Do.COMMIT_AGGREGATE),
         (NOW + 50, (OTHER, THIRD), HAVE, Wait),
         (NOW + 51, (OTHER, THIRD), HAVE, Wait),
@@ -162,6 +165,19 @@ def test_aggregator__second_slot__waits_exactly_for_it(blank):
 def test_aggregator__before_the_draw__waits_for_the_seed(blank, number, aggregators, expected):
     snapshot = aggregate(blank, drawn=(), number=number, num_aggregators=aggregators)
     assert do_of(aggregator.decide(snapshot, HAVE, FIRST, NOW)) == expected
+
+
+def test_aggregator__alone_before_the_seed__computes_meanwhile(blank):
+    snapshot = aggregate(blank, drawn=(), number=9, num_aggregators=1)
+    assert aggregator.decide(snapshot, AggregatorMemory(), FIRST, NOW) == Act(Do.PREPARE_AGGREGATE)
+
+
+def test_aggregator__third_in_line_in_the_open_window__leaves_it_to_the_first(blank):
+    snapshot = aggregate(blank)
+    assert aggregator.decide(snapshot, HAVE, THIRD_IN_LINE, NOW + 23) == Wait(
+        "for another to commit aggregate", until=NOW + 24
+    )
+    assert aggregator.decide(snapshot, HAVE, THIRD_IN_LINE, NOW + 24) == Act(Do.COMMIT_AGGREGATE)
 
 
 def test_aggregator__too_little_free_stake_for_the_bond__waits_for_more(blank):

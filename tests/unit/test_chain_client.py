@@ -181,6 +181,31 @@ def test_check_contract__no_code__raises_no_contract():
 
 
 @pytest.mark.parametrize(
+    ("status", "body", "comes_through"),
+    [
+        (400, b'{"error": {"code": -32602, "message": "range too large"}}', True),
+        (413, b'{"error": {"code": 1, "message": "m"}}', True),
+        (429, b'{"error": {"code": 1, "message": "slow down"}}', False),
+        (400, b"<html>", False),
+        (400, b"{}", False),
+    ],
+)
+def test_answer__refused_with_a_body__is_the_bodys_error(status: int, body: bytes, comes_through: bool):
+    error = http_error(status)
+    assert error.response is not None
+    error.response._content = body
+
+    def refuse() -> None:
+        raise error
+
+    if comes_through:
+        assert "error" in _answer(refuse)
+    else:
+        with pytest.raises(requests.HTTPError):
+            _answer(refuse)
+
+
+@pytest.mark.parametrize(
     "data",
     ["0x1234", "1234", "Reverted 0x1234", {"data": "0x1234"}, {"result": "0x1234"}, {"data": {"data": "0x1234"}}],
 )

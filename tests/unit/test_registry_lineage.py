@@ -13,7 +13,7 @@ from chainfl.errors import CidMismatch, LineageBroken, RegistryError
 from chainfl.registry import lineage as lineages
 from chainfl.registry.lineage import UpdateLink, model_id_of, read_lineage, updates_hash, verify_lineage
 from chainfl.tasks.cids import cid_on_chain, cid_text
-from chainfl.tasks.state import CidOnChain, Outcome, Role
+from chainfl.tasks.state import CidOnChain, Outcome
 from chainfl.types import Address, Root
 
 
@@ -200,14 +200,6 @@ def test_lineage__no_model__is_a_registry_error(reader):
     reader.records = {}
     with pytest.raises(RegistryError):
         verify(reader)
-
-
-def test_lineage__requesters_own_worker__is_not_counted_as_accepted(reader):
-    own = reader.world.accounts[Role.WORKER][0]
-    reader.world.chain.task = replace(reader.world.chain.task, requester=own)
-    for number in (1, 3):
-        reader.change(number, accepted=2)
-    assert verify(reader).is_valid
 
 
 def test_export__json__has_everything_of_a_version(reader):

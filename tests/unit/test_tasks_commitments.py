@@ -15,13 +15,14 @@ COORDINATOR = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
 ACCOUNT = Address("0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
 SCOPE = {"chain_id": 31337, "coordinator": COORDINATOR, "task_id": TaskId(7), "round_number": 65_533}
 SALT = bytes(range(32))
+SCOPE_TYPES = ["uint256", "address", "uint256", "uint16"]
 
 
 def test_update_commitment__any__is_keccak_of_abi_encode():
     cid = CidOnChain(b"\x11" * 32, 0x70)
     expected = keccak(
         encode(
-            "uint256 address uint256 uint16 address bytes32 bytes32 uint8 uint64 uint32 bytes32".split(),
+            [*SCOPE_TYPES, "address", "bytes32", "bytes32", "uint8", "uint64", "uint32", "bytes32"],
             [31337, COORDINATOR, 7, 65_533, ACCOUNT, b"\x22" * 32, cid.digest, 0x70, 2**64 - 1, 2**32 - 1, SALT],
         )
     )

@@ -68,15 +68,15 @@ abstract contract Deployed is Test {
     // ---------------------------------------------------------------------------------------------
 
     function _worker(uint256 i) internal pure returns (address) {
-        return vm.addr(0x1000 + i);
+        return address(uint160(uint256(keccak256(abi.encode("worker", i)))));
     }
 
     function _validator(uint256 i) internal pure returns (address) {
-        return vm.addr(0x2000 + i);
+        return address(uint160(uint256(keccak256(abi.encode("validator", i)))));
     }
 
     function _aggregator(uint256 i) internal pure returns (address) {
-        return vm.addr(0x3000 + i);
+        return address(uint160(uint256(keccak256(abi.encode("aggregator", i)))));
     }
 
     /// @dev Adds to an account's free balance.

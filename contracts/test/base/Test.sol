@@ -48,6 +48,14 @@ interface Vm {
     function getRecordedLogs() external returns (Log[] memory);
     function mockCall(address callee, bytes calldata data, bytes calldata returnData) external;
     function clearMockedCalls() external;
+    function envOr(string calldata name, string calldata fallback_) external view returns (string memory);
+    /// @dev 2 is a coverage run, which compiles without the optimiser.
+    function isContext(uint8 context) external view returns (bool);
+    function getDeployedCode(string calldata artifact) external view returns (bytes memory);
+    function serializeUint(string calldata object, string calldata key, uint256 value)
+        external
+        returns (string memory json);
+    function writeJson(string calldata json, string calldata path) external;
     function readFile(string calldata path) external view returns (string memory);
     function parseJson(string calldata json, string calldata key) external pure returns (bytes memory);
     function parseJsonUint(string calldata json, string calldata key) external pure returns (uint256);
@@ -66,8 +74,6 @@ interface Vm {
     function snapshotGasLastCall(string calldata group, string calldata name) external returns (uint256 gasUsed);
     function startSnapshotGas(string calldata group, string calldata name) external;
     function stopSnapshotGas() external returns (uint256 gasUsed);
-    function record() external;
-    function accesses(address target) external returns (bytes32[] memory reads, bytes32[] memory writes);
     function lastCallGas() external view returns (Gas memory);
     function snapshotState() external returns (uint256 id);
     function revertToState(uint256 id) external returns (bool done);

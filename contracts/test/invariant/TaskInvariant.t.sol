@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import { ModelRegistry } from "../../src/ModelRegistry.sol";
+import { StakeVault } from "../../src/StakeVault.sol";
+import { TaskCoordinator } from "../../src/TaskCoordinator.sol";
+import { TrainingToken } from "../../src/TrainingToken.sol";
+import { IStakeVault } from "../../src/interfaces/IStakeVault.sol";
+import { Member, Phase, Role, RoundView } from "../../src/interfaces/Types.sol";
+import { Test } from "../base/Test.sol";
+import { TaskHandler } from "./TaskHandler.sol";
+
+/// @notice Follows INVARIANTS.md: the numbers in the names are those of the list.
+contract TaskInvariantTest is Test {
+    TaskHandler private _handler;
+    TrainingToken private _token;
+    StakeVault private _vault;
+    TaskCoordinator private _coordinator;
+    ModelRegistry private _registry;
+
+    function setUp() external {
+        _handler = new TaskHandler();
+        (_token, _vault, _coordinator, _registry) = _handler.contracts();
+        _handler.createTask(uint256(keccak256("first")));
+        for (uint256 i; i < _handler.numMembers(); ++i) {
+            _handler.enrol(i << 8);
+        }
+        bytes4[] memory selectors = new bytes4[](20);
+        selectors[0] = TaskHandler.createTask.selector;
+        selectors[1] = TaskHandler.enrol.selector;
+        selectors[2] = TaskHandler.startOrCancel.selector;
+        selectors[3] = TaskHandler.leaveOrRejoin.selector;
+        selectors[4] = TaskHandler.passBlocks.selector;
+        selectors[5] = TaskHandler.moveMoney.selector;
+        selectors[6] = TaskHandler.pass.selector;
+        selectors[7] = TaskHandler.draw.selector;
+        selectors[8] = TaskHandler.endPhase.selector;
+        // What moves a round on comes more often, or few rounds would end.
+        for (uint256 i = 9; i < 11; ++i) {
+            selectors[i] = TaskHandler.endPhase.selector;
+        }
+        for (uint256 i = 11; i < 20; i += 5) {
+            selectors[i] = TaskHandler.update.selector;
+            selectors[i + 1] = TaskHandler.score.selector;
+            selectors[i + 2] = TaskHandler.tally.selector;
+            selectors[i + 3] = TaskHandler.post.selector;
+            if (i + 4 < 20) selectors[i + 4] = TaskHandler.settle.selector;
+        }
+        target(address(_handler), selectors);
+    }
+
+    function invariant_T1_vaultBalanceCoversAllLedgers() external view {
+        (uint256 free, uint256 locked, uint256 escrow, uint256 credit, uint256 burnPending) = _vault.totals();
+        vm.assertEq(_token.balanceOf(address(_vault)), free + locked + escrow + credit + burnPending);
+    }
+
+    function invariant_T2_escrowIsConserved() external view {
+        for (uint256 id = 1; id <= _coordinator.numTasks(); ++id) {
+            IStakeVault.Escrow memory e = _vault.escrowOf(id);
+            vm.assertEq(uint256(e.balance) + e.paid + e.refunded + e.burned, _handler.funded(id));
+            (Phase phase,) = _coordinator.phaseOf(id);
+            if (phase >= Phase.Completed) vm.assertEq(uint256(e.balance), 0, "escrow left behind");
+            else vm.assertGe(uint256(e.balance), _coordinator.roundOf(id).carry, "the carry is not there");
+        }
+    }
+
+    function invariant_T3_roundAndPhaseNeverGoBack() external view {
+        vm.assertFalse(_handler.wentBack());
+    }
+
+    function invariant_T5_lineageIsOfFinalRoundsAlone() external view {
+        for (uint256 id = 1; id <= _coordinator.numTasks(); ++id) {
+            uint256 versions = 1;
+            for (uint16 round = 1; round <= _coordinator.taskOf(id).rounds; ++round) {
+                bool exists = _registry.exists(_registry.modelIdOf(id, round));
+                vm.assertEq(exists, _handler.wasFinal(id, round));
+                if (exists) ++versions;
+            }
+            vm.assertEq(uint256(_registry.lineOf(id).versions), versions);
+        }
+    }
+
+    function invariant_T7_eligibleAreTheActive() external view {
+        for (uint256 id = 1; id <= _coordinator.numTasks(); ++id) {
+            RoundView memory r = _coordinator.roundOf(id);
+            if (r.round == 0) continue;
+            vm.assertEq(uint256(r.eligibleWorkers), _active(id, Role.Worker, r.round), "workers");
+            vm.assertEq(uint256(r.eligibleValidators), _active(id, Role.Validator, r.round), "validators");
+            vm.assertEq(uint256(r.numSlots), _active(id, Role.Aggregator, r.round), "aggregators");
+            vm.assertLe(uint256(r.committed), r.eligibleWorkers);
+            vm.assertLe(uint256(r.revealed), r.committed);
+            vm.assertLe(uint256(r.scoresCommitted), r.eligibleValidators);
+            vm.assertLe(uint256(r.scoresRevealed), r.scoresCommitted);
+            vm.assertLe(uint256(r.accepted), r.revealed);
+        }
+    }
+
+    function _active(uint256 id, Role role, uint16 round) private view returns (uint256 count) {
+        address[] memory accounts = _coordinator.membersOf(id, role);
+        for (uint256 i; i < accounts.length; ++i) {
+            Member memory m = _coordinator.memberOf(id, role, accounts[i]);
+            if (m.activeFrom <= round && round < m.activeUntil) ++count;
+        }
+    }
+
+    function invariant_T8_memberStakeIsLocked() external view {
+        for (uint256 id = 1; id <= _coordinator.numTasks(); ++id) {
+            (Phase phase,) = _coordinator.phaseOf(id);
+            if (phase >= Phase.Completed) continue;
+            for (uint256 i; i < _handler.numMembers(); ++i) {
+                (Role role, address account) = _handler.membersAt(i);
+                if (role == Role.Aggregator) continue;
+                Member memory m = _coordinator.memberOf(id, role, account);
+                vm.assertEq(uint256(m.stake), _vault.lockOf(id, role, account));
+            }
+        }
+    }
+
+    function invariant_T9_bondIsLockedWhileTheAggregateStands() external view {
+        for (uint256 id = 1; id <= _coordinator.numTasks(); ++id) {
+            RoundView memory r = _coordinator.roundOf(id);
+            bool stands = r.postedAt > 0 && r.phase != Phase.Completed;
+            for (uint256 i; i < _handler.numMembers(); ++i) {
+                (Role role, address account) = _handler.membersAt(i);
+                if (role != Role.Aggregator) continue;
+                uint256 bond = stands && account == r.aggregator ? 200 ether : 0;
+                vm.assertEq(_vault.lockOf(id, role, account), bond);
+            }
+        }
+    }
+
+    function invariant_T10_activeMembersHoldHalfOfTheStake() external view {
+        for (uint256 id = 1; id <= _coordinator.numTasks(); ++id) {
+            RoundView memory r = _coordinator.roundOf(id);
+            // Within Settlement some are slashed and the round is over for them.
+            if (r.round == 0 || r.phase == Phase.Settlement || r.phase == Phase.Completed) continue;
+            for (uint256 i; i < _handler.numMembers(); ++i) {
+                (Role role, address account) = _handler.membersAt(i);
+                Member memory m = _coordinator.memberOf(id, role, account);
+                if (m.activeFrom == 0 || m.activeFrom > r.round || r.round >= m.activeUntil) continue;
+                uint256 required = role == Role.Worker ? 100 ether : role == Role.Validator ? 300 ether : 0;
+                vm.assertGe(2 * uint256(m.stake), required);
+            }
+        }
+    }
+
+    /// @dev T4 and T6, at the end of every run: a stranger ends every task, and every lock can be freed.
+    function afterInvariant() external {
+        _handler.leaveNothingBehind();
+        (, uint256 locked, uint256 escrow,,) = _vault.totals();
+        vm.assertEq(locked, 0, "a lock that cannot be freed");
+        vm.assertEq(escrow, 0, "an escrow without destination");
+        vm.assertFalse(_handler.wentBack());
+    }
+}

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import { ITaskCoordinator } from "../../src/interfaces/ITaskCoordinator.sol";
+import { Bounds, Cid, Economics, Format, TaskParams, TaskView, Windows } from "../../src/interfaces/Types.sol";
+import { FixedPoint } from "../../src/libraries/FixedPoint.sol";
+import { TaskRules } from "../../src/libraries/TaskRules.sol";
+import { Test } from "../base/Test.sol";
+
+contract TaskRulesHarness {
+    function check(TaskParams calldata p) external view {
+        TaskRules.check(p);
+    }
+
+    function toView(TaskParams calldata p) external view returns (TaskView memory) {
+        return TaskRules.toView(p);
+    }
+}
+
+/// @notice Follows TaskRules.tree: each field at its least, its most, and one beyond either.
+contract TaskRulesTest is Test {
+    uint256 private constant NOW = 1_000_000;
+
+    TaskRulesHarness private _rules;
+
+    function setUp() external {
+        vm.warp(NOW);
+        _rules = new TaskRulesHarness();
+    }
+
+    function _good() private pure returns (TaskParams memory p) {
+        (p.specHash, p.genesisRoot) = ("spec", "genesis");
+        (p.genesisCid, p.genesisFloatCid) = (Cid("cid", 0x55), Cid("float", 0x70));
+        (p.rounds, p.enrolmentEnd, p.reward) = (10, uint40(NOW + 1 days), 1000 ether);
+        (p.workers, p.validators, p.aggregators) = (Bounds(3, 5), Bounds(2, 3), Bounds(1, 1));
+        p.format = Format(10_000, 256, 20, 14, 1, 1, 1e12);
+        p.windows = Windows(600, 300, 600, 300, 300, 900);
+        p.economics = Economics(100 ether, 300 ether, 200 ether, 5 ether, 7000, 2000, 1000, 3000, 2000, 1000);
+        p.licence = "Apache-2.0";
+    }
+
+    function _refuses(TaskParams memory p, bytes32 what) private {
+        vm.expectRevert(abi.encodeWithSelector(ITaskCoordinator.InvalidParams.selector, what));
+        _rules.check(p);
+    }
+
+    function test_check__good__passes() external view {
+        _rules.check(_good());
+    }
+
+    function test_toView__everyField__isCopied() external {
+        TaskParams memory p = _good();
+        vm.roll(77);
+        TaskView memory v = _rules.toView(p);
+        vm.assertEq(v.requester, address(this));
+        vm.assertEq(v.specHash, p.specHash);
+        vm.assertEq(v.genesisRoot, p.genesisRoot);
+        vm.assertEq(abi.encode(v.rounds, v.enrolmentEnd, v.reward), abi.encode(p.rounds, p.enrolmentEnd, p.reward));
+        vm.assertEq(abi.encode(v.createdAt, v.createdBlock), abi.encode(NOW, 77));
+        vm.assertEq(abi.encode(v.format, v.windows), abi.encode(p.format, p.windows));
+        vm.assertEq(abi.encode(v.economics, v.workers), abi.encode(p.economics, p.workers));
+        vm.assertEq(abi.encode(v.validators, v.aggregators), abi.encode(p.validators, p.aggregators));
+        vm.assertFalse(v.validatorsNamed);
+        p.namedValidators = new address[](2);
+        vm.assertTrue(_rules.toView(p).validatorsNamed);
+    }
+
+    function test_hashes__zero__areRefused() external {
+        TaskParams memory p = _good();
+        p.specHash = 0;
+        _refuses(p, "specHash");
+        p = _good();
+        p.genesisRoot = 0;
+        _refuses(p, "genesisRoot");
+    }
+
+    function test_cids__codecs__onlyRawAndDagPb() external {
+        uint8[6] memory bad = [uint8(0), 0x54, 0x56, 0x6f, 0x71, 0xff];
+        for (uint256 i; i < bad.length; ++i) {
+            TaskParams memory p = _good();
+            p.genesisCid.codec = bad[i];
+            _refuses(p, "genesisCid");
+            p = _good();
+            p.genesisFloatCid.codec = bad[i];
+            _refuses(p, "genesisFloatCid");
+        }
+        TaskParams memory q = _good();
+        (q.genesisCid.codec, q.genesisFloatCid.codec) = (0x70, 0x55);
+        _rules.check(q);
+    }
+
+    function test_rounds__edges() external {
+        TaskParams memory p = _good();
+        p.rounds = 0;
+        _refuses(p, "rounds");
+        p.rounds = 1;
+        _rules.check(p);
+        p.rounds = 65_533;
+        _rules.check(p);
+        // The round after the last is still a number, and not the one that stands for ever.
+        p.rounds = 65_534;
+        _refuses(p, "rounds");
+        p.rounds = 65_535;
+        _refuses(p, "rounds");
+    }
+
+    function test_enrolmentEnd__edges() external {
+        TaskParams memory p = _good();
+        p.enrolmentEnd = uint40(NOW);
+        _refuses(p, "enrolmentEnd");
+        p.enrolmentEnd = uint40(NOW + 1);
+        _rules.check(p);
+        p.enrolmentEnd = uint40(NOW + 90 days);
+        _rules.check(p);
+        p.enrolmentEnd = uint40(NOW + 90 days + 1);
+        _refuses(p, "enrolmentEnd");
+    }
+
+    function test_licence__length__atMost128() external {
+        TaskParams memory p = _good();
+        p.licence = "";
+        _rules.check(p);
+        p.licence = string(new bytes(128));
+        _rules.check(p);
+        p.licence = string(new bytes(129));
+        _refuses(p, "licence");
+    }
+
+    function test_workers__bounds__edges() external {
+        TaskParams memory p = _good();
+        p.workers = Bounds(0, 5);
+        _refuses(p, "workers");
+        p.workers = Bounds(6, 5);
+        _refuses(p, "workers");
+        p.workers = Bounds(1, 1);
+        _rules.check(p);
+        p.workers = Bounds(1024, 1024);
+        _rules.check(p);
+        p.workers = Bounds(1, 1025);
+        _refuses(p, "workers");
+    }
+
+    function test_validators__bounds__edges() external {
+        TaskParams memory p = _good();
+        p.validators = Bounds(0, 3);
+        _refuses(p, "validators");
+        p.validators = Bounds(16, 16);
+        _rules.check(p);
+        p.validators = Bounds(1, 17);
+        _refuses(p, "validators");
+    }
+
+    function test_aggregators__bounds__edges() external {
+        TaskParams memory p = _good();
+        p.aggregators = Bounds(0, 0);
+        _refuses(p, "aggregators");
+        p.aggregators = Bounds(0, 1);
+        _rules.check(p);
+        p.aggregators = Bounds(16, 16);
+        _rules.check(p);
+        p.aggregators = Bounds(0, 17);
+        _refuses(p, "aggregators");
+    }
+
+    function test_namedValidators__number__edges() external {
+        TaskParams memory p = _good();
+        p.namedValidators = new address[](1);
+        _refuses(p, "namedValidators");
+        p.namedValidators = new address[](2);
+        _rules.check(p);
+        p.namedValidators = new address[](16);
+        _rules.check(p);
+        p.namedValidators = new address[](17);
+        _refuses(p, "namedValidators");
+    }
+
+    function test_numParams__edges() external {
+        TaskParams memory p = _good();
+        p.format.numParams = 0;
+        _refuses(p, "numParams");
+        p.format.numParams = 1;
+        _rules.check(p);
+        p.format.numParams = 1 << 40;
+        _rules.check(p);
+        p.format.numParams = (1 << 40) + 1;
+        _refuses(p, "numParams");
+    }
+
+    function test_chunkParams__edges() external {
+        TaskParams memory p = _good();
+        uint32[5] memory bad = [uint32(0), 8, 15, 17, 65_552];
+        for (uint256 i; i < bad.length; ++i) {
+            p.format.chunkParams = bad[i];
+            _refuses(p, "chunkParams");
+        }
+        p.format.chunkParams = 16;
+        _rules.check(p);
+        p.format.chunkParams = 65_536;
+        _rules.check(p);
+    }
+
+    function test_maxSquaredNorm__zero__isRefused() external {
+        TaskParams memory p = _good();
+        p.format.maxSquaredNorm = 0;
+        _refuses(p, "maxSquaredNorm");
+        p.format.maxSquaredNorm = type(uint64).max;
+        _rules.check(p);
+    }
+
+    function test_step__zero__isRefused() external {
+        TaskParams memory p = _good();
+        p.format.stepNum = 0;
+        vm.expectRevert(abi.encodeWithSelector(FixedPoint.InvalidStep.selector, 0, 1));
+        _rules.check(p);
+        (p.format.stepNum, p.format.stepDen) = (1, 0);
+        vm.expectRevert(abi.encodeWithSelector(FixedPoint.InvalidStep.selector, 1, 0));
+        _rules.check(p);
+    }
+
+    /// @dev The maximum of workers is what the widths are checked for, not the minimum.
+    function test_widths__maximumOfWorkers__decides() external {
+        TaskParams memory p = _good();
+        p.workers = Bounds(1, 1024);
+        // 2 · num · 1024 · 10000 · 32768 · 2^6 < 2^63 up to num = 214,746; the den adds 10,240,000.
+        p.format.stepNum = 214_000;
+        _rules.check(p);
+        p.format.stepNum = 215_000;
+        vm.expectPartialRevert(FixedPoint.WidthOverflow.selector);
+        _rules.check(p);
+        p.workers = Bounds(1, 1000);
+        _rules.check(p);
+    }
+
+    function test_scaleBits__updateFinerThanModel__isRefused() external {
+        TaskParams memory p = _good();
+        p.format.updateScaleBits = 21;
+        vm.expectRevert(abi.encodeWithSelector(FixedPoint.InvalidScaleBits.selector, 20, 21));
+        _rules.check(p);
+    }
+
+    function _withWindow(uint256 which, uint32 value) private pure returns (TaskParams memory p) {
+        p = _good();
+        if (which == 0) p.windows.commit = value;
+        if (which == 1) p.windows.reveal = value;
+        if (which == 2) p.windows.scoreCommit = value;
+        if (which == 3) p.windows.scoreReveal = value;
+        if (which == 4) p.windows.slot = value;
+        if (which == 5) p.windows.challenge = value;
+    }
+
+    function test_windows__edges() external {
+        bytes32[6] memory names = [
+            bytes32("windows.commit"),
+            "windows.reveal",
+            "windows.scoreCommit",
+            "windows.scoreReveal",
+            "windows.slot",
+            "windows.challenge"
+        ];
+        for (uint256 i; i < 6; ++i) {
+            _refuses(_withWindow(i, 0), names[i]);
+            _rules.check(_withWindow(i, 1));
+            _rules.check(_withWindow(i, 7 days));
+            _refuses(_withWindow(i, 7 days + 1), names[i]);
+            _refuses(_withWindow(i, type(uint32).max), names[i]);
+        }
+    }
+
+    function test_stakes__zero__areRefused() external {
+        TaskParams memory p = _good();
+        p.economics.workerStake = 0;
+        _refuses(p, "workerStake");
+        p = _good();
+        p.economics.validatorStake = 0;
+        _refuses(p, "validatorStake");
+        p = _good();
+        p.economics.aggregatorBond = 0;
+        _refuses(p, "aggregatorBond");
+        p = _good();
+        p.economics.slotFee = 0;
+        _rules.check(p);
+    }
+
+    function test_shares__sum__isExactlyTheWhole() external {
+        TaskParams memory p = _good();
+        p.economics.aggregatorBps = 999;
+        _refuses(p, "shares");
+        p.economics.aggregatorBps = 1001;
+        _refuses(p, "shares");
+        (p.economics.workersBps, p.economics.validatorsBps, p.economics.aggregatorBps) = (10_000, 0, 0);
+        _rules.check(p);
+        // 65,535 + 2 + 9,999 is the whole in sixteen bits only.
+        (p.economics.workersBps, p.economics.validatorsBps, p.economics.aggregatorBps) = (65_535, 2, 9999);
+        _refuses(p, "shares");
+    }
+
+    function test_baseAndSlashes__atMostTheWhole() external {
+        TaskParams memory p = _good();
+        p.economics.baseBps = 10_001;
+        _refuses(p, "baseBps");
+        p = _good();
+        p.economics.workerSlashBps = 10_001;
+        _refuses(p, "slashBps");
+        p = _good();
+        p.economics.validatorSlashBps = 10_001;
+        _refuses(p, "slashBps");
+        p = _good();
+        (p.economics.baseBps, p.economics.workerSlashBps, p.economics.validatorSlashBps) = (10_000, 10_000, 10_000);
+        _rules.check(p);
+        (p.economics.baseBps, p.economics.workerSlashBps, p.economics.validatorSlashBps) = (0, 0, 0);
+        _rules.check(p);
+    }
+}

@@ -1,0 +1,252 @@
+"""Tasks: composed from preset, file and flags; shown with what they earn; cancelled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from cli_fakes import ME, NOW, ROUND_VIEW, TASK_VIEW, Shell, shell_with_chain
+from fake_chain import account_of
+
+from chainfl.cli.output import Money
+from chainfl.cli.task_file import bounds_of, draft_of, read_toml, seconds_of, task_file
+from chainfl.errors import SpecificationError, UsageError
+from chainfl.tasks.spec import DEFAULT_ECONOMICS, LOCAL_WINDOWS, TOKEN, parse
+from chainfl.tasks.state import Bounds, Phase
+
+MINIMAL = """
+preset = "digits"
+reward = "10"
+rounds = 3
+[training]
+steps = 7
+"""
+
+
+@pytest.fixture
+def shell(monkeypatch, capsys, tmp_path) -> Shell:
+    return shell_with_chain(monkeypatch, capsys, tmp_path)
+
+
+def draft(document: dict, **flags: object):
+    return draft_of(task_file(document, flags), now=NOW, windows=LOCAL_WINDOWS, money=Money())
+
+
+def test_task_file__preset_file_and_flags__the_later_wins(tmp_path):
+    (tmp_path / "task.toml").write_text(MINIMAL)
+    made = draft(read_toml(tmp_path / "task.toml"), rounds=5, workers="3-4")
+    assert (made.rounds, made.steps, made.batch_size) == (5, 7, 64)
+    assert made.workers == Bounds(3, 4)
+    assert made.learning_rate == "0.05"
+    assert made.reward == 10 * TOKEN
+    assert made.enrolment_end == NOW + 3_600
+
+
+def test_task_file__windows_and_economics__change_only_what_they_name():
+    made = draft(
+        {
+            "preset": "digits",
+            "reward": "1",
+            "windows": {"commit": 99},
+            "economics": {"worker_stake": "7.5", "base_bps": 0},
+        }
+    )
+    assert made.windows == replace(LOCAL_WINDOWS, commit=99)
+    assert made.economics == replace(DEFAULT_ECONOMICS, worker_stake=75 * TOKEN // 10, base_bps=0)
+
+
+def test_task_file__another_model__keeps_none_of_the_presets_parameters():
+    made = draft({"preset": "digits", "reward": "1", "model": {"name": "mlp", "params": {"hidden": 8}}})
+    assert dict(made.model_params) == {"hidden": 8}
+
+
+def test_task_file__many_problems__are_all_told():
+    with pytest.raises(SpecificationError) as caught:
+        task_file({"name": "x", "rounds": "many", "colour": 1, "training": {"steps": 1}}, {})
+    told = str(caught.value)
+    for word in ("rounds", "colour", "reward is missing", "dataset is missing", "training.batch_size is missing"):
+        assert word in told
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"economics": {"colour": 1}},
+        {"economics": {"base_bps": "30%"}},
+        {"windows": {"tea": 1}},
+        {"training": {"momentum": "x"}},
+    ],
+)
+def test_task_file__wrong_table__is_a_problem(changes):
+    with pytest.raises(SpecificationError):
+        draft({"preset": "digits", "reward": "1", **changes})
+
+
+@pytest.mark.parametrize("content", [b"not = = toml", b"\xff\xfe"])
+def test_read_toml__something_else__is_told(tmp_path, content):
+    (tmp_path / "t").write_bytes(content)
+    with pytest.raises(SpecificationError):
+        read_toml(tmp_path / "t")
+
+
+def test_task_file__no_such_preset__names_those_there_are():
+    with pytest.raises(UsageError, match="digits"):
+        task_file({}, {"preset": "imagenet"})
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("10min", 600), ("2h", 7_200), ("1d", 86_400)])
+def test_seconds__a_length_of_time__is_read(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5h", "1 week", "٣"])
+def test_seconds__anything_else__is_refused(text):
+    with pytest.raises(UsageError):
+        seconds_of(text)
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1-2-3"])
+def test_bounds__no_numbers__are_refused(text):
+    with pytest.raises(UsageError):
+        bounds_of(text)
+
+
+def test_create__dry_run__publishes_and_sends_nothing(shell):
+    shell.use(free=10 * TOKEN)
+    assert shell("task", "create", "--preset", "digits", "--reward", "10", "--dry-run") == 0
+    assert shell.operator.sent == []
+    assert shell.store.blobs == {}
+    assert "stake of a worker" in shell.err
+
+
+def test_create__enough_stake__publishes_genesis_and_specification_then_sends(shell):
+    shell.use(free=10 * TOKEN)
+    assert shell("task", "create", "--preset", "digits", "--reward", "10", "--yes", "--json") == 0
+    assert shell.operator.sent == ["create"]
+    document = json.loads(shell.out)
+    spec = parse(shell.store.blobs[document["spec_cid"]], bytes.fromhex(document["spec_hash"][2:]))
+    assert {spec.genesis.cid, spec.genesis.float_cid, document["spec_cid"]} == set(shell.store.blobs)
+
+
+def test_create__stake_is_missing__deposits_it_first(shell):
+    shell.use(free=4 * TOKEN, wallet=6 * TOKEN)
+    assert shell("task", "create", "--preset", "digits", "--reward", "10", "--yes") == 0
+    assert shell.operator.sent == [f"deposit {6 * TOKEN}", "create"]
+
+
+def test_create__tokens_are_missing__sends_nothing(shell):
+    shell.use(free=4 * TOKEN, wallet=5 * TOKEN)
+    assert shell("task", "create", "--preset", "digits", "--reward", "10", "--yes") == 26
+    assert shell.operator.sent == []
+    assert shell.store.blobs == {}
+
+
+def test_create__without_terminal_and_yes__publishes_nothing(shell):
+    shell.use(free=10 * TOKEN)
+    assert shell("task", "create", "--preset", "digits", "--reward", "10") == 11
+    assert shell.store.blobs == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        ([], 40),
+        (["--preset", "digits"], 40),
+        (["--preset", "digits", "--reward", "x"], 11),
+        (["--preset", "digits", "--reward", "1", "--workers", "5-2"], 40),
+        (["--preset", "digits", "--reward", "1", "--rounds", "0"], 40),
+        (["--preset", "digits", "--reward", "1", "--validator", "0x12"], 2),
+        (["--preset", "digits", "--reward", "1", "--parent", "12"], 2),
+        (["--preset", "digits", "--reward", "1", "--enrolment", "soon"], 11),
+    ],
+)
+def test_create__a_wrong_task__has_an_exit_code(shell, flags, code):
+    assert shell("task", "create", *flags, "--yes") == code
+    assert shell.operator.sent == []
+
+
+def test_list__one_task__is_a_row(shell):
+    assert shell("task", "list") == 0
+    assert "enrolment" in shell.out
+    assert "3/5" in shell.out
+
+
+def test_list__open__leaves_out_what_cannot_be_joined(shell):
+    shell.use(task_view=replace(TASK_VIEW, enrolment_end=NOW))
+    shell("task", "list", "--open", "--json")
+    assert json.loads(shell.out) == []
+
+
+def test_show__a_task__estimates_what_a_round_earns(shell):
+    assert shell("task", "show", "1") == 0
+    # 1,000 tokens over 10 rounds: 70% over 3 workers, 20% for 1 validator, 10% for the aggregator.
+    assert "23.333333333333333333 CFL (with 3 of them)" in shell.out
+    assert "20 CFL (with 1)" in shell.out
+    assert "signal" in shell.err
+    assert "in 10 min at the latest" in shell.out
+
+
+def test_show__nobody_enrolled__estimates_with_the_minimum(shell):
+    shell.use(round_view=replace(ROUND_VIEW, num_workers=0, num_validators=0))
+    shell("task", "show", "1", "--json")
+    estimate = json.loads(shell.out)["estimate_wei"]
+    assert (estimate["with_workers"], estimate["worker"]) == (2, 35 * TOKEN)
+
+
+def test_show__specification_is_not_there__shows_the_rest(shell):
+    assert shell("task", "show", "1", "--members") == 0
+    assert "cannot be shown" in shell.out
+    assert ME in shell.out
+
+
+def test_show__specification_is_another__says_so(shell):
+    cid = shell.store.put_bytes(b"{}")
+    from chainfl.storage.cid import digest_of
+
+    shell.use(task_view=replace(TASK_VIEW, spec_hash=digest_of(cid)))
+    assert shell("task", "show", "1", "--json") == 0
+    assert "malformed" in json.loads(shell.out)["specification_problem"]
+
+
+@pytest.mark.parametrize(("text", "code"), [("2", 11), ("x", 2), ("0", 2), ("-1", 2)])
+def test_show__no_such_task__is_told(shell, text, code):
+    assert shell("task", "show", "--", text) == code
+
+
+def test_cancel__ones_own__shows_what_comes_back(shell):
+    assert shell("task", "cancel", "1", "--yes") == 0
+    assert shell.operator.sent == ["cancel 1"]
+    assert "to claim: 0 CFL → 1,000 CFL" in shell.err
+    assert "rewards claim" in shell.err
+
+
+def test_cancel__anothers__promises_nothing(shell):
+    shell.use(task_view=replace(TASK_VIEW, requester=account_of(5)))
+    shell("task", "cancel", "1", "--yes")
+    assert "rewards claim" not in shell.err
+
+
+class Follower:
+    def __init__(self, polls):
+        self.polls = iter(polls)
+
+    def poll(self):
+        return next(self.polls)
+
+
+def test_watch__events__are_told_until_the_end(shell, monkeypatch):
+    from chainfl.chain.events import Event, Log
+
+    log = Log(ME, (), b"", 7, bytes(32), "0xab", 0)
+    refund = Event("TaskCancelled", "TaskCoordinator", {"task_id": 1, "refund": TOKEN}, log)
+    operator = shell.use(round_view=replace(ROUND_VIEW, phase=Phase.CANCELLED))
+    operator.follow_task = lambda task_id, start: Follower([((refund,), (refund,))])  # type: ignore[attr-defined]
+    assert shell("task", "watch", "1") == 0
+    assert shell.out.splitlines() == [
+        "         7  taken back by a reorganisation: cancelled; 1 CFL refunded",
+        "         7  cancelled; 1 CFL refunded",
+    ]
+    operator.follow_task = lambda task_id, start: Follower([((refund,), ())])  # type: ignore[attr-defined]
+    assert shell("task", "watch", "1", "--json") == 0
+    assert json.loads(shell.out)["event"] == "TaskCancelled"
