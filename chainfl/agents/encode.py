@@ -48,8 +48,8 @@ def encode_update(delta: Float32Array, residual: Float32Array | None, form: Form
         commitment = update_root(quantized.values, form.chunk_params)
         if commitment.sum_of_squares <= form.max_squared_norm:
             return EncodedUpdate(quantized.values, quantized.residual, commitment, quantized.num_clipped, scale)
-        # Rounding added back more than the margin: many small values just above one half.
-        scale *= 0.9
+        # Rounding added back more than the margin. It at most doubles a value, so half the scale always fits.
+        scale *= 0.99
     raise EncodingError(
         f"no scaling brings the update's sum of squares below {form.max_squared_norm}",
         max_squared_norm=form.max_squared_norm,

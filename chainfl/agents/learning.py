@@ -95,6 +95,8 @@ def rules_of(spec: TaskSpec) -> scoring.RoundRules:
         learning_rate=float(spec.training.learning_rate),
         momentum=float(spec.training.momentum),
         weight_decay=float(spec.training.weight_decay),
+        gate_cosine=float(spec.validation.gate_cosine),
+        duplicate_cosine=float(spec.validation.duplicate_cosine),
     )
 
 

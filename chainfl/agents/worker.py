@@ -150,9 +150,9 @@ class Worker(Player):
         )
 
     def _prepare(self, snapshot: Snapshot) -> None:
-        """Trains and journals; killed before the last line, it trains again and nothing was sent."""
+        """Trains and journals; killed before that is whole, it trains again, and nothing was sent."""
         view, journal, form = snapshot.round, self.context.journal, self.context.scope.format
-        trained = self._train(snapshot)
+        trained, seconds = self._train(snapshot)
         encoded = encode_update(trained.delta, journal.residual(form.num_params), form)
         metadata = self.context.scope.update_metadata(view.round, self.context.chain.account, view.model_root)
         payload = payload_bytes(encoded.values, metadata)
@@ -166,25 +166,27 @@ class Worker(Player):
             num_examples=trained.num_examples,
             salt=new_salt(),
         )
-        self._warn_of_losses(encoded)
         journal.save_update(update, payload, encoded.residual)
-
-    def _train(self, snapshot: Snapshot) -> TrainedUpdate:
-        view, log = snapshot.round, self.context.log
-        model = self.models.at_round(view.round, view.model_root)
-        log.emit("training")
-        started = time.monotonic()
-        trained = self._trainer.train(model, view.round)
-        seconds = time.monotonic() - started
-        self.context.report.seconds_training += seconds
-        log.emit(
+        self.context.log.emit(
             "trained",
             seconds_training=round(seconds, 3),
             loss_first=round(trained.loss_first, 4),
             loss_last=round(trained.loss_last, 4),
             examples=trained.num_examples,
+            bytes=len(payload),
         )
-        return trained
+        self._warn_of_losses(encoded)
+
+    def _train(self, snapshot: Snapshot) -> tuple[TrainedUpdate, float]:
+        """The update, and the seconds that it took."""
+        view = snapshot.round
+        model = self.models.at_round(view.round, view.model_root)
+        self.context.log.emit("training")
+        started = time.monotonic()
+        trained = self._trainer.train(model, view.round)
+        seconds = time.monotonic() - started
+        self.context.report.seconds_training += seconds
+        return trained, seconds
 
     def _warn_of_losses(self, encoded: EncodedUpdate) -> None:
         share = encoded.num_clipped / len(encoded.values)

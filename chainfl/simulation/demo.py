@@ -172,7 +172,8 @@ def participant_command(stage: Stage, part: Part) -> tuple[tuple[str, ...], dict
         *data,
         *("--once", "--name", part.name, "--events", str(stage.events / f"{part.name}.jsonl")),
     )
-    return arguments, {"CHAINFL_PRIVATE_KEY": part.private_key}
+    # Nine processes on two cores: threads that fight for them are slower than one.
+    return arguments, {"CHAINFL_PRIVATE_KEY": part.private_key, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def configuration(port: int) -> str:

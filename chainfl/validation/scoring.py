@@ -25,6 +25,7 @@ ABSTAIN = 65_535
 """The weight that says: I could not fetch it."""
 
 FULL_SCORE = 10_000
+GATE_COSINE = 0.0
 DUPLICATE_COSINE = 0.99
 
 _GRAM_BLOCK = 1 << 16
@@ -65,6 +66,8 @@ class RoundRules:
     learning_rate: float
     momentum: float = 0.0
     weight_decay: float = 0.0
+    gate_cosine: float = GATE_COSINE
+    duplicate_cosine: float = DUPLICATE_COSINE
 
 
 def score_round(
@@ -90,7 +93,7 @@ def score_round(
     real_model = dequantize_model(model, rules.model_scale_bits)
     root_update = _root_update(trainer, root_data, real_model, rules, seed)
     last_step = None if previous_model is None else (model.astype(np.int64) - previous_model).astype(np.float32)
-    cosines = _Cosines.of(held, root_update, last_step)
+    cosines = _Cosines.of(held, root_update, last_step, rules)
     accepted = {i: clipped[i] for i in held if cosines.passes_gate(i)}
     costs = _removal_costs(trainer, root_data, real_model, held, accepted, cosines.groups(accepted), rules)
     scores = _scores(costs)
@@ -131,9 +134,12 @@ class _Cosines:
     matrix: NDArray[np.float64]
     root: int
     last_step: int | None
+    rules: RoundRules
 
     @classmethod
-    def of(cls, held: Mapping[int, Int16Array], root: Float32Array, last_step: Float32Array | None) -> _Cosines:
+    def of(
+        cls, held: Mapping[int, Int16Array], root: Float32Array, last_step: Float32Array | None, rules: RoundRules
+    ) -> _Cosines:
         vectors: list[NDArray[np.int16] | NDArray[np.float32]] = [*held.values(), root]
         if last_step is not None:
             vectors.append(last_step)
@@ -143,12 +149,13 @@ class _Cosines:
             _cosine_matrix(vectors),
             place,
             place + 1 if last_step is not None else None,
+            rules,
         )
 
     def passes_gate(self, update: int) -> bool:
         """Whether the update points where root data point. A root update of zero says nothing, so it stops nobody."""
         has_direction = self.matrix[self.root, self.root] > 0
-        return not has_direction or bool(self.matrix[self.row[update], self.root] > 0)
+        return not has_direction or bool(self.matrix[self.row[update], self.root] > self.rules.gate_cosine)
 
     def groups(self, accepted: Mapping[int, int]) -> list[_Group]:
         """The accepted updates in groups of near-duplicates (transitively); most groups have one member."""
@@ -164,7 +171,7 @@ class _Cosines:
         return found
 
     def _are_near(self, a: int, b: int) -> bool:
-        return bool(self.matrix[a, b] > DUPLICATE_COSINE)
+        return bool(self.matrix[a, b] > self.rules.duplicate_cosine)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from chainfl.tasks.state import (
 )
 from chainfl.types import Address, Root, TaskId, Wei
 
-ME = account_of(0xA)
+ME = account_of(0x10)
 COORDINATOR = account_of(0xC0)
 MY_LINE = Line(ME, False, 1, bytes(32), bytes(32), bytes(32), "CC-BY-4.0")
 NOW = 1_800_000_000

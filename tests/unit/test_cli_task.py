@@ -9,9 +9,11 @@ import pytest
 from cli_fakes import ME, NOW, ROUND_VIEW, TASK_VIEW, Shell, shell_with_chain
 from fake_chain import account_of
 
+from chainfl.chain.events import Event, Log
 from chainfl.cli.output import Money
 from chainfl.cli.task_file import bounds_of, draft_of, read_toml, seconds_of, task_file
 from chainfl.errors import SpecificationError, UsageError
+from chainfl.storage.cid import digest_of
 from chainfl.tasks.spec import DEFAULT_ECONOMICS, LOCAL_WINDOWS, TOKEN, parse
 from chainfl.tasks.state import Bounds, Phase
 
@@ -202,8 +204,6 @@ def test_show__specification_is_not_there__shows_the_rest(shell):
 
 def test_show__specification_is_another__says_so(shell):
     cid = shell.store.put_bytes(b"{}")
-    from chainfl.storage.cid import digest_of
-
     shell.use(task_view=replace(TASK_VIEW, spec_hash=digest_of(cid)))
     assert shell("task", "show", "1", "--json") == 0
     assert "malformed" in json.loads(shell.out)["specification_problem"]
@@ -236,8 +236,6 @@ class Follower:
 
 
 def test_watch__events__are_told_until_the_end(shell, monkeypatch):
-    from chainfl.chain.events import Event, Log
-
     log = Log(ME, (), b"", 7, bytes(32), "0xab", 0)
     refund = Event("TaskCancelled", "TaskCoordinator", {"task_id": 1, "refund": TOKEN}, log)
     operator = shell.use(round_view=replace(ROUND_VIEW, phase=Phase.CANCELLED))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,6 +69,15 @@ def test_score_round__update_against_root_data__gets_zero_and_the_rest_their_wei
         Vote(0, 0),
         Vote(10_000, 5_000),
     ]
+
+
+@pytest.mark.parametrize(("gate_cosine", "accepted"), [(0.3, True), (0.4, False)])
+def test_score_round__gate_of_the_task__is_what_decides(gate_cosine: float, accepted: bool):
+    # One of eight equal coordinates: a cosine of 1/sqrt(8) = 0.354 with the root update.
+    rules = replace(RULES, gate_cosine=gate_cosine)
+    trainer = QuadraticTrainer([1.0] * P)
+    [vote] = score_round(trainer, ROOT_DATA, MODEL, [revealed(axis(0))], rules, seed=1)
+    assert (vote.weight > 0) is accepted
 
 
 def test_score_round__update_at_right_angles__is_not_positive():

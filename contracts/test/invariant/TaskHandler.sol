@@ -66,7 +66,7 @@ contract TaskHandler is Deployed {
         p.windows = Windows(20, 10, 15, 15, 10, 3);
         p.economics.workerSlashBps = uint16((seed >> 180) % 10_001);
         p.economics.validatorSlashBps = uint16((seed >> 196) % 10_001);
-        _fund(requester, p.reward);
+        if (p.reward > 0) _fund(requester, p.reward);
         uint256 id = _create(p);
         funded[id] = p.reward;
         ++calls["create"];
@@ -157,7 +157,7 @@ contract TaskHandler is Deployed {
         Vote[] memory votes = new Vote[](coordinator.membersOf(id, Role.Worker).length);
         for (uint256 i; i < votes.length; ++i) {
             uint256 r = uint256(keccak256(abi.encode(seed, i)));
-            if (r % 8 == 0) votes[i] = Vote(0, 0);
+            if (r % 8 == 0 || seed % 4 == 0) votes[i] = Vote(0, 0);
             else if (r % 8 == 1) votes[i] = Vote(ABSTAIN, 0);
             else votes[i] = Vote(uint16(1 + (r >> 8) % 10_000), uint16(1 + (r >> 24) % 65_535));
         }

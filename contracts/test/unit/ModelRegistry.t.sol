@@ -92,8 +92,8 @@ contract ModelRegistryTest is Test {
         vm.roll(500);
         coordinator = new ResultStub();
         address vault = address(new VaultStub(address(coordinator)));
-        coordinator.wire(vault, _nextAddress());
-        registry = new ModelRegistry(address(coordinator));
+        coordinator.wire(vault, _registryOf(address(coordinator)));
+        registry = new ModelRegistry{ salt: 0 }(address(coordinator));
     }
 
     // --- construction --------------------------------------------------------------------------------
@@ -118,13 +118,13 @@ contract ModelRegistryTest is Test {
     function test_construction__vaultNamesAnotherCoordinator__reverts() external {
         ResultStub other = new ResultStub();
         VaultStub vault = new VaultStub(address(coordinator));
-        other.wire(address(vault), _nextAddress());
+        other.wire(address(vault), _registryOf(address(other)));
         _assertWrongWiring(address(other));
     }
 
     function test_construction__vaultWithoutCode__reverts() external {
         ResultStub other = new ResultStub();
-        other.wire(alice, _nextAddress());
+        other.wire(alice, _registryOf(address(other)));
         _assertWrongWiring(address(other));
     }
 
@@ -481,14 +481,15 @@ contract ModelRegistryTest is Test {
 
     // --- moves and checks of these tests -------------------------------------------------------------
 
-    /// @dev The address of the contract that this test deploys next.
-    function _nextAddress() private view returns (address) {
-        return vm.computeCreateAddress(address(this), vm.getNonce(address(this)));
+    /// @dev Deployed by CREATE2, so that the address depends on no nonce.
+    function _registryOf(address coordinator_) private view returns (address) {
+        bytes32 creation = keccak256(abi.encodePacked(type(ModelRegistry).creationCode, abi.encode(coordinator_)));
+        return address(uint160(uint256(keccak256(abi.encodePacked(hex"ff", this, bytes32(0), creation)))));
     }
 
     function _assertWrongWiring(address coordinator_) private {
         vm.expectRevert(abi.encodeWithSelector(IModelRegistry.WrongWiring.selector, coordinator_));
-        new ModelRegistry(coordinator_);
+        new ModelRegistry{ salt: 0 }(coordinator_);
     }
 
     function _genesis(uint256 taskId, address requester, bytes32 parent) private returns (bytes32) {
