@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -115,13 +116,20 @@ class Stage:
         """Sends from an unlocked account, insists that it worked, and books its gas."""
         data = "0x" + transaction.data.hex()
         message = {"from": account, "to": transaction.to, "data": data, "gas": hex(16_000_000)}
-        receipt = self.client.request(
-            "eth_getTransactionReceipt", [self.client.request("eth_sendTransaction", [message])]
-        )
+        receipt = self._receipt(self.client.request("eth_sendTransaction", [message]))
         if int(receipt["status"], 16) != 1:
             raise SystemExit(f"{transaction.kind} reverted in round {self.round} of {self.setting}")
         key = (self.setting, kind or transaction.kind, self.round)
         self.ledger.spent[key].append(Spent(int(receipt["gasUsed"], 16), transaction.data))
+
+    def _receipt(self, tx_hash: str) -> dict[str, Any]:
+        """Anvil answers when the transaction is accepted; its block follows at once, but a moment later."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            receipt: dict[str, Any] | None = self.client.request("eth_getTransactionReceipt", [tx_hash])
+            if receipt is not None:
+                return receipt
+        raise SystemExit(f"no receipt for {tx_hash}")
 
     def view(self) -> RoundView:
         view: RoundView = self.client.read(self.coordinator.round(self.task))

@@ -171,7 +171,8 @@ def _run(app: App, role: Role, options: dict[str, Any], start: Callable[[Operato
     from chainfl.agents.wiring import AgentOptions
 
     app.start_log()
-    operator = app.operator_with_budget(options["max_gas_wei"] or app.settings.max_gas_wei)
+    max_gas_wei = options["max_gas_wei"]
+    operator = app.operator_with_budget(app.settings.max_gas_wei if max_gas_wei is None else max_gas_wei)
     task_id: TaskId | None = options["task_id"]
     if options["deposit"]:
         _deposit_missing(app, operator, role, task_id, Consent(yes=options["yes"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,9 +54,7 @@ def demo(
     wanted = folder or Path("chainfl-demo")
     config = DemoConfig(Path(), rounds, workers, validators, seed, data, data_dir)
     config.check()
-    config = DemoConfig(
-        new_folder(wanted.resolve().parent, wanted.name), rounds, workers, validators, seed, data, data_dir
-    )
+    config = replace(config, folder=new_folder(wanted.resolve().parent, wanted.name))
     console = Console(stderr=True)
     report = run_demo(config, lambda: open_view(console), lambda text: console.print(text, style="dim", soft_wrap=True))
     if json_path is not None:

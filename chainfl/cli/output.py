@@ -151,7 +151,8 @@ def fail(error: ChainflError) -> int:
         say(str(error))
         return error.exit_code
     say(click.style("error: ", fg="red", bold=True) + str(error) if has_color() else f"error: {error}")
-    hint = hint_of(error)
-    if hint:
+    if (tx_hash := error.evidence.get("tx_hash")) and str(tx_hash) not in str(error):
+        say(f"transaction: {tx_hash}")
+    if hint := hint_of(error):
         say(f"hint: {hint}")
     return error.exit_code

@@ -17,7 +17,7 @@ from chainfl.cli.output import Money, duration, plain, say, show, show_facts, sh
 from chainfl.cli.spending import Change, Consent, Spending, Step, report_sent, spend, spending_options
 from chainfl.errors import SpecificationError, StorageError
 from chainfl.tasks.payouts import estimate_round
-from chainfl.tasks.state import Economics, Phase, Role, RoundView, TaskView, Windows
+from chainfl.tasks.state import Block, Economics, Phase, Role, RoundView, TaskView, Windows
 from chainfl.types import Cid, TaskId, Wei
 
 if TYPE_CHECKING:
@@ -36,6 +36,14 @@ def task() -> None:
 
 
 # --- create --------------------------------------------------------------------------------------
+
+
+@task.command(epilog="Example: chainfl task template > task.toml")
+def template() -> None:
+    """Print a commented task file, for `chainfl task create --file`."""
+    from chainfl.cli.task_file import TEMPLATE
+
+    show(TEMPLATE.rstrip())
 
 
 @task.command(epilog="Example: chainfl task create --preset digits --reward 1000 --workers 3-5 --enrolment 30min")
@@ -454,7 +462,15 @@ def watch(app: App, task_id: TaskId, only_new: bool, as_json: bool) -> None:
         if state.phase.is_terminal:
             say(words.phase_words(state.phase))
             return
-        block = reader.wait_for_block(block.number, FOLLOW_TIMEOUT_S)
+        block = _next_block(reader, block)
+
+
+def _next_block(reader: Operator, before: Block) -> Block:
+    """Waits for a newer block; asks for its number only, until there is one."""
+    block = before
+    while block.number <= before.number:
+        block = reader.wait_for_block(before.number, FOLLOW_TIMEOUT_S)
+    return block
 
 
 def _print_event(event: Event, money: Money, as_json: bool, *, taken_back: bool) -> None:

@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -53,9 +54,9 @@ class TrainingTable(_Table):
     @field_validator("learning_rate", "momentum", "weight_decay", mode="before")
     @classmethod
     def _as_decimal(cls, value: Any) -> Any:
-        from chainfl.agents.requester import decimal_text
-
-        return decimal_text(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+        # Not the requester's own function: it comes with torch, and a mistyped file is told without waiting for that.
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return format(Decimal(str(value)).normalize(), "f") if is_number else value
 
 
 class DatasetTable(_Table):
@@ -99,6 +100,69 @@ class TaskFile(_Table):
     format: FormatTable = FormatTable()
     windows: dict[Literal["commit", "reveal", "score_commit", "score_reveal", "slot", "challenge"], int] = {}
     economics: dict[str, Amount | int] = {}
+
+
+TEMPLATE: Final = """\
+# A task for `chainfl task create --file`. What a preset or the defaults say may be left out.
+preset = "digits"               # digits, mnist or cifar10: model, data and training
+name = "digits, trained by strangers"
+description = ""
+licence = "CC-BY-4.0"           # of the models, as an SPDX name
+reward = "1000"                 # tokens, escrowed for all rounds together
+rounds = 10
+enrolment = "1h"                # from the moment it is published: 90s, 10min, 2h, 1d
+workers = "3-5"                 # one number, or minimum-maximum
+validators = "1-3"
+aggregators = "1-2"
+named_validators = []           # addresses; when there are any, only they may validate
+# parent_model = "…"            # id of the model that this task continues
+
+[model]                         # a registered name, its parameters, and the seed of its weights
+name = "cnn"
+params = { in_channels = 1, height = 8, width = 8, num_classes = 10, channels = 32, blocks = 2, hidden = 64 }
+seed = 0
+
+[dataset]                       # for people, and for a check of shapes
+name = "digits"
+description = "scikit-learn's handwritten digits"
+licence = ""
+input_shape = [1, 8, 8]
+num_classes = 10
+
+[training]                      # what a worker does in a round
+steps = 40
+batch_size = 64
+learning_rate = "0.05"
+momentum = "0.9"
+weight_decay = "0"
+
+[format]                        # the integers: docs/protocol.md, Numbers
+model_scale_bits = 20
+update_scale_bits = 14
+chunk_params = 256
+step_num = 1                    # server step, step_num / step_den
+step_den = 1
+
+[windows]                       # seconds; by default the network's own
+# commit = 600
+# reveal = 300
+# score_commit = 600
+# score_reveal = 300
+# slot = 300
+# challenge = 900
+
+[economics]                     # tokens as text, shares in basis points
+worker_stake = "100"
+validator_stake = "300"
+aggregator_bond = "200"
+slot_fee = "5"
+workers_bps = 7000
+validators_bps = 2000
+aggregator_bps = 1000
+base_bps = 3000                 # of the workers' part, by stake; the rest by score
+worker_slash_bps = 2000
+validator_slash_bps = 1000
+"""
 
 
 def read_toml(path: Path) -> dict[str, Any]:

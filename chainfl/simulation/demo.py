@@ -49,7 +49,7 @@ class DemoConfig:
     windows: Windows = LOCAL_WINDOWS
 
     def check(self) -> None:
-        """Raises UsageError with the first thing that cannot be."""
+        """Raises UsageError with the first thing that cannot be, and what loading the data raises."""
         if self.data not in PRESETS:
             raise UsageError(f"no preset for {self.data!r}; there are {', '.join(PRESETS)}")
         for name, value, most in (("rounds", self.rounds, 1000), ("workers", self.workers, 64)):
@@ -57,6 +57,8 @@ class DemoConfig:
                 raise UsageError(f"--{name} is between 1 and {most}, not {value}")
         if not 1 <= self.validators <= 16:
             raise UsageError(f"--validators is between 1 and 16, not {self.validators}")
+        # Twice, so that bad data are told before anything has started.
+        load_dataset(self.data, self.data_dir)
 
 
 @dataclass(frozen=True, slots=True)

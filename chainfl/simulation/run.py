@@ -35,7 +35,6 @@ Version = tuple[ModelId, Model]
 
 def run_demo(config: DemoConfig, open_view: Callable[[], View], say: Callable[[str], None]) -> Report:
     """Everything, in `config.folder`, which must be empty. Raises ChainflError; leaves no process behind."""
-    config.check()
     started = time.monotonic()
     accounts = config.workers + config.validators + 3
     say(f"starting a chain and {accounts - 2} participants in {config.folder}")

@@ -295,7 +295,7 @@ contract TaskCoordinator is ITaskCoordinator {
         r.numValidators = uint16(t.lists[Role.Validator].length);
         r.numAggregators = uint16(t.lists[Role.Aggregator].length);
         r.modelRoot = t.modelRoot;
-        r.totalWeight = t.sums.weight;
+        if (r.tallied > 0) r.totalWeight = t.sums.weight;
         (r.carry, r.endedAt) = (t.carry, t.endedAt);
         if (r.orderDrawn) r.order = t.order.holders;
         if (r.postedAt > 0) _viewPosting(r, t.posting);

@@ -14,7 +14,7 @@ from cli_fakes import isolate
 
 from chainfl.cli import main
 from chainfl.cli.main import COMMANDS, cli, run
-from chainfl.errors import ChainflError, Interrupted, StakeTooLow
+from chainfl.errors import ChainflError, Interrupted, RpcUnreachable, StakeTooLow
 
 HELP_BUDGET_S = 0.5
 HEAVY = ("torch", "web3", "sklearn", "matplotlib", "eth_account")
@@ -119,6 +119,8 @@ def raising(error: BaseException):
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
+        (RpcUnreachable("no answer", tx_hash="0xabc"), 21, "transaction: 0xabc"),
+        (RpcUnreachable("no answer"), 21, "hint: Check the `rpc` setting"),
         (StakeTooLow("too little", missing=5 * 10**17), 32, "hint: Top up with `chainfl stake deposit 0.5`."),
         (ChainflError("something"), 1, "error: something"),
         (Interrupted("stopped; nothing is at risk"), 130, "stopped; nothing is at risk"),

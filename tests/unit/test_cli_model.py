@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from cli_fakes import ME, MY_LINE, Shell, shell_with_chain
+from cli_fakes import ME, MY_LINE, ROUND_VIEW, Shell, shell_with_chain
 from fake_chain import account_of
 
 from chainfl.chain.records import Model
+from chainfl.cli import model as model_commands
 from chainfl.cli.model import tree
 from chainfl.errors import RegistryError
 from chainfl.registry import lineage as lineage_module
 from chainfl.registry.lineage import Lineage, LinkResult, UpdateLink, Verification, Version
+from chainfl.registry.replay import ReplayedRound
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks.cids import cid_on_chain
+from chainfl.tasks.state import Phase
 from chainfl.types import Cid, ModelId, Root, TaskId
 
 IDS = [ModelId(bytes([n]) * 32) for n in range(1, 4)]
@@ -164,3 +168,20 @@ def test_grant__anothers_models__is_refused(shell):
 @pytest.mark.parametrize(("arguments", "code"), [(("2", "1"), 11), (("1", "0"), 2), (("1", "7"), 11), (("1", "x"), 2)])
 def test_replay__no_such_round__is_told(shell, arguments, code):
     assert shell("round", "replay", *arguments) == code
+
+
+@pytest.mark.parametrize(("computed", "code"), [(9, 0), (8, 81)])
+def test_replay__roots__decide_the_exit_code(shell, monkeypatch, computed, code):
+    shell.operator.round_view = replace(ROUND_VIEW, phase=Phase.COMPLETED, round=2)
+    replayed = ReplayedRound(np.zeros(1, np.int32), Root(bytes([computed]) * 32), 2, 20_000, 0)
+    monkeypatch.setattr(model_commands, "_replay", lambda app, task_id, number: replayed)
+    assert shell("round", "replay", "1", "2", "--json") == code
+    assert json.loads(shell.out)["matches"] is (code == 0)
+
+
+def test_replay__posted_and_not_yet_final__is_compared_with_what_is_posted(shell, monkeypatch):
+    posted = Root(bytes([7]) * 32)
+    shell.operator.round_view = replace(ROUND_VIEW, phase=Phase.CHALLENGE, round=3, posted_at=1, aggregate_root=posted)
+    monkeypatch.setattr(model_commands, "_replay", lambda *_: ReplayedRound(np.zeros(1, np.int32), posted, 2, 1, 0))
+    assert shell("round", "replay", "1", "3") == 0
+    assert posted.hex() in shell.out

@@ -9,7 +9,7 @@ from cli_fakes import FakeOperator, Shell, shell_with_chain
 
 from chainfl.agents.ports import TimedOut
 from chainfl.cli.spending import Change, Consent, Spending, Step, agree, report_sent, settled, spend
-from chainfl.errors import Interrupted, StakeTooLow, TransactionTimedOut, UsageError
+from chainfl.errors import Interrupted, RpcUnreachable, StakeTooLow, TransactionTimedOut, UsageError
 
 SPENDING = Spending("Move 5", [Step("claiming", lambda port: port.claim())], [Change("wallet", 10, 15)])
 
@@ -94,6 +94,17 @@ def test_spend__preparation__comes_after_the_agreement_and_before_sending():
     assert order == []
     spend(operator, spending, Consent(yes=True), str)
     assert order == ["prepared []"]
+
+
+def test_spend__endpoint_lost_half_way__keeps_the_transaction_in_the_error():
+    def lose(port: FakeOperator):
+        if port.is_dry:
+            return port.claim()
+        raise RpcUnreachable("no answer", tx_hash="0xabc")
+
+    with pytest.raises(RpcUnreachable) as caught:
+        spend(FakeOperator(), Spending("x", [Step("losing", lose)]), Consent(yes=True), str)
+    assert caught.value.evidence == {"tx_hash": "0xabc", "step": "losing"}
 
 
 def test_settled__no_receipt_in_time__names_the_transaction():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import replace
 
 import pytest
@@ -56,6 +57,14 @@ def test_task_file__windows_and_economics__change_only_what_they_name():
     )
     assert made.windows == replace(LOCAL_WINDOWS, commit=99)
     assert made.economics == replace(DEFAULT_ECONOMICS, worker_stake=75 * TOKEN // 10, base_bps=0)
+
+
+def test_template__as_it_is__says_what_the_preset_and_the_defaults_say(shell):
+    assert shell("task", "template") == 0
+    named = {"name": "x", "reward": "1000", "workers": "3-5", "validators": "1-3", "aggregators": "1-2"}
+    written = replace(draft(tomllib.loads(shell.out)), name="x")
+    plain = draft({"preset": "digits", **named})
+    assert replace(written, dataset=plain.dataset) == plain
 
 
 def test_task_file__another_model__keeps_none_of_the_presets_parameters():

@@ -5,7 +5,7 @@ import { IModelRegistry } from "../interfaces/IModelRegistry.sol";
 import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
 import { Cid, Phase } from "../interfaces/Types.sol";
 import { Clock, Phases, Progress } from "./Phases.sol";
-import { Sums, Task } from "./TaskStorage.sol";
+import { Task } from "./TaskStorage.sol";
 
 /// @title From round to round, and the one gate that every call passes.
 library Rounds {
@@ -36,16 +36,15 @@ library Rounds {
         if (current != given) revert ITaskCoordinator.UnexpectedRound(taskId, current, given);
     }
 
-    /// @notice Opens a round for whoever is active in it; what the last round left is overwritten.
+    /// @notice Opens a round for whoever is active in it; what the last round left is overwritten, here or by the first
+    /// batch of the tally.
     function open(Task storage t, uint256 taskId, uint16 round) internal {
         Clock memory c = Phases.open(t.fixed_.windows, round, block.timestamp);
         (c.eligibleWorkers, c.eligibleValidators) = (t.nextWorkers, t.nextValidators);
         Progress memory p;
         p.openedBlock = uint40(block.number);
         p.numSlots = t.nextAggregators < Phases.MAX_SLOTS ? t.nextAggregators : Phases.MAX_SLOTS;
-        Sums memory s;
-        (t.clock, t.progress, t.sums) = (c, p, s);
-        (t.updatesHash, t.agreements, t.order.knownFrom) = (0, 0, 0);
+        (t.clock, t.progress, t.order.knownFrom) = (c, p, 0);
         emit ITaskCoordinator.RoundOpened(taskId, round, t.modelRoot, c.eligibleWorkers, c.eligibleValidators);
     }
 

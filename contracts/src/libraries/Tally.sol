@@ -22,6 +22,14 @@ library Tally {
         bool quorum;
     }
 
+    /// @dev What the batches add up, in memory within one.
+    struct Count {
+        Sums sums;
+        uint16 accepted;
+        bytes32 updatesHash;
+        uint256 agreements;
+    }
+
     function tally(Task storage t, uint256 taskId, uint16 maxWorkers) external {
         // Check
         Rounds.requirePhase(t, taskId, Phase.Tally);
@@ -29,18 +37,24 @@ library Tally {
         // Effect
         Progress memory p = t.progress;
         Electorate memory e = _electorate(t, t.clock.round);
+        Count memory count;
+        // The first batch starts from nothing: what is stored is the last round's.
+        if (p.tallied > 0) count = Count(t.sums, p.accepted, t.updatesHash, t.agreements);
         address[] storage workers = t.lists[Role.Worker];
         uint256 end = Rounds.batchEnd(p.tallied, maxWorkers, workers.length);
         for (uint256 i = p.tallied; i < end; i += 8) {
-            _tallyWord(t, taskId, e, p, i / 8);
+            _tallyWord(t, taskId, e, count, i / 8);
         }
-        p.tallied = uint16(end);
+        (t.sums, t.updatesHash, t.agreements) = (count.sums, count.updatesHash, count.agreements);
+        (p.tallied, p.accepted) = (uint16(end), count.accepted);
         if (end == workers.length) _closeTally(t, taskId, e.quorum, p);
         t.progress = p;
     }
 
     /// @dev Settles the eight workers whose votes share a storage word.
-    function _tallyWord(Task storage t, uint256 taskId, Electorate memory e, Progress memory p, uint256 word) private {
+    function _tallyWord(Task storage t, uint256 taskId, Electorate memory e, Count memory count, uint256 word)
+        private
+    {
         uint256 n = e.accounts.length;
         uint256[] memory words = new uint256[](n);
         for (uint256 v; v < n; ++v) {
@@ -49,7 +63,7 @@ library Tally {
         address[] storage workers = t.lists[Role.Worker];
         uint256 end = workers.length < 8 * word + 8 ? workers.length : 8 * word + 8;
         for (uint256 i = 8 * word; i < end; ++i) {
-            _tallyWorker(t, taskId, e, p, workers[i], _column(words, i % 8));
+            _tallyWorker(t, taskId, e, count, workers[i], _column(words, i % 8));
         }
     }
 
@@ -58,33 +72,33 @@ library Tally {
         Task storage t,
         uint256 taskId,
         Electorate memory e,
-        Progress memory p,
+        Count memory count,
         address worker,
         uint256[] memory votes
     ) private {
         uint16 round = t.clock.round;
         Member storage m = t.members[Role.Worker][worker];
         if (m.lastRound != round || !m.revealed) return;
-        (uint16 weight, uint16 score) = e.quorum ? _medians(t, e, votes) : (0, 0);
+        (uint16 weight, uint16 score) = e.quorum ? _medians(e, count, votes) : (0, 0);
         (m.weight, m.score) = (weight, score);
 
         // The requester's own worker counts in the model, is in no denominator and earns nothing.
         bool payable_ = worker != t.fixed_.requester;
-        Sums memory s = t.sums;
+        Sums memory s = count.sums;
         s.weight += weight;
-        if (weight > 0) ++p.accepted;
+        if (weight > 0) ++count.accepted;
         if (payable_ && (weight > 0 || !e.quorum)) {
             s.stake += m.stake;
             s.score += score;
         }
-        t.sums = s;
-        t.updatesHash = keccak256(abi.encode(t.updatesHash, worker, m.commitment, weight, score));
+        count.updatesHash = keccak256(abi.encode(count.updatesHash, worker, m.commitment, weight, score));
         emit ITaskCoordinator.UpdateTallied(taskId, round, worker, m.commitment, weight, score);
     }
 
     /// @dev Stake-weighted lower medians over those who did not abstain, and who agreed with them.
-    function _medians(Task storage t, Electorate memory e, uint256[] memory votes)
+    function _medians(Electorate memory e, Count memory count, uint256[] memory votes)
         private
+        pure
         returns (uint16 weight, uint16 score)
     {
         uint256 n = votes.length;
@@ -101,20 +115,22 @@ library Tally {
         if (3 * heard < 2 * e.eligibleStake) return (0, 0);
         weight = uint16(WeightedMedian.lowerMedian(weights, stakes));
         score = uint16(WeightedMedian.lowerMedian(scores, stakes));
-        _countAgreements(t, e, votes, weight, score);
+        _countAgreements(e, count, votes, weight, score);
     }
 
     /// @dev Packed 16-bit counters, one a validator: at most 65,535 workers, so none overflows into the next.
-    function _countAgreements(Task storage t, Electorate memory e, uint256[] memory votes, uint16 weight, uint16 score)
-        private
-    {
-        uint256 agreements = t.agreements;
+    function _countAgreements(
+        Electorate memory e,
+        Count memory count,
+        uint256[] memory votes,
+        uint16 weight,
+        uint16 score
+    ) private pure {
         for (uint256 v; v < votes.length; ++v) {
             uint16 voted = uint16(votes[v] >> 16);
             bool agreed = voted != ABSTAIN && Payouts.agrees(voted, uint16(votes[v]), weight, score);
-            if (e.stakes[v] > 0 && agreed) agreements += 1 << (16 * v);
+            if (e.stakes[v] > 0 && agreed) count.agreements += 1 << (16 * v);
         }
-        t.agreements = agreements;
     }
 
     function _electorate(Task storage t, uint16 round) private view returns (Electorate memory e) {
