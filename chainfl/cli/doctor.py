@@ -20,6 +20,7 @@ from chainfl.errors import (
     CidMismatch,
     InsufficientFunds,
     InsufficientTokens,
+    KeyfileError,
     PrerequisiteMissing,
 )
 
@@ -114,7 +115,10 @@ def _contracts(app: App) -> str:
 
 
 def _key(app: App) -> str:
-    return app.account(None)
+    """Its address; nothing is decrypted."""
+    if app.known_account is None:
+        raise KeyfileError(f"none is chosen, and {app.settings.keys_dir} has not exactly one; reading needs none")
+    return app.known_account
 
 
 def _native_balance(app: App) -> str:

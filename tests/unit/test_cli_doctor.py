@@ -99,3 +99,11 @@ def test_tokens__none_at_all__is_a_failure_with_the_faucet_as_hint(shell, monkey
     (finding,) = examine(App({}))
     assert not finding.ok
     assert "faucet" in finding.hint
+
+
+def test_key__none_or_several__says_how_to_choose(shell, monkeypatch):
+    monkeypatch.setattr(App, "known_account", property(lambda _: None))
+    monkeypatch.setattr(doctor, "CHECKS", (Check("key", doctor._key),))
+    (finding,) = examine(App({}))
+    assert not finding.ok
+    assert "keys new" in finding.hint
