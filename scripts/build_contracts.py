@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ CONTRACTS = ("TaskCoordinator", "StakeVault", "ModelRegistry", "TrainingToken")
 LIBRARIES = ("Lifecycle", "Tally", "Aggregates", "Settlement")
 ROOT = Path(__file__).resolve().parents[1]
 ARTIFACTS = ROOT / "chainfl" / "chain" / "artifacts"
+OUT = ROOT / "contracts" / "out"
 
 
 def main() -> int:
@@ -40,22 +39,17 @@ def main() -> int:
 
 def build_artifacts() -> dict[str, str]:
     """The text of each contract's artifact, compiled from the sources in the repository."""
-    with tempfile.TemporaryDirectory(prefix="chainfl-contracts-") as folder:
-        _forge_build(Path(folder))
-        return {
-            name: _artifact(Path(folder) / "out" / f"{name}.sol" / f"{name}.json", name)
-            for name in CONTRACTS + LIBRARIES
-        }
+    forge_build()
+    return {name: _artifact(OUT / f"{name}.sol" / f"{name}.json", name) for name in CONTRACTS + LIBRARIES}
 
 
-def _forge_build(folder: Path) -> None:
-    """Runs forge with folders of its own, so that it never meets another build's cache."""
+def forge_build() -> None:
+    """Compiles what has changed since the last build. The compiler is slow, so every build shares one cache."""
     forge = ROOT / "node_modules" / ".bin" / "forge"
     if not forge.exists():
         raise SystemExit("forge is missing: run `make setup` first")
-    environment = {**os.environ, "FOUNDRY_OUT": str(folder / "out"), "FOUNDRY_CACHE_PATH": str(folder / "cache")}
-    command = [str(forge), "build", "contracts/src", "--extra-output", "metadata", "--color", "never"]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    command = [str(forge), "build", "contracts/src", "--color", "never"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise SystemExit(f"forge build failed:\n{result.stdout}{result.stderr}")
 
