@@ -52,9 +52,7 @@ library Tally {
     }
 
     /// @dev Settles the eight workers whose votes share a storage word.
-    function _tallyWord(Task storage t, uint256 taskId, Electorate memory e, Count memory count, uint256 word)
-        private
-    {
+    function _tallyWord(Task storage t, uint256 taskId, Electorate memory e, Count memory count, uint256 word) private {
         uint256 n = e.accounts.length;
         uint256[] memory words = new uint256[](n);
         for (uint256 v; v < n; ++v) {

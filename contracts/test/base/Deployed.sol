@@ -205,7 +205,8 @@ abstract contract Deployed is Test {
 
     function _update(address worker, uint16 round) internal pure returns (Update memory) {
         bytes32 seed = keccak256(abi.encode("update", worker, round));
-        return Update(seed, Cid(keccak256(abi.encode(seed, "cid")), 0x55), 1e6, 128, keccak256(abi.encode(seed, "salt")));
+        return
+            Update(seed, Cid(keccak256(abi.encode(seed, "cid")), 0x55), 1e6, 128, keccak256(abi.encode(seed, "salt")));
     }
 
     function _updateCommitment(uint256 id, uint16 round, address worker, Update memory u)
@@ -308,9 +309,7 @@ abstract contract Deployed is Test {
         returns (bytes32)
     {
         bytes32 salt = _scoreSalt(validator, round);
-        return keccak256(
-            abi.encode(block.chainid, address(coordinator), id, round, validator, keccak256(votes), salt)
-        );
+        return keccak256(abi.encode(block.chainid, address(coordinator), id, round, validator, keccak256(votes), salt));
     }
 
     function _commitScores(uint256 id, address validator, bytes memory votes) internal {
@@ -402,9 +401,7 @@ abstract contract Deployed is Test {
         returns (bytes32)
     {
         return keccak256(
-            abi.encode(
-                block.chainid, address(coordinator), id, round, uint8(1), aggregator, _modelRoot(round), salt
-            )
+            abi.encode(block.chainid, address(coordinator), id, round, uint8(1), aggregator, _modelRoot(round), salt)
         );
     }
 

@@ -103,6 +103,7 @@ interface Vm {
     function assertGe(uint256 left, uint256 right, string calldata message) external pure;
     function assertLt(uint256 left, uint256 right) external pure;
     function assertGt(uint256 left, uint256 right) external pure;
+    function assertGt(uint256 left, uint256 right, string calldata message) external pure;
 }
 
 /// @notice Base of every test: the cheatcodes, and the hooks through which forge finds invariant targets.

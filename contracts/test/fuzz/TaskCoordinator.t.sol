@@ -144,8 +144,7 @@ contract TaskCoordinatorFuzzTest is Deployed {
             for (uint256 i; i < p.workers; ++i) {
                 if (p.revealed[i]) _expectedVote(p, e, i);
             }
-            e.outcome =
-                e.totalWeight == 0 ? Outcome.NothingAccepted : p.posted ? Outcome.Final : Outcome.NoAggregate;
+            e.outcome = e.totalWeight == 0 ? Outcome.NothingAccepted : p.posted ? Outcome.Final : Outcome.NoAggregate;
         }
         _expectedPay(p, e, reward);
     }
@@ -212,9 +211,11 @@ contract TaskCoordinatorFuzzTest is Deployed {
     // --- properties ------------------------------------------------------------------------------------------------
 
     /// forge-config: default.fuzz.runs = 96
-    function testFuzz_round__anyStakesVotesAndAttendance__isWhatTheReferenceSays(uint256 seed, uint128 reward, uint8 batch)
-        external
-    {
+    function testFuzz_round__anyStakesVotesAndAttendance__isWhatTheReferenceSays(
+        uint256 seed,
+        uint128 reward,
+        uint8 batch
+    ) external {
         reward = uint128(bound(reward, 0, REWARD));
         reward -= reward % 10; // The reference divides the pots without the contract's rounding of each share.
         Play memory p = _play(seed);

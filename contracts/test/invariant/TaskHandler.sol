@@ -55,6 +55,25 @@ contract TaskHandler is Deployed {
         return WORKERS + 1 + VALIDATORS + AGGREGATORS;
     }
 
+    /// @dev A few steps of what is due in a task's phase, so that most sequences get somewhere.
+    function advance(uint256 seed) external {
+        for (uint256 i; i <= seed >> 248 & 7; ++i) {
+            _advance(i == 0 ? seed : (uint256(keccak256(abi.encode(seed, i))) & ~uint256(0xff)) | (seed & 0xff));
+        }
+    }
+
+    function _advance(uint256 seed) private {
+        Phase phase = _phase(_task(seed));
+        if (phase == Phase.None || phase == Phase.Completed || phase == Phase.Cancelled) this.createTask(seed);
+        else if (phase == Phase.Enrolment) this.enrol(seed);
+        else if (seed >> 232 & 15 == 0 || phase == Phase.Challenge) this.endPhase(seed);
+        else if (phase == Phase.Commit || phase == Phase.Reveal) this.update(seed);
+        else if (phase == Phase.ScoreCommit || phase == Phase.ScoreReveal) this.score(seed);
+        else if (phase == Phase.Tally) this.tally(seed);
+        else if (phase == Phase.Aggregate) this.post(seed);
+        else this.settle(seed);
+    }
+
     // --- a task's life ---------------------------------------------------------------------------------------------
 
     function createTask(uint256 seed) external observed {
@@ -89,8 +108,8 @@ contract TaskHandler is Deployed {
         if (_phase(id) != Phase.Enrolment || seed >> 8 & 3 > 0) return;
         if (_now() < coordinator.taskOf(id).enrolmentEnd) _endPhase(id);
         vm.startPrank(stranger);
-        bool minima = coordinator.membersOf(id, Role.Worker).length > 0
-            && coordinator.membersOf(id, Role.Validator).length > 0;
+        bool minima =
+            coordinator.membersOf(id, Role.Worker).length > 0 && coordinator.membersOf(id, Role.Validator).length > 0;
         if (minima) coordinator.startTask(id);
         else coordinator.cancelTask(id);
         vm.stopPrank();

@@ -148,9 +148,7 @@ contract PhasesTest is Test {
             _stored = _clock();
             vm.warp(COMMIT_END - early);
             _stored.endCommit();
-            _assertEnds(
-                COMMIT_END - early, REVEAL_END - early, SCORE_COMMIT_END - early, SCORE_REVEAL_END - early
-            );
+            _assertEnds(COMMIT_END - early, REVEAL_END - early, SCORE_COMMIT_END - early, SCORE_REVEAL_END - early);
         }
     }
 

@@ -216,9 +216,7 @@ contract TaskCoordinatorScoresTest is Deployed {
     }
 
     function test_revealScores__oneVoteTooMany__revertsVotesLength() external {
-        _commitAndTryReveal(
-            2, _same(3, 1, 1), abi.encodeWithSelector(ITaskCoordinator.VotesLength.selector, 12, 8)
-        );
+        _commitAndTryReveal(2, _same(3, 1, 1), abi.encodeWithSelector(ITaskCoordinator.VotesLength.selector, 12, 8));
     }
 
     function test_revealScores__weightZeroWithScore__revertsInvalidVote() external {
@@ -427,9 +425,7 @@ contract TaskCoordinatorScoresTest is Deployed {
         bytes32 expected;
         for (uint256 i; i < 2; ++i) {
             address w = _worker(i);
-            expected = keccak256(
-                abi.encode(expected, w, _update(w, 1).root, uint16(100 + i), uint16(1000 + i))
-            );
+            expected = keccak256(abi.encode(expected, w, _update(w, 1).root, uint16(100 + i), uint16(1000 + i)));
         }
         vm.expectEmit();
         emit ITaskCoordinator.UpdateTallied(id, 1, _worker(0), _update(_worker(0), 1).root, 100, 1000);

@@ -68,9 +68,7 @@ contract TaskCoordinatorSettleTest is Deployed {
         emit ITaskCoordinator.RoundClosed(id, 1, Outcome.Final, _modelRoot(1), 0, 0);
         _settleAll(id);
         // Base: 105 by stake 1:2. By score: 245, 3:1. Weights do not pay.
-        _assertCredits(
-            35 ether + 183.75 ether, 70 ether + 61.25 ether, VALIDATORS / 3, VALIDATORS * 2 / 3, AGGREGATOR
-        );
+        _assertCredits(35 ether + 183.75 ether, 70 ether + 61.25 ether, VALIDATORS / 3, VALIDATORS * 2 / 3, AGGREGATOR);
         uint256 dust = BUDGET - (WORKERS + VALIDATORS / 3 + VALIDATORS * 2 / 3 + AGGREGATOR);
         _assertEscrowSpent(id, BUDGET - dust, dust, 0);
     }

@@ -203,9 +203,7 @@ contract TaskCoordinatorUpdatesTest is Deployed {
             if (what == 5) u.salt = keccak256("other");
             bytes32 opened = _updateCommitment(id, 1, _worker(0), u);
             bytes32 committed = _updateCommitment(id, 1, _worker(0), _update(_worker(0), 1));
-            vm.expectRevert(
-                abi.encodeWithSelector(ITaskCoordinator.CommitmentMismatch.selector, committed, opened)
-            );
+            vm.expectRevert(abi.encodeWithSelector(ITaskCoordinator.CommitmentMismatch.selector, committed, opened));
             _revealUpdate(id, 1, _worker(0), u);
         }
     }
@@ -243,9 +241,7 @@ contract TaskCoordinatorUpdatesTest is Deployed {
         uint64 maximum = _format().maxSquaredNorm;
         Update memory u = _update(_worker(0), 1);
         u.squaredNorm = maximum + 1;
-        _commitAndTryReveal(
-            u, abi.encodeWithSelector(ITaskCoordinator.NormTooLarge.selector, maximum + 1, maximum)
-        );
+        _commitAndTryReveal(u, abi.encodeWithSelector(ITaskCoordinator.NormTooLarge.selector, maximum + 1, maximum));
         uint256 id = coordinator.numTasks();
         Update memory v = _update(_worker(1), 1);
         _revealUpdate(id, 1, _worker(1), v);
@@ -279,9 +275,8 @@ contract TaskCoordinatorUpdatesTest is Deployed {
     function test_revealUpdate__dirtyWords__revert() external {
         uint256 id = _inReveal();
         Update memory u = _update(_worker(0), 1);
-        bytes memory data = abi.encodeCall(
-            coordinator.revealUpdate, (id, 1, u.root, u.cid, u.squaredNorm, u.numExamples, u.salt)
-        );
+        bytes memory data =
+            abi.encodeCall(coordinator.revealUpdate, (id, 1, u.root, u.cid, u.squaredNorm, u.numExamples, u.salt));
         // round, codec, squaredNorm and numExamples are narrower than their words.
         uint8[4] memory words = [1, 4, 5, 6];
         for (uint256 i; i < 4; ++i) {
