@@ -239,6 +239,7 @@ class _Agent:
         if task.created_at == 0:
             raise UsageError(f"there is no task {task_id}", task_id=task_id)
         spec = fetch_spec(self._store, task)
+        spec.check_created(self._chain.task_params(task_id))
         return AgentContext(
             chain=self._chain,
             store=self._store,

@@ -212,8 +212,11 @@ class EventAbi:
         assert not indexed, f"{self.name} has no indexed {sorted(indexed)}"
         return wanted
 
-    def decode(self, topics: Sequence[bytes], data: bytes) -> dict[str, Any]:
-        """The event's values by name in snake case. Raises ChainError when the log does not fit the event."""
+    def decode(self, topics: Sequence[bytes], data: bytes, **targets: type) -> dict[str, Any]:
+        """The event's values by name in snake case. Raises ChainError when the log does not fit the event.
+
+        targets: by name, the dataclass that a struct becomes instead of a dict.
+        """
         indexed = [part for part in self.inputs if part["indexed"]]
         plain = [part for part in self.inputs if not part["indexed"]]
         if len(topics) != len(indexed) + 1 or topics[0] != self.topic:
@@ -224,7 +227,8 @@ class EventAbi:
         except (DecodingError, OverflowError) as error:
             raise ChainError(f"a log does not decode as the event {self.name}") from error
         named = [*zip(indexed, found, strict=True), *zip(plain, values, strict=True)]
-        return {snake_case(part["name"]): from_abi(value, part) for part, value in named}
+        pairs = [(snake_case(part["name"]), part, value) for part, value in named]
+        return {name: from_abi(value, part, targets.get(name, Any)) for name, part, value in pairs}
 
 
 def _topic(value: int | str) -> str:

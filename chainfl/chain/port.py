@@ -119,6 +119,18 @@ class Web3ChainPort:
         block = self.client.block()
         return self._remember(task_id, self.client.read(self.contract.task(task_id), block), block)
 
+    def task_params(self, task_id: TaskId) -> TaskParams:
+        """Everything that the task was created with. Raises ChainError when the endpoint lost the event."""
+        task, event = self.task(task_id), self.contract.event("TaskCreated")
+        wanted = LogFilter((self.contract.address,), tuple(event.topics(task_id=task_id)))
+        logs = scan_logs(
+            self.client, wanted, task.created_block, reorg_depth=0, to=self.client.block(task.created_block)
+        )
+        if len(logs) != 1:
+            raise ChainError(f"the endpoint has {len(logs)} events of the creation of task {task_id}, not one")
+        params: TaskParams = event.decode(logs[0].topics, logs[0].data, params=TaskParams)["params"]
+        return params
+
     def round(self, task_id: TaskId, block: Block | None = None) -> RoundView:
         """The moving part of a task."""
         view: RoundView = self.client.read(self.contract.round(task_id), block)

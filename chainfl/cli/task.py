@@ -226,6 +226,7 @@ class TaskPicture:
         spec, problem = None, None
         try:
             spec = fetch_spec(app.store, view)
+            spec.check_created(reader.task_params(task_id))
         except (StorageError, SpecificationError) as error:
             problem = str(error)
         return cls(

@@ -12,6 +12,7 @@ MAX_WORKERS = 1024
 MAX_VALIDATORS = 16
 MAX_AGGREGATORS = 16
 MAX_WINDOW_S = 7 * 24 * 3600
+MAX_DURATION_S = 365 * 24 * 3600
 MAX_LICENCE_BYTES = 128
 MAX_NUM_PARAMS = 1 << 40
 MAX_CHUNK_PARAMS = 1 << 16
@@ -48,6 +49,8 @@ def _problems(p: TaskParams) -> Iterator[str]:
         yield f"named_validators has {named} names, not from {p.validators.min} to {MAX_VALIDATORS}"
     yield from _format_problems(p.format, p.workers.max)
     yield from _window_problems(p.windows)
+    if p.rounds * longest_round_s(p.windows) > MAX_DURATION_S:
+        yield f"{p.rounds} rounds with these windows could lock a stake for more than {MAX_DURATION_S // 86_400} days"
     yield from _economics_problems(p.economics)
 
 
@@ -83,6 +86,12 @@ def _could_overflow(f: Format, max_workers: int) -> bool:
     return max(numerator, 2 * f.step_den * total_weight) >= 1 << 63
 
 
+def longest_round_s(windows: Windows) -> int:
+    """Seconds of a round in which every window is used to its end: three exclusive slots, an open window as long."""
+    before = windows.commit + windows.reveal + windows.score_commit + windows.score_reveal
+    return before + 6 * windows.slot + windows.challenge
+
+
 def _window_problems(windows: Windows) -> Iterator[str]:
     for name in _WINDOW_NAMES:
         seconds = getattr(windows, name)
@@ -96,6 +105,8 @@ def _economics_problems(e: Economics) -> Iterator[str]:
             yield f"economics.{name} is not a positive uint96"
     if not 0 <= e.slot_fee < 1 << 96:
         yield "economics.slot_fee is not a uint96"
+    elif e.slot_fee > e.aggregator_bond:
+        yield "economics.slot_fee is larger than the aggregator's bond"
     shares = (e.workers_bps, e.validators_bps, e.aggregator_bps)
     if min(shares) < 0 or sum(shares) != BPS:
         yield f"economics: the shares add up to {sum(shares)}, not {BPS} basis points"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -203,10 +203,15 @@ class TaskSpec(_Strict):
 
     def check_against(self, task: TaskView) -> None:
         """Raises SpecificationMismatch that names everything in which the chain holds something else."""
-        if differences := list(_differences(self.to_params(), task)):
-            raise SpecificationMismatch(
-                f"the specification contradicts the task on chain: {'; '.join(differences)}", differences=differences
-            )
+        _refuse(list(_differences(self.to_params(), task)))
+
+    def check_created(self, created: TaskParams) -> None:
+        """The same for all that createTask was given, named validators, CIDs and licence included."""
+        ours = self.to_params()
+        names = [field.name for field in fields(TaskParams)]
+        _refuse(
+            [told for name in names for told in _field_differences(name, getattr(ours, name), getattr(created, name))]
+        )
 
 
 def build(**fields: Any) -> TaskSpec:
@@ -330,6 +335,13 @@ def _differences(params: TaskParams, task: TaskView) -> Iterator[str]:
         yield from _field_differences(name, getattr(params, name), getattr(task, name))
     if bool(params.named_validators) != task.validators_named:
         yield f"named_validators: {len(params.named_validators)} here, {task.validators_named} on chain"
+
+
+def _refuse(differences: list[str]) -> None:
+    if differences:
+        raise SpecificationMismatch(
+            f"the specification contradicts the task on chain: {'; '.join(differences)}", differences=differences
+        )
 
 
 def _field_differences(name: str, here: Any, there: Any) -> Iterator[str]:

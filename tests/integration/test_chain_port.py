@@ -249,6 +249,13 @@ def test_enrol__without_stake__names_what_is_missing(chain: LocalChain):
     assert answer.error.evidence["missing"] == 60 * TOKEN
 
 
+def test_task_params__created__are_those_that_were_sent(chain: LocalChain):
+    params = task_params(chain)
+    requester = chain.operator(stake=1_000)
+    task_id = requester.created_task(expect_sent(requester.create_task(params)))
+    assert chain.open(None).task_params(task_id) == params
+
+
 def test_create_task__wrong_field__names_it(chain: LocalChain):
     answer = chain.operator(stake=1_000).create_task(task_params(chain, rounds=0))
     assert isinstance(answer, WouldRevert)

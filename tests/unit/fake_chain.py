@@ -222,6 +222,9 @@ class FakePort:
     def task(self, task_id) -> TaskView:
         return self.chain.task
 
+    def task_params(self, task_id) -> TaskParams:
+        return self.chain.params
+
     def snapshot(self, task_id, role, block=None) -> Snapshot:
         me = self.chain.members[role].get(self.account, NOBODY)
         chain = self.chain

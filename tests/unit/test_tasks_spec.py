@@ -13,6 +13,7 @@ from chainfl.encoding.layout import Layout
 from chainfl.errors import SpecificationError, SpecificationMismatch
 from chainfl.storage.cid import RAW, make_cid
 from chainfl.tasks import spec as specs
+from chainfl.tasks.rules import longest_round_s, problems_of
 from chainfl.tasks.state import Bounds, TaskParams, TaskView
 from chainfl.types import Address
 
@@ -153,6 +154,45 @@ def test_build__many_contradictions__lists_them_all():
 def test_check_against__same_task__is_silent():
     spec = make_spec()
     spec.check_against(view_of(spec.to_params()))
+
+
+def test_check_created__same_parameters__is_silent():
+    spec = make_spec()
+    spec.check_created(spec.to_params())
+
+
+@pytest.mark.parametrize(
+    "name", ["named_validators", "genesis_cid", "genesis_float_cid", "parent_model", "licence", "windows"]
+)
+def test_check_created__anything_else_on_chain__is_named(name: str):
+    spec = make_spec()
+    params = spec.to_params()
+    other = {
+        "named_validators": (Address("0x" + "99" * 20),) * 3,
+        "genesis_cid": replace(params.genesis_cid, digest=bytes(32)),
+        "genesis_float_cid": replace(params.genesis_float_cid, digest=bytes(32)),
+        "parent_model": b"\x01" * 32,
+        "licence": "other",
+        "windows": replace(params.windows, reveal=1),
+    }
+    with pytest.raises(SpecificationMismatch, match=name):
+        spec.check_created(replace(params, **{name: other[name]}))
+
+
+def test_rules__rounds_that_could_last_for_years__are_refused():
+    params = make_spec().to_params()
+    longest = 365 * 24 * 3600 // longest_round_s(params.windows)
+    assert problems_of(replace(params, rounds=min(longest, 65_533))) == []
+    week = 7 * 24 * 3600
+    windows = replace(params.windows, slot=week)
+    assert any("365 days" in told for told in problems_of(replace(params, rounds=10, windows=windows)))
+
+
+def test_rules__slot_fee_above_the_bond__is_refused():
+    params = make_spec().to_params()
+    fee = params.economics.aggregator_bond
+    assert problems_of(replace(params, economics=replace(params.economics, slot_fee=fee))) == []
+    assert problems_of(replace(params, economics=replace(params.economics, slot_fee=fee + 1)))
 
 
 def test_check_against__other_values_on_chain__names_each():

@@ -14,6 +14,8 @@ library TaskRules {
     uint256 internal constant MAX_AGGREGATORS = 16;
     uint256 internal constant MAX_ENROLMENT = 90 days;
     uint256 internal constant MAX_WINDOW = 7 days;
+    // All rounds together, each with every window used to its end: how long a stake can be locked.
+    uint256 internal constant MAX_DURATION = 365 days;
     uint256 internal constant MAX_LICENCE = 128;
     uint256 internal constant BPS = 10_000;
 
@@ -33,6 +35,7 @@ library TaskRules {
         _require(named == 0 || (named >= p.validators.min && named <= MAX_VALIDATORS), "namedValidators");
         _checkFormat(p.format, p.workers.max);
         _checkWindows(p.windows);
+        _require(p.rounds * _longestRound(p.windows) <= MAX_DURATION, "duration");
         _checkEconomics(p.economics);
     }
 
@@ -62,11 +65,18 @@ library TaskRules {
         _requireWindow(w.challenge, "windows.challenge");
     }
 
+    /// @dev Up to three exclusive slots, and an open window as long.
+    function _longestRound(Windows calldata w) private pure returns (uint256) {
+        return uint256(w.commit) + w.reveal + w.scoreCommit + w.scoreReveal + 6 * uint256(w.slot) + w.challenge;
+    }
+
     function _checkEconomics(Economics calldata e) private pure {
         // A member without stake would have no vote and no loss.
         _require(e.workerStake > 0, "workerStake");
         _require(e.validatorStake > 0, "validatorStake");
         _require(e.aggregatorBond > 0, "aggregatorBond");
+        // The fee is taken from a free balance: it must not reach beyond what posting would have put at stake.
+        _require(e.slotFee <= e.aggregatorBond, "slotFee");
         _require(uint256(e.workersBps) + e.validatorsBps + e.aggregatorBps == BPS, "shares");
         _require(e.baseBps <= BPS, "baseBps");
         _require(e.workerSlashBps <= BPS && e.validatorSlashBps <= BPS, "slashBps");

@@ -91,6 +91,7 @@ contract TaskRulesTest is Test {
 
     function test_rounds__edges() external {
         TaskParams memory p = _good();
+        p.windows = Windows(1, 1, 1, 1, 1, 1);
         p.rounds = 0;
         _refuses(p, "rounds");
         p.rounds = 1;
@@ -174,6 +175,28 @@ contract TaskRulesTest is Test {
         _refuses(p, "namedValidators");
     }
 
+    /// @dev 365 days are 7,008 rounds of 4,500 seconds, six slots among them.
+    function test_duration__edges() external {
+        TaskParams memory p = _good();
+        p.rounds = 7008;
+        _rules.check(p);
+        p.rounds = 7009;
+        _refuses(p, "duration");
+        p = _good();
+        (p.rounds, p.windows.slot) = (65_533, 7 days);
+        _refuses(p, "duration");
+    }
+
+    function test_slotFee__aboveTheBond__isRefused() external {
+        TaskParams memory p = _good();
+        p.economics.slotFee = p.economics.aggregatorBond;
+        _rules.check(p);
+        ++p.economics.slotFee;
+        _refuses(p, "slotFee");
+        p.economics.slotFee = type(uint96).max;
+        _refuses(p, "slotFee");
+    }
+
     function test_numParams__edges() external {
         TaskParams memory p = _good();
         p.format.numParams = 0;
@@ -240,6 +263,7 @@ contract TaskRulesTest is Test {
 
     function _withWindow(uint256 which, uint32 value) private pure returns (TaskParams memory p) {
         p = _good();
+        p.rounds = 1;
         if (which == 0) p.windows.commit = value;
         if (which == 1) p.windows.reveal = value;
         if (which == 2) p.windows.scoreCommit = value;
