@@ -16,8 +16,10 @@ class Do(StrEnum):
 
     PREPARE_UPDATE = "prepare update"
     COMMIT_UPDATE = "commit update"
+    PUBLISH_UPDATE = "publish update"
     REVEAL_UPDATE = "reveal update"
 
+    FETCH_UPDATES = "fetch updates"
     PREPARE_SCORES = "prepare scores"
     COMMIT_SCORES = "commit scores"
     REVEAL_SCORES = "reveal scores"
@@ -37,6 +39,9 @@ class Do(StrEnum):
 
 CHORES = frozenset({Do.START_TASK, Do.CANCEL_TASK, Do.TALLY, Do.DRAW_ORDER, Do.SETTLE})
 """What anybody may send; somebody else may have been quicker, and that is no error."""
+
+PREPARATIONS = frozenset({Do.PREPARE_UPDATE, Do.PREPARE_SCORES, Do.PREPARE_AGGREGATE})
+"""Work on what strangers published; when it cannot be done the agent sits the round out."""
 
 
 @dataclass(frozen=True, slots=True)

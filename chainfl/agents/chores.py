@@ -15,6 +15,8 @@ from chainfl.tasks.state import ZERO_ADDRESS, Phase, Role, Snapshot, TaskView
 from chainfl.types import Address
 
 MIN_DELAY_S = 2
+MAX_RANK = 4
+"""Who is further back waits no longer than this, so that many dead accounts cannot hold a chore up past a window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def decide(snapshot: Snapshot, standing: Standing, now: int) -> Action:
 
 def turn(do: Do, since: int, rank: int, task: TaskView, now: int) -> Action:
     """The chore, if this agent's turn has come."""
-    due = since + rank * delay_s(task)
+    due = since + min(rank, MAX_RANK) * delay_s(task)
     return Act(do) if now >= due else Wait(f"for another to {do.value}", until=due)
 
 

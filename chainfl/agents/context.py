@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 from dataclasses import dataclass
 
 from chainfl.agents.events import AgentReport, EventLog
@@ -49,14 +50,17 @@ class ModelSource:
     def __init__(self, context: AgentContext) -> None:
         self._context = context
         self._kept: dict[Root, Int32Array] = {}
+        # A validator fetches in the background.
+        self._lock = threading.Lock()
 
     def at_round(self, round_number: int, root: Root) -> Int32Array:
         """The model that a round starts from. returns: (P,) int32 that hashes to `root`.
 
         Raises LineageBroken if the registry names another root, and what fetching raises if the updates are gone too.
         """
-        if root in self._kept:
-            return self._kept[root]
+        kept = self._kept.get(root)
+        if kept is not None:
+            return kept
         found, cid = self._located(round_number - 1)
         if found != root:
             raise LineageBroken(f"the registry's model before round {round_number} is not the one the round names")
@@ -75,9 +79,10 @@ class ModelSource:
         self._keep(root, model)
 
     def _keep(self, root: Root, model: Int32Array) -> Int32Array:
-        self._kept[root] = model
-        while len(self._kept) > _KEPT_MODELS:
-            del self._kept[next(iter(self._kept))]
+        with self._lock:
+            self._kept[root] = model
+            while len(self._kept) > _KEPT_MODELS:
+                del self._kept[next(iter(self._kept))]
         return model
 
     def _located(self, round_number: int) -> tuple[Root, CidOnChain]:

@@ -25,13 +25,21 @@ def before_the_rounds(snapshot: Snapshot, role: Role, standing: Standing, now: i
     phase = snapshot.round.phase
     if phase is Phase.NONE:
         return Stop("no such task", UsageError(f"there is no task {snapshot.task_id}", task_id=snapshot.task_id))
-    if phase is Phase.ENROLMENT and not snapshot.me.is_enrolled:
+    outside = stands_outside(snapshot, role)
+    if phase is Phase.ENROLMENT and not snapshot.me.is_enrolled and not outside:
         return _enrolment(snapshot, role, now)
     if phase is Phase.ENROLMENT:
         return chores.decide(snapshot, standing, now)
-    if not snapshot.me.is_enrolled and not phase.is_terminal:
+    if not snapshot.me.is_enrolled and not outside and not phase.is_terminal:
         return Stop("not enrolled", NotEligible(f"task {snapshot.task_id} started without {standing.me}"))
     return None
+
+
+def stands_outside(snapshot: Snapshot, role: Role) -> bool:
+    """An aggregator for whom there was no room: it may still post where nobody has an exclusive right to."""
+    if role is not Role.AGGREGATOR or snapshot.me.is_enrolled:
+        return False
+    return _enrolled(snapshot, role) >= _bounds(snapshot.task, role).max
 
 
 def after_the_rounds(snapshot: Snapshot, *, claim: bool) -> Action | None:
@@ -47,7 +55,7 @@ def after_the_rounds(snapshot: Snapshot, *, claim: bool) -> Action | None:
 def departure(snapshot: Snapshot, role: Role) -> Stop | None:
     """Stops an agent that takes no part any more and has nothing left to reveal."""
     me, view = snapshot.me, snapshot.round
-    if view.round < me.active_until or view.phase is not Phase.COMMIT:
+    if view.round < me.active_until or view.phase is not Phase.COMMIT or not me.is_enrolled:
         return None
     error = NotEligible(
         f"this account takes no part in task {snapshot.task_id} since round {me.active_until}: it left, missed two "

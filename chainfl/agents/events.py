@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -61,6 +62,7 @@ class EventLog:
         self._role = role
         self._sink = sink
         self._clock = clock
+        self._lock = threading.Lock()
         self._place: dict[str, Value] = {"task": None, "round": None, "phase": None}
         self._logger = logging.getLogger(f"chainfl.agents.{role.name.lower()}")
 
@@ -79,5 +81,7 @@ class EventLog:
         if self._sink is None:
             return
         who: dict[str, Value] = {"time": round(self._clock(), 3), "agent": self._agent, "role": self._role.name.lower()}
-        self._sink.write(json.dumps(who | self._place | {"what": what} | dict(details)) + "\n")
-        self._sink.flush()
+        line = json.dumps(who | self._place | {"what": what} | dict(details)) + "\n"
+        with self._lock:
+            self._sink.write(line)
+            self._sink.flush()

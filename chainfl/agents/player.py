@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
 from chainfl.agents import duties
-from chainfl.agents.actions import Action, Do
+from chainfl.agents.actions import PREPARATIONS, Action, Do
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext, ModelSource
 from chainfl.agents.ports import SendResult
+from chainfl.errors import EncodingError, LineageBroken, StorageError, TrainingDiverged
 from chainfl.tasks.commitments import SALT_BYTES
 from chainfl.tasks.state import Role, Snapshot
-from chainfl.types import Wei
+from chainfl.types import Root, Wei
 
 # Prototypes need some 60k gas a worker: this many stay well below the 2^24 gas of one transaction.
 BATCH_WORKERS = 64
+
+NUMERIC_ERRORS = (ArithmeticError, ValueError, RuntimeError)
+"""What numpy and torch raise over numbers that a stranger chose."""
 
 Doing = Callable[[Snapshot], SendResult | None]
 
@@ -31,6 +36,7 @@ class Player(ABC):
         self.context = context
         self.models = ModelSource(context)
         self._doings: dict[Do, Doing] = {**self._shared(), **self.own_doings()}
+        self._sat_out: tuple[int, int, Root] | None = None
 
     @abstractmethod
     def decide(self, snapshot: Snapshot, standing: Standing, now: int) -> Action:
@@ -56,8 +62,27 @@ class Player(ABC):
         return False
 
     def act(self, do: Do, snapshot: Snapshot) -> SendResult | None:
-        """Does it. Raises ChainflError; a retryable one is tried again by the loop."""
-        return self._doings[do](snapshot)
+        """Does it. Raises ChainflError; a retryable one is tried again by the loop.
+
+        A preparation that what strangers published makes impossible ends the round for this agent, not the agent.
+        """
+        try:
+            return self._doings[do](snapshot)
+        except (LineageBroken, EncodingError, StorageError, TrainingDiverged) as error:
+            if do not in PREPARATIONS or error.retryable:
+                raise
+            self._sit_out(do, snapshot, error)
+            return None
+
+    def sits_out(self, snapshot: Snapshot) -> bool:
+        """Whether nothing can be prepared in this attempt at the round, from this model."""
+        return self._sat_out == _attempt(snapshot)
+
+    def _sit_out(self, do: Do, snapshot: Snapshot, error: Exception) -> None:
+        self._sat_out = _attempt(snapshot)
+        self.context.log.emit(
+            "sits_out", level=logging.ERROR, doing=do.value, error=type(error).__name__, why=str(error)
+        )
 
     def _shared(self) -> dict[Do, Doing]:
         chain, task_id = self.context.chain, self.context.scope.task_id
@@ -73,6 +98,12 @@ class Player(ABC):
     def _enrol(self, snapshot: Snapshot) -> SendResult:
         locked = Wei(0) if self.role is Role.AGGREGATOR else duties.required_stake(snapshot.task, self.role)
         return self.context.chain.enrol(snapshot.task_id, self.role, locked)
+
+
+def _attempt(snapshot: Snapshot) -> tuple[int, int, Root]:
+    """A reorg may give the round another model, and then it is worth another try."""
+    view = snapshot.round
+    return view.round, view.attempt, view.model_root
 
 
 def new_salt() -> bytes:

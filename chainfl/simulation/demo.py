@@ -32,7 +32,8 @@ REWARD = Wei(1_000 * TOKEN)
 POCKET_MONEY = Wei(25 * TOKEN)
 """Beyond its stake, so that an aggregator can pay a fee and keep its bond."""
 ENROLMENT_S = 600
-POLL_S = 0.25
+POLL_S = 0.2
+"""How often everybody looks for a new block: six times a round somebody waits for the next phase to begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,7 @@ def configuration(port: int) -> str:
         'storage = "embedded"\n'
         'store_dir = "store"\n'
         'state_dir = "state"\n'
+        f"poll_interval_s = {POLL_S}\n"
     )
 
 

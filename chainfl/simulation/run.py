@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +43,11 @@ def run_demo(config: DemoConfig, open_view: Callable[[], View], say: Callable[[s
         stage = set_stage(config, anvil)
         with ProcessGroup(config.folder / "logs") as group:
             start_participants(stage, group)
-            accuracies, outcomes = _watch(stage, group, open_view)
-            group.wait(GRACE_S)
-        say("checking the lineage, training the centralised baseline")
-        return _conclude(stage, accuracies, outcomes, started)
+            with ThreadPoolExecutor(1) as pool:
+                measured = _watch(stage, group, open_view, pool)
+                group.wait(GRACE_S)
+                say("checking the lineage")
+                return _conclude(stage, measured, started)
 
 
 # --- while it runs -------------------------------------------------------------------------------
@@ -77,11 +79,21 @@ class _Observer:
         self.progress.accuracy.append(self.yardstick.evaluate(model, self.stage.split.test).accuracy)
 
 
-def _watch(stage: Stage, group: ProcessGroup, open_view: Callable[[], View]) -> tuple[list[float], list[str]]:
-    """Shows progress until the task is over. returns: accuracy of the genesis and after each round, and outcomes."""
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """accuracies: of the genesis and after each round. centralized: still being trained, perhaps."""
+
+    accuracies: list[float]
+    outcomes: list[str]
+    centralized: Future[float]
+
+
+def _watch(stage: Stage, group: ProcessGroup, open_view: Callable[[], View], pool: ThreadPoolExecutor) -> _Measured:
+    """Shows progress until the task is over. The baseline trains meanwhile, once the participants have started."""
     observer = _Observer(stage, Yardstick.of(stage.spec), Progress(rounds=stage.config.rounds), [])
     files = EventFiles(stage.events)
     client = stage.reader.client
+    centralized: Future[float] | None = None
     with _shown(open_view) as view:
         block, last_news = client.block(), time.monotonic()
         while not observer.progress.phase.is_terminal:
@@ -90,13 +102,16 @@ def _watch(stage: Stage, group: ProcessGroup, open_view: Callable[[], View]) -> 
                 observer.progress.observe(event)
             news = observer.look(stage.reader.round(stage.task_id, block))
             view.show(observer.progress, news)
+            if centralized is None and (observer.progress.round > 1 or observer.progress.phase.is_terminal):
+                centralized = pool.submit(_centralized, stage, _genesis(stage))
             last_news = time.monotonic() if news else last_news
             if time.monotonic() - last_news > CALM_S:
                 raise ChainError(f"nothing has happened for {CALM_S:.0f} s; the logs are in {stage.config.folder}/logs")
             block = client.wait_for_block(block.number, POLL_S)
     if observer.progress.phase is not Phase.COMPLETED:
         raise ChainError(f"the demo's task ended as {observer.progress.phase.name.lower()}")
-    return observer.progress.accuracy, _outcomes(stage)
+    assert centralized is not None, "a complete task has had rounds"
+    return _Measured(observer.progress.accuracy, _outcomes(stage), centralized)
 
 
 @contextmanager
@@ -123,19 +138,31 @@ def scope_of(stage: Stage) -> TaskScope:
     return TaskScope(stage.deployment.chain_id, stage.deployment.coordinator, stage.task_id, stage.spec.format, layout)
 
 
-def _conclude(stage: Stage, accuracies: list[float], outcomes: list[str], started: float) -> Report:
+def _genesis(stage: Stage) -> Int32Array:
+    root, cid = stage.reader.model_location(stage.task_id, 0)
+    return fetch_model(stage.store, scope_of(stage), root, cid)
+
+
+def _centralized(stage: Stage, genesis: Int32Array) -> float:
+    """Accuracy of one trainer with all the workers' data, the same start and the same number of steps.
+
+    Runs in a thread of its own, so it does not touch the chain: a client belongs to one thread.
+    """
+    split = stage.split
+    yardstick = Yardstick.of(stage.spec)
+    return yardstick.centralized(genesis, list(split.workers), split.test, seed=stage.config.seed).accuracy
+
+
+def _conclude(stage: Stage, measured: _Measured, started: float) -> Report:
     folder = stage.config.folder
     versions = list(reversed(stage.reader.versions(stage.task_id)))
     latest_id, latest = versions[-1]
-    yardstick = Yardstick.of(stage.spec)
-    genesis = _model(stage, versions[0][1])
-    baseline = yardstick.centralized(genesis, list(stage.split.workers), stage.split.test, seed=stage.config.seed)
     verified = verify_lineage(stage.reader, stage.store, stage.task_id).is_valid
     escrow = stage.reader.escrow(stage.task_id)
     totals = _totals(stage.events)
     report = Report(
-        accuracy_by_round=tuple(accuracies),
-        centralized_accuracy=baseline.accuracy,
+        accuracy_by_round=tuple(measured.accuracies),
+        centralized_accuracy=measured.centralized.result(),
         rounds=stage.config.rounds,
         workers=stage.config.workers,
         validators=stage.config.validators,
@@ -156,7 +183,7 @@ def _conclude(stage: Stage, accuracies: list[float], outcomes: list[str], starte
         bytes_per_update=totals.bytes_per_update,
         seconds_total=round(time.monotonic() - started, 2),
         seconds_training=round(totals.seconds_training, 2),
-        outcomes=tuple(outcomes),
+        outcomes=tuple(measured.outcomes),
         roles=stage.cast.names(),
         folder=str(folder),
     )
@@ -179,10 +206,6 @@ def _leave(stage: Stage, report: Report, versions: list[Version]) -> None:
 def _box(model_id: ModelId, model: Model) -> tuple[str, str]:
     made = "genesis" if model.round == 0 else f"{model.accepted} updates\nby {model.aggregator[:8]}…"
     return f"round {model.round}", f"0x{model_id.hex()[:8]}…\n{made}"
-
-
-def _model(stage: Stage, model: Model) -> Int32Array:
-    return fetch_model(stage.store, scope_of(stage), model.model_root, model.cid)
 
 
 @dataclass(frozen=True, slots=True)
