@@ -226,7 +226,8 @@ def install_python_packages(environment: Mapping[str, str]) -> None:
     install: Command = [VENV / "bin" / "uv", "pip", "install", "--python", VENV / "bin" / "python"]
     # What comes as source (this package, and three of ape's) is built with the locked setuptools, not with today's.
     builds = ["--build-constraints", "requirements.txt"]
-    locked = ["--require-hashes", "-r", "requirements.txt"]
+    # Compiled once here: otherwise nine processes would compile torch at once when the demo starts.
+    locked = ["--compile-bytecode", "--require-hashes", "-r", "requirements.txt"]
     run_loudly([*install, *builds, *locked], environment, "installing the Python packages")
     editable = ["--quiet", "--no-deps", "--editable", "."]
     run_loudly([*install, *builds, *editable], environment, "installing chainfl")
