@@ -23,17 +23,21 @@ from chainfl.tasks.phases import exclusive_end, open_since, slot_holder, slot_st
 from chainfl.tasks.state import Phase, Role, Snapshot
 from chainfl.types import Root
 
+OLD_SEED_BLOCKS = 200
+"""The chain forgets a seed after 256 blocks. From here on it is drawn from, or rolled forward, by itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class AggregatorMemory:
     """What the journal knows of the current attempt.
 
     base_root: of the model that the prepared aggregate starts from, None when there is none. committed_block: of the
-    commit in the open window, 0 before it.
+    commit in the open window, 0 before it. sits_out: this attempt's aggregate cannot be computed here.
     """
 
     base_root: Root | None = None
     committed_block: int = 0
+    sits_out: bool = False
 
 
 def decide(
@@ -62,7 +66,9 @@ def _in_aggregate(snapshot: Snapshot, memory: AggregatorMemory, standing: Standi
         return Wait("for free stake to bond with: `chainfl stake deposit`", until=view.phase_end)
     exclusive = exclusive_end(view.aggregate_start, view.num_slots, windows)
     if not view.order_drawn and now < exclusive:
-        return _before_the_draw(snapshot, memory, standing, now)
+        return _before_the_draw(snapshot, memory, exclusive)
+    if memory.sits_out:
+        return Wait("for the next round: this one's aggregate cannot be computed here", until=view.phase_end)
     holder = slot_holder(view, windows, now)
     if holder is None:
         return _in_open_window(snapshot, memory, standing, now)
@@ -73,17 +79,20 @@ def _in_aggregate(snapshot: Snapshot, memory: AggregatorMemory, standing: Standi
     return Wait("for another's slot to end", until=until)
 
 
-def _before_the_draw(snapshot: Snapshot, memory: AggregatorMemory, standing: Standing, now: int) -> Action:
+def _before_the_draw(snapshot: Snapshot, memory: AggregatorMemory, exclusive: int) -> Action:
     view = snapshot.round
+    if not snapshot.me.is_enrolled:
+        return Wait("for the slots to end", until=exclusive)
     # Posting draws the order by itself; who is alone need not pay for a draw, and works while it waits for the seed.
-    alone = view.num_aggregators == 1
+    alone = view.num_aggregators == 1 and not memory.sits_out
     if alone and (work := _ready(snapshot, memory)):
         return work
     if snapshot.block.number <= view.seed_block:
         return Wait("for the block after the seed", every_block=True)
-    if alone:
+    if alone and snapshot.block.number < view.seed_block + OLD_SEED_BLOCKS:
         return Act(Do.POST_AGGREGATE)
-    return chores.turn(Do.DRAW_ORDER, standing.since, standing.rank(), snapshot.task, now)
+    # Without a turn: each second of a slot counts, and whose turn it would be may be away.
+    return Act(Do.DRAW_ORDER)
 
 
 def _in_open_window(snapshot: Snapshot, memory: AggregatorMemory, standing: Standing, now: int) -> Action:
@@ -127,7 +136,10 @@ class Aggregator(Player):
 
     def _memory(self, snapshot: Snapshot) -> AggregatorMemory:
         kept = self.context.journal.aggregate(snapshot.round.round, snapshot.round.attempt)
-        return AggregatorMemory() if kept is None else AggregatorMemory(kept.base_root, kept.committed_block)
+        sits_out = self.sits_out(snapshot)
+        if kept is None:
+            return AggregatorMemory(sits_out=sits_out)
+        return AggregatorMemory(kept.base_root, kept.committed_block, sits_out)
 
     def _prepare(self, snapshot: Snapshot) -> None:
         view, log = snapshot.round, self.context.log

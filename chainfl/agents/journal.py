@@ -102,6 +102,14 @@ class Journal:
         """Where the bytes of that update are."""
         return self.folder / f"update-{round_number}.safetensors"
 
+    def mark_published(self, round_number: int) -> None:
+        """Remembers that the bytes are where others find them."""
+        self._write(f"published-{round_number}", b"")
+
+    def is_published(self, round_number: int) -> bool:
+        """Whether they are, as far as is known."""
+        return (self.folder / f"published-{round_number}").exists()
+
     def unresolved_updates(self, before: int) -> list[PreparedUpdate]:
         """Updates of earlier rounds whose residual waits for the round's outcome, oldest first."""
         numbers = sorted(int(path.stem.removeprefix("update-")) for path in self.folder.glob("update-*.json"))
@@ -116,7 +124,9 @@ class Journal:
                 # Before the record goes: killed in between, the next start resolves again and finds it moved.
                 pending.replace(self.folder / _RESIDUAL)
             _sync(self.folder)
-            for leftover in (self.folder / f"update-{round_number}.json", pending, self.update_payload(round_number)):
+            marker = self.folder / f"published-{round_number}"
+            record = self.folder / f"update-{round_number}.json"
+            for leftover in (record, pending, self.update_payload(round_number), marker):
                 leftover.unlink(missing_ok=True)
 
     def residual(self, num_params: int) -> NDArray[np.float32] | None:

@@ -11,10 +11,18 @@ import threading
 from dataclasses import dataclass, field
 
 from chainfl.agents.actions import CHORES, Act, Do, Stop, Wait
-from chainfl.agents.chores import Standing, roster_of
+from chainfl.agents.chores import Standing, delay_s, roster_of
 from chainfl.agents.player import Player
 from chainfl.agents.ports import DryRun, Sent, TimedOut, WouldRevert
-from chainfl.errors import AlreadyDone, ChainflError, Interrupted, UnexpectedPhase
+from chainfl.errors import (
+    AlreadyDone,
+    ChainflError,
+    GasBudgetExhausted,
+    InsufficientFunds,
+    Interrupted,
+    RpcRefused,
+    UnexpectedPhase,
+)
 from chainfl.tasks.state import Block, Phase, Role, Snapshot
 from chainfl.types import Address, Wei
 
@@ -57,7 +65,7 @@ class _Sight:
     roster_key: tuple[int, int, int] = (-1, -1, -1)
     slashes_seen: int = 0
     why: str = ""
-    warned: set[tuple[int, str]] = field(default_factory=set)
+    warned: set[tuple[int, str, str]] = field(default_factory=set)
     refusals: dict[tuple[Do, str], int] = field(default_factory=dict)
 
 
@@ -83,6 +91,9 @@ class AgentLoop:
                 if self._step():
                     return
                 self._failures = self._crashes = 0
+            except RpcRefused as error:
+                # Hosted endpoints say "internal error" for a moment; one that never serves us ends it.
+                self._count_crash(error)
             except ChainflError as error:
                 self._judge(error)
             except Exception as error:  # noqa: BLE001  # the loop's boundary: counted, logged, classified
@@ -99,8 +110,9 @@ class AgentLoop:
             case Stop(why=why, error=error):
                 return self._finish(why, error)
             case Act(do=do):
-                if not self._carry_out(do, snapshot):
-                    self._wait(snapshot, Wait(f"to try again to {do.value}", every_block=True))
+                wait = self._carry_out(do, snapshot)
+                if wait is not None:
+                    self._wait(snapshot, wait)
             case Wait():
                 self._wait(snapshot, action)
         return False
@@ -165,22 +177,32 @@ class AgentLoop:
 
     # --- acting ---------------------------------------------------------------------------------
 
-    def _carry_out(self, do: Do, snapshot: Snapshot) -> bool:
-        """True when looking again at once makes sense; False when only another block can change anything."""
-        result = self._player.act(do, snapshot)
+    def _carry_out(self, do: Do, snapshot: Snapshot) -> Wait | None:
+        """None when looking again at once makes sense; a Wait when only another block can change anything."""
+        try:
+            result = self._player.act(do, snapshot)
+        except (GasBudgetExhausted, InsufficientFunds, RpcRefused) as refusal:
+            if do not in CHORES:
+                raise
+            return self._skip(do, snapshot, refusal)
         match result:
             case None:
-                return True
+                return None
             case Sent():
                 self._count(do, result)
-                return True
+                return None
             case WouldRevert(error=error):
                 self._refused(do, error)
             case TimedOut(tx_hash=tx_hash):
                 self._context.log.emit("no_receipt", level=logging.WARNING, doing=do.value, tx=tx_hash)
             case DryRun():
                 self._context.log.emit("dry_run", doing=do.value, gas=result.gas_estimate, cost_wei=result.cost_wei)
-        return False
+        return Wait(f"to try again to {do.value}", every_block=True)
+
+    def _skip(self, do: Do, snapshot: Snapshot, error: ChainflError) -> Wait:
+        """A chore is not worth an agent's end: others can do it, and what is left may do for its own duties."""
+        self._warn_once(snapshot, "chore_skipped", str(error), about=do.value, level=logging.WARNING)
+        return Wait(f"for another to {do.value}", until=snapshot.block.timestamp + delay_s(snapshot.task))
 
     def _count(self, do: Do, sent: Sent) -> None:
         report = self._context.report
@@ -288,11 +310,14 @@ class AgentLoop:
             self._warn_once(snapshot, "stake_at_risk", risk)
         return risk
 
-    def _warn_once(self, snapshot: Snapshot, what: str, why: str) -> None:
-        key = (snapshot.round.round, what)
+    def _warn_once(
+        self, snapshot: Snapshot, what: str, why: str, *, about: str = "", level: int = logging.ERROR
+    ) -> None:
+        key = (snapshot.round.round, what, about)
         if key not in self._sight.warned:
             self._sight.warned.add(key)
-            self._context.log.emit(what, level=logging.ERROR, why=why, until=snapshot.round.phase_end)
+            details = {"doing": about} if about else {}
+            self._context.log.emit(what, level=level, why=why, until=snapshot.round.phase_end, **details)
 
 
 def _stage(snapshot: Snapshot) -> tuple[int, ...]:

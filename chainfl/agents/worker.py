@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from chainfl.agents import chores, duties
 from chainfl.agents.actions import Act, Action, Do, Wait
+from chainfl.agents.background import Background
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext
 from chainfl.agents.encode import EncodedUpdate, encode_update, payload_bytes
 from chainfl.agents.journal import PreparedUpdate
-from chainfl.agents.player import Doing, Player, new_salt
+from chainfl.agents.player import NUMERIC_ERRORS, Doing, Player, new_salt
 from chainfl.agents.ports import SendResult
 from chainfl.encoding.arrays import Float32Array, Int32Array
-from chainfl.errors import CidMismatch
+from chainfl.errors import CidMismatch, StorageError, TrainingDiverged
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks.cids import cid_on_chain
 from chainfl.tasks.commitments import update_commitment
 from chainfl.tasks.state import Phase, Role, Snapshot
-from chainfl.types import Root
+from chainfl.types import Cid, Root
 
 CLIP_WARNING_SHARE = 0.001
+UPLOAD_LOOK_S = 1.0
+"""How long one look at a running upload may take; it goes on between the looks."""
+
+MAX_UPLOAD_PAUSE_S = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,12 +54,18 @@ class UpdateTrainer(Protocol):
 class WorkerMemory:
     """What the journal knows. base_root, commitment: of the update prepared for the current round, if there is one.
 
-    unresolved: an earlier round's update still waits for its round's outcome.
+    unresolved: an earlier round's update still waits for its round's outcome. sits_out: there can be no update in
+    this round. published: the update's bytes are in the store. publish_due, reveal_by: chain times from which the
+    upload is looked after again, and from which it is revealed with or without its bytes; None before the first try.
     """
 
     base_root: Root | None = None
     commitment: bytes | None = None
     unresolved: bool = False
+    sits_out: bool = False
+    published: bool = False
+    publish_due: int | None = None
+    reveal_by: int | None = None
 
 
 def decide(snapshot: Snapshot, memory: WorkerMemory, standing: Standing, now: int, *, claim: bool = False) -> Action:
@@ -72,8 +84,25 @@ def decide(snapshot: Snapshot, memory: WorkerMemory, standing: Standing, now: in
     if view.phase is Phase.COMMIT:
         return _in_commit(snapshot, memory)
     if view.phase is Phase.REVEAL and _owes_reveal(snapshot) and memory.commitment == snapshot.me.commitment:
+        return _in_reveal(memory, now)
+    chore = chores.decide(snapshot, standing, now)
+    owes_bytes = memory.commitment is not None and not memory.published and snapshot.me.has_revealed(view.round)
+    return _still_publishing(memory, chore, now) if owes_bytes and isinstance(chore, Wait) else chore
+
+
+def _in_reveal(memory: WorkerMemory, now: int) -> Action:
+    if memory.published or memory.publish_due is None or memory.reveal_by is None:
         return Act(Do.REVEAL_UPDATE)
-    return chores.decide(snapshot, standing, now)
+    due = min(memory.publish_due, memory.reveal_by)
+    return Act(Do.REVEAL_UPDATE) if now >= due else Wait("for the upload", until=due)
+
+
+def _still_publishing(memory: WorkerMemory, wait: Wait, now: int) -> Action:
+    """Revealed without its bytes: whoever scores may still find them."""
+    due = memory.publish_due
+    if due is None or now >= due:
+        return Act(Do.PUBLISH_UPDATE)
+    return replace(wait, until=due if wait.until is None else min(due, wait.until))
 
 
 def _in_commit(snapshot: Snapshot, memory: WorkerMemory) -> Action:
@@ -84,6 +113,8 @@ def _in_commit(snapshot: Snapshot, memory: WorkerMemory) -> Action:
         return gone
     if view.round < snapshot.me.active_from:
         return Wait("for the next round, to take part again", until=view.phase_end)
+    if memory.sits_out:
+        return Wait("for the next round: this one's model cannot be trained from", until=view.phase_end)
     # A reorg may have given the round another model than the one trained from.
     if memory.commitment is None or memory.base_root != view.model_root:
         return Act(Do.PREPARE_UPDATE)
@@ -95,6 +126,20 @@ def _owes_reveal(snapshot: Snapshot) -> bool:
     return snapshot.me.has_committed(number) and not snapshot.me.has_revealed(number)
 
 
+@dataclass(slots=True)
+class _Upload:
+    """One round's, beside the loop. looked, due, reveal_by: chain times. pause_s: before the next try, growing."""
+
+    cid: Cid
+    reveal_by: int
+    looked: int
+    due: int
+    uploads: Background
+    published: bool = False
+    why: str = "the upload takes too long"
+    pause_s: int = 0
+
+
 class Worker(Player):
     """Carries out what `decide` says."""
 
@@ -103,17 +148,19 @@ class Worker(Player):
     def __init__(self, context: AgentContext, trainer: UpdateTrainer) -> None:
         super().__init__(context)
         self._trainer = trainer
+        self._upload: _Upload | None = None
 
     def decide(self, snapshot: Snapshot, standing: Standing, now: int) -> Action:
         """See the function of the same name."""
         return decide(snapshot, self._memory(snapshot), standing, now, claim=self.context.claim)
 
     def own_doings(self) -> dict[Do, Doing]:
-        """Training, committing, revealing, and the residual's bookkeeping."""
+        """Training, committing, publishing, revealing, and the residual's bookkeeping."""
         return {
             Do.SETTLE_RESIDUAL: self._settle_residual,
             Do.PREPARE_UPDATE: self._prepare,
             Do.COMMIT_UPDATE: self._commit,
+            Do.PUBLISH_UPDATE: self._publish,
             Do.REVEAL_UPDATE: self._reveal,
         }
 
@@ -130,9 +177,16 @@ class Worker(Player):
         number = snapshot.round.round
         unresolved = bool(self.context.journal.unresolved_updates(number))
         update = self.context.journal.update(number)
+        sits_out = self.sits_out(snapshot)
         if update is None:
-            return WorkerMemory(unresolved=unresolved)
-        return WorkerMemory(update.base_root, self._commitment(update), unresolved)
+            return WorkerMemory(unresolved=unresolved, sits_out=sits_out)
+        published = self.context.journal.is_published(number)
+        memory = WorkerMemory(update.base_root, self._commitment(update), unresolved, sits_out, published)
+        upload = self._upload
+        if upload is None or upload.cid != update.cid:
+            return memory
+        published = published or upload.published
+        return replace(memory, published=published, publish_due=upload.due, reveal_by=upload.reveal_by)
 
     def _commitment(self, update: PreparedUpdate) -> bytes:
         scope = self.context.scope
@@ -183,7 +237,10 @@ class Worker(Player):
         model = self.models.at_round(view.round, view.model_root)
         self.context.log.emit("training")
         started = time.monotonic()
-        trained = self._trainer.train(model, view.round)
+        try:
+            trained = self._trainer.train(model, view.round)
+        except NUMERIC_ERRORS as error:
+            raise TrainingDiverged(f"training failed on this model: {type(error).__name__}: {error}") from error
         seconds = time.monotonic() - started
         self.context.report.seconds_training += seconds
         return trained, seconds
@@ -199,15 +256,64 @@ class Worker(Player):
         update = self._prepared(snapshot)
         return self.context.chain.commit_update(snapshot.task_id, update.round, self._commitment(update))
 
-    def _reveal(self, snapshot: Snapshot) -> SendResult:
+    def _publish(self, snapshot: Snapshot) -> None:
+        """Starts the upload, or looks after it. It never fails: what is missing is tried again, and told once."""
         update = self._prepared(snapshot)
+        upload = self._upload_of(update.cid, snapshot)
         path = self.context.journal.update_payload(update.round)
-        # Bytes first: from the reveal on, anybody may ask for them.
+        upload.uploads.start(update.cid, lambda: self._put(path, update.cid))
+        upload.uploads.wait([update.cid], UPLOAD_LOOK_S)
+        if upload.uploads.is_done(update.cid):
+            self._mark_published(upload, update.round)
+            num_bytes = upload.uploads.result(update.cid)
+            self.context.report.bytes_published += num_bytes
+            self.context.log.emit("published", bytes=num_bytes, cid=update.cid)
+        elif failure := upload.uploads.failure(update.cid):
+            self._put_off(upload, failure)
+        upload.looked = self.context.chain.latest_block().timestamp
+        upload.due = upload.looked + max(1, upload.pause_s)
+
+    def _upload_of(self, cid: Cid, snapshot: Snapshot) -> _Upload:
+        if self._upload is None or self._upload.cid != cid:
+            # Read again: the round may have moved on since the snapshot.
+            now = self.context.chain.latest_block().timestamp
+            reveal_by = now + max(0, snapshot.round.phase_end - now) // 2
+            self._upload = _Upload(cid, reveal_by, now, now, Background(at_once=1))
+        return self._upload
+
+    def _put(self, path: Path, cid: Cid) -> int:
+        """Uploads. returns: how many bytes."""
         published = self.context.store.put_file(path)
-        if published != update.cid:
-            raise CidMismatch(f"the update published as {published} was committed as {update.cid}", cid=update.cid)
-        self.context.report.bytes_published += path.stat().st_size
-        self.context.log.emit("published", bytes=path.stat().st_size, cid=update.cid)
+        if published != cid:
+            raise CidMismatch(f"the update published as {published} was committed as {cid}", cid=cid)
+        return path.stat().st_size
+
+    def _mark_published(self, upload: _Upload, number: int) -> None:
+        upload.published = True
+        try:
+            self.context.journal.mark_published(number)
+        except StorageError as error:
+            # After a restart it is uploaded again, and that is all.
+            self.context.log.emit("journal_failing", level=logging.WARNING, why=str(error))
+
+    def _put_off(self, upload: _Upload, failure: BaseException) -> None:
+        upload.why = str(failure)
+        if not upload.pause_s:
+            kind = type(failure).__name__
+            self.context.log.emit("publishing_failed", level=logging.WARNING, error=kind, why=upload.why)
+        upload.pause_s = min(MAX_UPLOAD_PAUSE_S, 2 * upload.pause_s or 1)
+
+    def _reveal(self, snapshot: Snapshot) -> SendResult | None:
+        """Bytes first: from the reveal on, anybody may ask for them. But not revealing costs stake for certain."""
+        update = self._prepared(snapshot)
+        upload = self._upload_of(update.cid, snapshot)
+        upload.published = upload.published or self.context.journal.is_published(update.round)
+        if not upload.published:
+            self._publish(snapshot)
+        if not upload.published and upload.looked < upload.reveal_by:
+            return None
+        if not upload.published:
+            self.context.log.emit("revealing_unpublished", level=logging.ERROR, why=upload.why, cid=update.cid)
         return self.context.chain.reveal_update(
             snapshot.task_id,
             update.round,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,18 @@ from typing import Any, Final, TypeVar, cast
 import requests
 
 from chainfl.chain.abi import Function
-from chainfl.chain.reverts import RpcError, decode_rpc_error
+from chainfl.chain.reverts import RpcError, decode_rpc_error, is_revert
 from chainfl.chain.transport import BUSY_STATUSES, Request, transport_for
-from chainfl.errors import ChainError, NoContract, RpcRefused, RpcUnreachable, WrongChainId, WrongContractVersion
+from chainfl.errors import (
+    ChainError,
+    ChainflError,
+    NoContract,
+    NodeBehind,
+    RpcRefused,
+    RpcUnreachable,
+    WrongChainId,
+    WrongContractVersion,
+)
 from chainfl.tasks.state import Block
 from chainfl.types import Address
 
@@ -29,6 +39,11 @@ T = TypeVar("T")
 CONTRACT_VERSION: Final = "chainfl-1"
 MAX_POLL_INTERVAL_S: Final = 1.0
 _BLOCK_NOT_FOUND: Final = ("header not found", "unknown block", "block not found", "blocknotfound", "hash not found")
+_LIMIT_EXCEEDED: Final = -32005
+_RATE_LIMITED: Final = re.compile(
+    r"\b429\b|too many requests|rate.?limit|request rate|rate exceeded|requests per second|throughput|compute units",
+    re.IGNORECASE,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -77,9 +92,10 @@ class ChainClient:
     # --- requests ---------------------------------------------------------------------------------
 
     def try_request(self, method: str, params: Sequence[Any] = (), *, attempts: int | None = None) -> Any | RpcError:
-        """The result, or the endpoint's error as a value. Raises RpcUnreachable."""
-        response = self._repeat(lambda: self._transport.request(method, params), attempts)
-        return _outcome(response)
+        """The result, or the endpoint's error as a value. Raises RpcUnreachable or NodeBehind."""
+        return self._repeat(
+            lambda: _lasting(_outcome(self._transport.request(method, params)), method, params), attempts
+        )
 
     def request(self, method: str, params: Sequence[Any] = ()) -> Any:
         """The result. Raises RpcUnreachable, or RpcRefused with the endpoint's error."""
@@ -89,28 +105,36 @@ class ChainClient:
         """Many requests in one round trip, in order; errors are values. Raises RpcUnreachable."""
         if not wanted:
             return []
-        response = self._repeat(lambda: self._transport.batch(wanted), None)
+        return self._repeat(lambda: self._batch_once(wanted), None)
+
+    def _batch_once(self, wanted: Sequence[Request]) -> list[Any | RpcError]:
+        response = self._transport.batch(wanted)
         if isinstance(response, dict):  # one error for the whole batch
-            return [_outcome(response)] * len(wanted)
+            return [_lasting(_outcome(response), "a batch")] * len(wanted)
         if len(response) != len(wanted):
             raise RpcRefused(f"the endpoint answered {len(response)} of {len(wanted)} requests of a batch")
-        return [_outcome(item) for item in response]
+        return [
+            _lasting(_outcome(item), method, params) for item, (method, params) in zip(response, wanted, strict=True)
+        ]
 
     def batch(self, wanted: Sequence[Request]) -> list[Any]:
         """Many requests in one round trip. Raises RpcUnreachable, or RpcRefused with the first error."""
         return [_require(method, item) for (method, _), item in zip(wanted, self.try_batch(wanted), strict=True)]
 
     def _repeat(self, send: Callable[[], T], attempts: int | None) -> T:
-        """Tries again on connection errors and busy endpoints, waiting 0.2, 0.4, 0.8 … s in between."""
+        """Tries again on connection errors, busy endpoints and late nodes, waiting 0.2, 0.4, 0.8 … s in between."""
         tries = attempts or self._attempts
         for attempt in range(tries):
             try:
                 return send()
+            except _Passing as passing:
+                if attempt + 1 == tries:
+                    raise passing.error from None
             except (OSError, http.client.HTTPException, json.JSONDecodeError, UnicodeDecodeError) as error:
                 if attempt + 1 == tries or not _is_transient(error):
                     raise RpcUnreachable(f"no answer from the RPC endpoint: {_reason(error)}") from error
                 _log.debug("no answer from the endpoint, try %d: %s", attempt + 1, _reason(error))
-                self.sleep(0.2 * 2**attempt)
+            self.sleep(0.2 * 2**attempt)
         raise AssertionError("attempts is at least one")
 
     # --- the chain --------------------------------------------------------------------------------
@@ -134,13 +158,13 @@ class ChainClient:
         return int(self.request("eth_blockNumber"), 16)
 
     def header(self, block: int | str | bytes = "latest") -> dict[str, Any]:
-        """A block without its transactions, by number, tag or hash. Raises RpcRefused when there is none."""
+        """A block without its transactions, by number, tag or hash. Raises NodeBehind when there is none (yet)."""
         if isinstance(block, bytes):
             found = self.request("eth_getBlockByHash", ["0x" + block.hex(), False])
         else:
             found = self.request("eth_getBlockByNumber", [block_tag(block), False])
         if found is None:
-            raise RpcRefused(f"the endpoint has no block {block if not isinstance(block, bytes) else block.hex()}")
+            raise NodeBehind(f"the endpoint has no block {block if not isinstance(block, bytes) else block.hex()}")
         return cast(dict[str, Any], found)
 
     def block(self, block: int | str | bytes = "latest") -> Block:
@@ -178,25 +202,7 @@ class ChainClient:
         """
         pinned = block or self.block()
         answers = self.try_batch([("eth_call", [_call_object(call), block_reference(pinned)]) for call in calls])
-        return [self._result(call, answer, pinned) for call, answer in zip(calls, answers, strict=True)]
-
-    def _result(self, call: Call, answer: Any | RpcError, block: Block) -> Any:
-        if isinstance(answer, RpcError):
-            answer = self._second_try(call, answer, block)
-        data = bytes.fromhex(answer[2:])
-        if not data and call.function.outputs:
-            raise NoContract(f"no contract answers at {call.to}", address=call.to)
-        return call.function.result(data, call.target)
-
-    def _second_try(self, call: Call, error: RpcError, block: Block) -> Any:
-        """Behind a load balancer one node may not have the block yet that another just showed: wait for it once."""
-        if any(mark in error.message.lower() for mark in _BLOCK_NOT_FOUND):
-            self.sleep(self.poll_interval_s)
-            again = self.try_request("eth_call", [_call_object(call), block_reference(block)])
-            if not isinstance(again, RpcError):
-                return again
-            error = again
-        raise decode_rpc_error(error, call.function.name)
+        return [_result(call, answer) for call, answer in zip(calls, answers, strict=True)]
 
     # --- checks -----------------------------------------------------------------------------------
 
@@ -235,6 +241,15 @@ def _call_object(call: Call) -> dict[str, str]:
     return {"to": call.to, "data": "0x" + call.function.encode(*call.arguments).hex()}
 
 
+def _result(call: Call, answer: Any | RpcError) -> Any:
+    if isinstance(answer, RpcError):
+        raise decode_rpc_error(answer, call.function.name)
+    data = bytes.fromhex(answer[2:])
+    if not data and call.function.outputs:
+        raise NoContract(f"no contract answers at {call.to}", address=call.to)
+    return call.function.result(data, call.target)
+
+
 def _version_text(version: Function, answer: Any | RpcError) -> str | None:
     """The version string, or None when what answered is not a version at all."""
     if isinstance(answer, RpcError):
@@ -243,6 +258,38 @@ def _version_text(version: Function, answer: Any | RpcError) -> str | None:
         return str(version.result(bytes.fromhex(answer[2:])))[:64]
     except ChainError:
         return None
+
+
+class _Passing(Exception):
+    """An answer that asking again may change. error: what is raised when it does not."""
+
+    def __init__(self, error: ChainflError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _lasting(outcome: Any | RpcError, method: str, params: Sequence[Any] = ()) -> Any | RpcError:
+    """The outcome. Raises _Passing when the endpoint is busy, or behind the node that showed the block."""
+    if not isinstance(outcome, RpcError) or is_revert(outcome):
+        return outcome
+    said = f"the endpoint refused {method}: {outcome.message}"
+    if any(mark in outcome.message.lower() for mark in _BLOCK_NOT_FOUND):
+        raise _Passing(NodeBehind(said, code=outcome.code, method=method))
+    if _is_rate_limit(outcome, method, params):
+        raise _Passing(RpcUnreachable(said, code=outcome.code, method=method))
+    return outcome
+
+
+def _is_rate_limit(error: RpcError, method: str, params: Sequence[Any]) -> bool:
+    """Whether it was asked too often. The code for it also says that a range of logs is too wide, which is halved."""
+    if error.code == 429 or _RATE_LIMITED.search(error.message):
+        return True
+    return error.code == _LIMIT_EXCEEDED and not (method == "eth_getLogs" and _is_range(params))
+
+
+def _is_range(params: Sequence[Any]) -> bool:
+    query = params[0] if params and isinstance(params[0], dict) else {}
+    return query.get("fromBlock") != query.get("toBlock")
 
 
 def _require(method: str, outcome: Any | RpcError) -> Any:

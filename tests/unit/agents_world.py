@@ -166,7 +166,7 @@ class World:
                     did = None if until(self) else self.look(account)
                     if did is not None:
                         done.append((account, did))
-                        busy = True
+                        busy = busy or did is not Do.FETCH_UPDATES  # which goes on beside the loop
             if until(self):
                 return done
             self.chain.tick()

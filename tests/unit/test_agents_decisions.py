@@ -25,7 +25,7 @@ NOW, END = 5_000, 5_010
 MEMBER = replace(NOBODY, stake=300 * 10**18, active_from=1, active_until=65_535)
 COMMITTED = replace(MEMBER, last_round=3, commitment=MINE)
 REVEALED = replace(COMMITTED, revealed=True)
-READY = WorkerMemory(BASE, MINE)
+READY = WorkerMemory(BASE, MINE, published=True)
 VOTED = ValidatorMemory(BASE, MINE)
 FIRST = Standing(ME, (ME, OTHER, THIRD), NOW)
 THIRD_IN_LINE = Standing(ME, (OTHER, THIRD, ME), NOW)
@@ -63,6 +63,7 @@ def do_of(action) -> object:
         (Phase.COMMIT, COMMITTED, READY, Wait),
         (Phase.COMMIT, COMMITTED, WorkerMemory(), Wait),
         (Phase.COMMIT, MEMBER, WorkerMemory(unresolved=True), Do.SETTLE_RESIDUAL),
+        (Phase.COMMIT, MEMBER, WorkerMemory(sits_out=True), Wait),
         (Phase.COMMIT, replace(MEMBER, active_until=4), READY, Do.COMMIT_UPDATE),
         (Phase.COMMIT, replace(MEMBER, active_until=3), READY, Stop),
         (Phase.COMMIT, replace(MEMBER, active_from=4), READY, Wait),
@@ -93,7 +94,11 @@ def test_worker__each_phase_and_state__does_the_one_thing(blank, phase, me, memo
     [
         (Phase.COMMIT, MEMBER, ValidatorMemory(), Wait),
         (Phase.COMMIT, replace(MEMBER, active_until=3), ValidatorMemory(), Stop),
-        (Phase.REVEAL, MEMBER, ValidatorMemory(), Wait),
+        (Phase.REVEAL, MEMBER, ValidatorMemory(), Do.FETCH_UPDATES),
+        (Phase.REVEAL, MEMBER, ValidatorMemory(looked=NOW), Wait),
+        (Phase.REVEAL, MEMBER, ValidatorMemory(looked=NOW - 1), Do.FETCH_UPDATES),
+        (Phase.REVEAL, replace(MEMBER, active_from=4), ValidatorMemory(), Wait),
+        (Phase.SCORE_COMMIT, MEMBER, ValidatorMemory(sits_out=True), Wait),
         (Phase.SCORE_COMMIT, MEMBER, ValidatorMemory(), Do.PREPARE_SCORES),
         (Phase.SCORE_COMMIT, MEMBER, VOTED, Do.COMMIT_SCORES),
         (Phase.SCORE_COMMIT, MEMBER, ValidatorMemory(Root(bytes(32)), MINE), Do.PREPARE_SCORES),
@@ -217,6 +222,87 @@ def test_decide__at_the_deadline__acts_only_before_it(blank, decide, phase, me, 
     assert acts or action.every_block
 
 
+@pytest.mark.parametrize(("now", "expected"), [(NOW + 7, Wait), (NOW + 8, Do.SETTLE)])
+def test_chores__fifty_dead_accounts_first__wait_no_longer_than_four(blank, now, expected):
+    standing = Standing(ME, (*(account_of(100 + i) for i in range(50)), ME), NOW)
+    assert do_of(chores.decide(at(blank, Phase.SETTLEMENT), standing, now)) == expected
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [
+        (WorkerMemory(BASE, MINE), Do.REVEAL_UPDATE),
+        (WorkerMemory(BASE, MINE, publish_due=NOW + 1, reveal_by=NOW + 5), Wait),
+        (WorkerMemory(BASE, MINE, publish_due=NOW, reveal_by=NOW + 5), Do.REVEAL_UPDATE),
+        (WorkerMemory(BASE, MINE, publish_due=NOW + 4, reveal_by=NOW + 1), Wait),
+        (WorkerMemory(BASE, MINE, publish_due=NOW + 4, reveal_by=NOW), Do.REVEAL_UPDATE),
+    ],
+)
+def test_worker__upload_under_way__reveals_with_it_or_when_time_is_short(blank, memory, expected):
+    assert do_of(worker.decide(at(blank, Phase.REVEAL, COMMITTED), memory, FIRST, NOW)) == expected
+
+
+@pytest.mark.parametrize("phase", [Phase.REVEAL, Phase.SCORE_COMMIT, Phase.SCORE_REVEAL, Phase.AGGREGATE])
+def test_worker__revealed_without_its_bytes__keeps_publishing(blank, phase):
+    due = WorkerMemory(BASE, MINE, publish_due=NOW)
+    assert worker.decide(at(blank, phase, REVEALED), due, FIRST, NOW) == Act(Do.PUBLISH_UPDATE)
+    later = worker.decide(at(blank, phase, REVEALED), replace(due, publish_due=NOW + 2), FIRST, NOW)
+    assert (type(later), later.until) == (Wait, NOW + 2)
+
+
+@pytest.mark.parametrize(
+    ("gathered", "deadline", "expected"),
+    [
+        (3, NOW + 5, Do.PREPARE_SCORES),
+        (2, NOW + 5, Wait),
+        (2, NOW + 1, Wait),
+        (2, NOW, Do.PREPARE_SCORES),
+        (2, NOW - 1, Do.PREPARE_SCORES),
+    ],
+)
+def test_validator__updates_are_missing__waits_until_its_deadline(blank, gathered, deadline, expected):
+    memory = ValidatorMemory(gathered=gathered, looked=NOW, deadline=deadline)
+    assert do_of(validator.decide(at(blank, Phase.SCORE_COMMIT, revealed=3), memory, FIRST, NOW)) == expected
+
+
+@pytest.mark.parametrize("standing", [FIRST, THIRD_IN_LINE])
+def test_aggregator__seed_is_readable__draws_whatever_its_turn(blank, standing):
+    snapshot = aggregate(blank, drawn=(), number=10)
+    assert aggregator.decide(snapshot, HAVE, standing, NOW) == Act(Do.DRAW_ORDER)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(208, Do.POST_AGGREGATE), (209, Do.DRAW_ORDER), (400, Do.DRAW_ORDER)])
+def test_aggregator__alone_with_an_old_seed__draws_or_rolls_it(blank, number, expected):
+    snapshot = aggregate(blank, drawn=(), number=number, num_aggregators=1)
+    assert do_of(aggregator.decide(snapshot, HAVE, FIRST, NOW)) == expected
+
+
+def test_aggregator__sits_out__waits_for_the_next_round(blank):
+    snapshot = aggregate(blank)
+    action = aggregator.decide(snapshot, AggregatorMemory(sits_out=True), FIRST, NOW)
+    assert (type(action), action.until) == (Wait, snapshot.round.phase_end)
+
+
+@pytest.mark.parametrize(
+    ("now", "drawn", "memory", "expected"),
+    [
+        (NOW, (), HAVE, Wait),
+        (NOW + 19, (OTHER, THIRD, ZERO_ADDRESS), HAVE, Wait),
+        (NOW + 20, (OTHER, THIRD, ZERO_ADDRESS), AggregatorMemory(), Do.PREPARE_AGGREGATE),
+        (NOW + 20, (OTHER, THIRD, ZERO_ADDRESS), HAVE, Do.COMMIT_AGGREGATE),
+        (NOW + 21, (OTHER, THIRD, ZERO_ADDRESS), AggregatorMemory(BASE, 9), Do.POST_AGGREGATE),
+    ],
+)
+def test_aggregator__no_room_for_it__plays_the_open_window_alone(blank, now, drawn, memory, expected):
+    snapshot = replace(aggregate(blank, drawn=drawn, num_aggregators=3), me=NOBODY)
+    assert do_of(aggregator.decide(snapshot, memory, FIRST, now)) == expected
+
+
+def test_aggregator__late_for_a_task_with_room__stops(blank):
+    snapshot = replace(aggregate(blank, num_aggregators=2), me=NOBODY)
+    assert isinstance(aggregator.decide(snapshot, HAVE, FIRST, NOW).error, NotEligible)
+
+
 @pytest.mark.parametrize(("now", "expected"), [(NOW + 3, Wait), (NOW + 4, Do.SETTLE), (NOW + 5, Do.SETTLE)])
 def test_chores__third_in_line__waits_two_turns(blank, now, expected):
     action = chores.decide(at(blank, Phase.SETTLEMENT), THIRD_IN_LINE, now)
@@ -269,6 +355,9 @@ def test_enrolment__each_reason__enrols_or_says_why_not(blank, role, now, missin
     action = duties.before_the_rounds(snapshot, role, FIRST, now)
     if error is None:
         assert action == Act(Do.ENROL)
+    elif role is Role.AGGREGATOR and taken:
+        assert action == Wait("for others to enrol", until=2_000)  # and plays the open windows
+        assert duties.may_join(snapshot, role, now) is False
     else:
         assert isinstance(action.error, error)
         assert duties.may_join(snapshot, role, now) is False

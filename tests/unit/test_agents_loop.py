@@ -18,8 +18,10 @@ from chainfl.agents.ports import Slash, TimedOut, WouldRevert
 from chainfl.errors import (
     BlobNotFound,
     GasBudgetExhausted,
+    InsufficientFunds,
     Interrupted,
     NotEligible,
+    RpcRefused,
     RpcUnreachable,
     TransactionReverted,
     UnexpectedPhase,
@@ -28,6 +30,13 @@ from chainfl.tasks.state import Phase, Role
 from chainfl.types import Wei
 
 WORKER, AGGREGATOR = account_of(100), account_of(300)
+
+
+class Impatient(threading.Event):
+    """A stop signal on which nobody waits."""
+
+    def wait(self, timeout=None):
+        return self.is_set()
 
 
 class Others:
@@ -55,7 +64,7 @@ class Others:
 
 
 def run(world: World, account: str, **options) -> Others:
-    stop = threading.Event()
+    stop = Impatient()
     others = Others(world, account, stop, **options)
     AgentLoop(world.players[account], stop).run()
     return others
@@ -118,7 +127,6 @@ def test_loop__endpoint_away_for_a_while__carries_on(tmp_path, monkeypatch):
         return latest(self)
 
     monkeypatch.setattr(FakePort, "latest_block", flaky)
-    monkeypatch.setattr(threading.Event, "wait", lambda self, timeout: False)
     run(world, WORKER)
     pauses = [event["seconds_pause"] for event in world.told(WORKER, "retrying")]
     assert pauses == [0.5, 1.0, 0.5]
@@ -145,10 +153,45 @@ def test_loop__unexpected_errors__are_counted_and_end_it_in_the_end(tmp_path, mo
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(world.players[WORKER], "decide", broken)
-    monkeypatch.setattr(threading.Event, "wait", lambda self, timeout: False)
     with pytest.raises(ZeroDivisionError):
         run(world, WORKER)
     assert len(world.told(WORKER, "retrying")) == loops.MAX_CRASHES - 1
+
+
+@pytest.mark.parametrize("error", [GasBudgetExhausted, InsufficientFunds, RpcRefused])
+def test_loop__chore_that_it_cannot_pay__is_told_once_and_left_to_others(tmp_path, monkeypatch, error):
+    world = World(tmp_path, rounds=1)
+    tally = FakePort.tally
+
+    def unpaid(self, *args):
+        if self.account == AGGREGATOR:
+            raise error("no")
+        return tally(self, *args)
+
+    monkeypatch.setattr(FakePort, "tally", unpaid)
+    run(world, AGGREGATOR)
+    assert world.chain.over
+    assert [event["doing"] for event in world.told(AGGREGATOR, "chore_skipped")] == ["tally"]
+
+
+@pytest.mark.parametrize(("times", "ends"), [(loops.MAX_CRASHES - 1, False), (loops.MAX_CRASHES, True)])
+def test_loop__endpoint_refuses__is_asked_again_a_few_times(tmp_path, monkeypatch, times, ends):
+    world = World(tmp_path, rounds=1)
+    left = iter([True] * times)
+    latest = FakePort.latest_block
+
+    def refusing(self):
+        if self.account == WORKER and next(left, False):
+            raise RpcRefused("internal error")
+        return latest(self)
+
+    monkeypatch.setattr(FakePort, "latest_block", refusing)
+    if ends:
+        with pytest.raises(RpcRefused):
+            run(world, WORKER)
+    else:
+        run(world, WORKER)
+    assert world.chain.over is not ends
 
 
 def enrol_with(world: World, monkeypatch, answers) -> None:
@@ -258,11 +301,8 @@ def test_run_aggregator__stopped_while_it_looks_for_a_task__ends(tmp_path):
 def test_run_aggregator__specification_nowhere__is_not_found(tmp_path, monkeypatch):
     world = World(tmp_path)
     world.store.blobs.clear()
-    monkeypatch.setattr(threading.Event, "wait", lambda self, timeout: False)
     with pytest.raises(BlobNotFound):
-        wiring.run_aggregator(
-            world.ports[AGGREGATOR], world.store, options_of(tmp_path, task_id=TASK), threading.Event()
-        )
+        wiring.run_aggregator(world.ports[AGGREGATOR], world.store, options_of(tmp_path, task_id=TASK), Impatient())
 
 
 def test_stop_on_signals__sigterm__sets_the_event_and_restores_the_handlers():

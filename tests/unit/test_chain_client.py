@@ -16,6 +16,7 @@ from chainfl.chain.transport import _answer
 from chainfl.errors import (
     ChainError,
     NoContract,
+    NodeBehind,
     RpcRefused,
     RpcUnreachable,
     WrongChainId,
@@ -148,6 +149,62 @@ def test_read__block_not_there_yet__is_asked_once_more():
     answers = iter([RpcError(-32000, "header not found", None), "0x" + "00" * 32])
     client, _, _ = fake_client({"eth_call": lambda *_: next(answers), "eth_getBlockByNumber": lambda *_: HEADER})
     assert client.read(Call(VAULT, FREE_OF, (VAULT,), int)) == 0
+
+
+BUSY = [
+    RpcError(-32005, "limit exceeded", None),
+    RpcError(429, "slow down", None),
+    RpcError(-32000, "429 Too Many Requests", None),
+    RpcError(-32016, "your app exceeded its compute units per second capacity", None),
+    RpcError(-32029, "rate limit reached", None),
+]
+BEHIND = [RpcError(-32000, text, None) for text in ("header not found", "unknown block", "Unknown block")]
+
+
+@pytest.mark.parametrize("error", BUSY + BEHIND)
+def test_request__busy_or_behind_for_a_while__is_repeated(error: RpcError):
+    answers = iter([error, error, "0x10"])
+    client, _, clock = fake_client({"eth_blockNumber": lambda: next(answers)})
+    assert client.block_number() == 16
+    assert clock.slept == [0.2, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(BUSY[0], RpcUnreachable), (BUSY[2], RpcUnreachable), (BEHIND[0], NodeBehind)]
+)
+def test_request__busy_or_behind_for_long__raises_what_is_worth_trying_later(error: RpcError, kind: type[ChainError]):
+    client, provider, _ = fake_client({"eth_call": lambda *_: error, "eth_getBlockByNumber": lambda *_: HEADER})
+    with pytest.raises(kind) as caught:
+        client.read(Call(VAULT, FREE_OF, (VAULT,), int))
+    assert caught.value.retryable
+    assert provider.asked.count("eth_call") == 4
+
+
+def test_batch__one_answer_is_busy__is_repeated_as_a_whole():
+    answers = iter(["0x1", BUSY[0], "0x1", "0x2"])
+    client, _, _ = fake_client({"eth_x": lambda: next(answers)})
+    assert client.batch([("eth_x", []), ("eth_x", [])]) == ["0x1", "0x2"]
+
+
+def test_request__logs_of_too_wide_a_range__are_an_answer_and_of_one_block_a_limit():
+    too_many = RpcError(-32005, "query returned more than 10000 results", None)
+    client, _, _ = fake_client({"eth_getLogs": lambda _: too_many})
+    assert client.try_request("eth_getLogs", [{"fromBlock": "0x1", "toBlock": "0x2"}]) == too_many
+    with pytest.raises(RpcUnreachable):
+        client.try_request("eth_getLogs", [{"fromBlock": "0x1", "toBlock": "0x1"}])
+
+
+def test_request__revert_that_talks_of_limits__is_a_revert():
+    revert = RpcError(3, "execution reverted: rate limit", b"")
+    client, provider, _ = fake_client({"eth_call": lambda *_: revert})
+    assert client.try_request("eth_call", [{}]) == revert
+    assert provider.asked == ["eth_call"]
+
+
+def test_header__no_such_block__is_worth_trying_later():
+    client, _, _ = fake_client({"eth_getBlockByNumber": lambda *_: None})
+    with pytest.raises(NodeBehind):
+        client.block(7)
 
 
 @pytest.mark.parametrize(
