@@ -148,7 +148,8 @@ class Aggregator(Player):
         replayed = self._replay(snapshot)
         exact, floats = io.BytesIO(), io.BytesIO()
         write_model(exact, replayed.model, self.context.scope.model_metadata())
-        write_float_model(floats, self._layout, replayed.model, self.context.scope.format.model_scale_bits)
+        scale_bits, architecture = self.context.scope.format.model_scale_bits, self.context.spec.architecture()
+        write_float_model(floats, self._layout, replayed.model, scale_bits, architecture)
         aggregate = PreparedAggregate(
             round=view.round,
             attempt=view.attempt,

@@ -25,6 +25,7 @@ from chainfl.tasks.spec import (
     TaskSpec,
     TensorEntry,
     TrainingEntry,
+    architecture_of,
     build,
     default_format,
     spec_cid,
@@ -82,7 +83,7 @@ def publish_task(draft: TaskDraft, store: BlobStore) -> TaskSpec:
         )
     exact, floats = io.BytesIO(), io.BytesIO()
     write_model(exact, quantized.values, ModelMetadata(layout.hash(), draft.model_scale_bits))
-    write_float_model(floats, layout, quantized.values, draft.model_scale_bits)
+    write_float_model(floats, layout, quantized.values, draft.model_scale_bits, architecture_of(_model_entry(draft)))
     genesis = GenesisEntry(
         root=model_root(quantized.values, draft.chunk_params).hex(),
         cid=store.put_bytes(exact.getvalue()),
@@ -95,13 +96,17 @@ def publish_task(draft: TaskDraft, store: BlobStore) -> TaskSpec:
     return spec
 
 
+def _model_entry(draft: TaskDraft) -> RegisteredModel:
+    return RegisteredModel(name=draft.model, params=dict(draft.model_params), seed=draft.model_seed)
+
+
 def _specification(draft: TaskDraft, genesis: GenesisEntry, layout: LayoutEntry) -> TaskSpec:
     return build(
         name=draft.name,
         description=draft.description,
         licence=draft.licence,
         code_version=f"chainfl {__version__}",
-        model=RegisteredModel(name=draft.model, params=dict(draft.model_params), seed=draft.model_seed),
+        model=_model_entry(draft),
         layout=layout,
         format=replace(
             default_format(layout.num_params()),

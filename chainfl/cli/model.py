@@ -271,7 +271,7 @@ def pull(app: App, reference: str, out: Path | None, exact: bool, force: bool, a
     show(str(target))
     say(f"{target.stat().st_size:,} bytes, verified against the root on chain")
     if not exact:
-        say(f'load it: model.load_state_dict(safetensors.torch.load_file("{target}"), strict=False)')
+        say(f'load it: model = chainfl.load_model("{target}")')
 
 
 def _scope(app: App, task_id: TaskId) -> tuple[TaskSpec, TaskScope]:
@@ -300,7 +300,8 @@ def _write_model(app: App, target: Path, spec: TaskSpec, values: Int32Array, fou
         app.store.get_file(cid_text(found.cid), target, max_bytes=max_model_bytes(values.size))
         return
     stream = io.BytesIO()
-    write_float_model(stream, Layout.from_json(spec.layout.to_json()), values, spec.format.model_scale_bits)
+    layout = Layout.from_json(spec.layout.to_json())
+    write_float_model(stream, layout, values, spec.format.model_scale_bits, spec.architecture())
     if cid_of(stream.getbuffer()) != cid_text(found.float_cid):
         raise LineageBroken("the float32 file that the aggregator registered is not this model; see --exact")
     try:

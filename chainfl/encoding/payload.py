@@ -33,6 +33,7 @@ from chainfl.types import Address, Root, TaskId
 MAX_HEADER_BYTES = 4096
 """Of an integer payload: one tensor and a handful of metadata. An ordinary model's header may be longer."""
 
+FLOAT_ARCHITECTURE = "chainfl.model"
 UPDATE_FORMAT = "chainfl-update/1"
 MODEL_FORMAT = "chainfl-model/1"
 _WRITE_BLOCK = 1 << 19
@@ -91,11 +92,14 @@ def read_model(source: bytes | BinaryIO, *, num_params: int, expected: ModelMeta
     return _read_vector(source, "model", np.int32, num_params, _labels(MODEL_FORMAT, expected))
 
 
-def write_float_model(target: BinaryIO, layout: Layout, values: Int32Array, scale_bits: int) -> int:
+def write_float_model(
+    target: BinaryIO, layout: Layout, values: Int32Array, scale_bits: int, architecture: str | None = None
+) -> int:
     """Writes the model as ordinary float32 safetensors, a tensor for each of the layout.
 
-    values: (P,) int32. returns: the number of bytes. Buffers of integers and tied copies are not in it, so torch
-    loads it with `load_state_dict(..., strict=False)`.
+    values: (P,) int32. architecture: the specification's model entry as canonical JSON; it goes into the file's
+    metadata, so that `chainfl.load_model` can build what the tensors fit. returns: the number of bytes. Buffers of
+    integers and tied copies are not in it, so torch loads it with `load_state_dict(..., strict=False)`.
     """
     require_vector(values, np.int32, "model")
     if values.size != layout.num_params:
@@ -104,7 +108,8 @@ def write_float_model(target: BinaryIO, layout: Layout, values: Int32Array, scal
     for spec in layout.tensors:
         tensors[spec.name] = _entry("F32", spec.shape, start * 4, spec.size * 4)
         start += spec.size
-    written = _write_header(target, tensors, {"format": "pt"})
+    labels = {"format": "pt"} if architecture is None else {"format": "pt", FLOAT_ARCHITECTURE: architecture}
+    written = _write_header(target, tensors, labels)
     floats = (dequantize_model(values[block], scale_bits) for block in blocks(values.size, _WRITE_BLOCK))
     return written + _write_values(target, floats)
 

@@ -423,8 +423,9 @@ class _Verifier:
         exact, floats = io.BytesIO(), io.BytesIO()
         write_model(exact, self._model, scope.model_metadata())
         _require(cid_of(exact.getbuffer()) == version.cid, "its CID is not that of its exact bytes")
-        layout = Layout.from_json(self._known_spec().layout.to_json())
-        write_float_model(floats, layout, self._model, scope.format.model_scale_bits)
+        spec = self._known_spec()
+        layout = Layout.from_json(spec.layout.to_json())
+        write_float_model(floats, layout, self._model, scope.format.model_scale_bits, spec.architecture())
         _require(cid_of(floats.getbuffer()) == version.float_cid, "its float32 file is not the same model")
         for cid, made in ((version.cid, exact), (version.float_cid, floats)):
             with suppress(BlobNotFound):  # nobody need serve what everybody can compute

@@ -176,6 +176,10 @@ class TaskSpec(_Strict):
         """The canonical JSON: the same bytes from whatever machine."""
         return _canonical(self.model_dump(mode="json"))
 
+    def architecture(self) -> str:
+        """The model entry as canonical JSON: what a float32 file says about the module that its tensors fit."""
+        return architecture_of(self.model)
+
     def spec_hash(self) -> bytes:
         """SHA-256 of the bytes, as the chain holds it."""
         return hashlib.sha256(self.to_bytes()).digest()
@@ -365,6 +369,11 @@ def _product(shape: list[int]) -> int:
     for side in shape:
         size *= side
     return size
+
+
+def architecture_of(model: RegisteredModel | ProgramModel) -> str:
+    """A model entry as canonical JSON."""
+    return _canonical(model.model_dump(mode="json")).decode("ascii")
 
 
 def _canonical(value: Any) -> bytes:

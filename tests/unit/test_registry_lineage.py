@@ -104,7 +104,9 @@ def publish_float_genesis(world: World) -> CidOnChain:
     from chainfl.encoding.payload import write_float_model
 
     stream = io.BytesIO()
-    write_float_model(stream, Layout.from_json(world.spec.layout.to_json()), world.genesis, 20)
+    write_float_model(
+        stream, Layout.from_json(world.spec.layout.to_json()), world.genesis, 20, world.spec.architecture()
+    )
     return cid_on_chain(world.store.put_bytes(stream.getvalue()))
 
 
