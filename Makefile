@@ -6,13 +6,16 @@ export CHAINFL_CACHE
 export MPLCONFIGDIR ?= $(CHAINFL_CACHE)/matplotlib
 
 .DEFAULT_GOAL := help
-.PHONY: demo test setup bench format lock clean help
+.PHONY: demo test analyse setup bench format lock clean help
 
 demo: setup ## train a model with 9 processes on a local chain; options in ARGS="--rounds 3"
 	@.venv/bin/chainfl demo $(ARGS)
 
 test: setup ## run everything that CI runs: ruff, mypy, forge, pytest with coverage
 	@sh scripts/test.sh
+
+analyse: setup ## slither over the contracts, halmos over the vault and the payouts (a few minutes)
+	@bash scripts/analyse.sh
 
 setup: ## install into .venv and node_modules (the other commands do it for you)
 	@sh scripts/setup.sh

@@ -21,7 +21,7 @@ from typing import Any
 from _report import Row, arguments, report
 
 from chainfl.chain.anvil import AnvilProcess
-from chainfl.simulation.demo import DemoConfig, participant_command, set_stage
+from chainfl.simulation.demo import DemoConfig, set_stage, start_participant
 from chainfl.simulation.processes import ProcessGroup
 
 IDLE_S = 30.0
@@ -66,11 +66,7 @@ def idle_percent(folder: Path) -> float:
         ProcessGroup(config.folder / "logs") as group,
     ):
         stage = set_stage(config, anvil)
-        started = [
-            group.start(part.name, *participant_command(stage, part))
-            for part in stage.cast.parts
-            if part.name != "worker-6"
-        ]
+        started = [start_participant(stage, group, part) for part in stage.cast.parts if part.name != "worker-6"]
         client, block = stage.reader.client, stage.reader.client.block()
         while _enrolled(stage) < len(started):
             group.check()

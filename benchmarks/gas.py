@@ -8,71 +8,25 @@ stands the floor that EIP-7623 sets for its calldata; where the floor is higher 
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from _report import Row, arguments, report
+from _stage import BOND, VALIDATOR_STAKE, WORKER_STAKE, RevealedAs, Spent, Stage, digest, numbers, open_stage
 
 from chainfl.chain.anvil import AnvilProcess
 from chainfl.chain.client import ChainClient
 from chainfl.chain.contracts import Transaction
-from chainfl.chain.coordinator import Coordinator
-from chainfl.chain.deployment import TOKEN, Deployment, deploy
-from chainfl.chain.keys import Signer
-from chainfl.chain.token import Token
-from chainfl.chain.vault import Vault
-from chainfl.tasks.commitments import aggregate_commitment, scores_commitment, update_commitment
-from chainfl.tasks.state import (
-    Bounds,
-    CidOnChain,
-    Economics,
-    Format,
-    Phase,
-    Role,
-    RoundView,
-    TaskParams,
-    Windows,
-)
+from chainfl.chain.deployment import TOKEN, Deployment
+from chainfl.tasks.state import ZERO_ROOT, Claim, Format, Phase, Role
 from chainfl.tasks.votes import Vote, pack_votes
 from chainfl.types import Address, Root, TaskId, Wei
 
 TARGET_GAS = 90_000
 """A worker's commit and reveal together, from its second round on."""
-BASE_GAS = 21_000
-FLOOR_GAS_A_TOKEN = 10
-GAS_A_TOKEN = 4
 VALIDATORS = 3
 ROUNDS = 3
-WORKER_STAKE, VALIDATOR_STAKE, BOND = Wei(100 * TOKEN), Wei(300 * TOKEN), Wei(200 * TOKEN)
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """One transaction's receipt. data: its calldata."""
-
-    gas: int
-    data: bytes
-
-    @property
-    def tokens(self) -> int:
-        """EIP-7623's measure of calldata: a zero byte is one token, any other four."""
-        return sum(4 if byte else 1 for byte in self.data)
-
-    @property
-    def floor(self) -> int:
-        """The least that a transaction with this calldata costs."""
-        return BASE_GAS + FLOOR_GAS_A_TOKEN * self.tokens
-
-    @property
-    def execution(self) -> int:
-        """Gas without the base fee and the calldata, whose zero bytes come and go with every hash."""
-        return self.gas - BASE_GAS - GAS_A_TOKEN * self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,51 +54,29 @@ class Ledger:
         ]
 
 
-class Stage:
-    """A deployment with funded, unlocked accounts, and one task at a time on it."""
+class BookedStage(Stage):
+    """A stage that books every receipt under its setting, kind and round."""
 
     def __init__(self, anvil: AnvilProcess, client: ChainClient, deployment: Deployment, ledger: Ledger) -> None:
-        self.anvil, self.client, self.deployment, self.ledger = anvil, client, deployment, ledger
-        self.coordinator = Coordinator(deployment.coordinator)
-        self.vault, self.token = Vault(deployment.vault), Token(deployment.token)
-        accounts = [Signer.from_private_key(key).address for key in anvil.private_keys]
-        self.requester, self.aggregator, *rest = accounts
+        super().__init__(anvil, client, deployment)
+        self.ledger, self.setting = ledger, Setting(0, 0)
+        self.aggregator, *rest = self.accounts[1:]
         self.validators, self.workers = rest[:VALIDATORS], rest[VALIDATORS:]
-        self.setting, self.task, self.round = Setting(0, 0), TaskId(0), 0
 
-    def send(self, account: Address, transaction: Transaction, kind: str = "") -> None:
-        """Sends from an unlocked account, insists that it worked, and books its gas."""
-        data = "0x" + transaction.data.hex()
-        message = {"from": account, "to": transaction.to, "data": data, "gas": hex(16_000_000)}
-        receipt = self._receipt(self.client.request("eth_sendTransaction", [message]))
-        if int(receipt["status"], 16) != 1:
-            raise SystemExit(f"{transaction.kind} reverted in round {self.round} of {self.setting}")
-        key = (self.setting, kind or transaction.kind, self.round)
-        self.ledger.spent[key].append(Spent(int(receipt["gasUsed"], 16), transaction.data))
+    def book(self, account: Address, transaction: Transaction, kind: str = "") -> None:
+        """Sends one transaction. kind: where its function's name does not say enough."""
+        self.book_all([(account, transaction)], kind)
 
-    def _receipt(self, tx_hash: str) -> dict[str, Any]:
-        """Anvil answers when the transaction is accepted; its block follows at once, but a moment later."""
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            receipt: dict[str, Any] | None = self.client.request("eth_getTransactionReceipt", [tx_hash])
-            if receipt is not None:
-                return receipt
-        raise SystemExit(f"no receipt for {tx_hash}")
-
-    def view(self) -> RoundView:
-        view: RoundView = self.client.read(self.coordinator.round(self.task))
-        return view
-
-    def end_phase(self) -> None:
-        """Moves the clock to the end of the phase."""
-        self.anvil.advance(max(0, self.view().phase_end - self.client.block().timestamp))
+    def book_all(self, wanted: Sequence[tuple[Address, Transaction]], kind: str = "") -> None:
+        """Sends many, each in a block of its own."""
+        for spent, (_, transaction) in zip(self.send_all(wanted), wanted, strict=True):
+            self.ledger.spent[self.setting, kind or transaction.kind, self.round].append(spent)
 
     def fund(self, account: Address, amount: int) -> None:
         """Adds to an account's free balance, out of the requester's tokens."""
-        if account != self.requester:
-            self.send(self.requester, self.token.transfer(account, Wei(amount)), "transfer (token)")
-        self.send(account, self.token.approve(self.deployment.vault, Wei(amount)), "approve (token)")
-        self.send(account, self.vault.deposit(Wei(amount)))
+        for sender, transaction in self.deposits(account, amount):
+            is_token = transaction.kind in ("transfer", "approve")
+            self.book(sender, transaction, f"{transaction.kind} (token)" if is_token else "")
 
     # --- a task from its creation to the last claim ------------------------------------------------
 
@@ -152,16 +84,13 @@ class Stage:
         """One task of three rounds in which everybody does everything in time."""
         self.setting, self.round = setting, 0
         workers = self.workers[: setting.workers]
-        self.send(self.requester, self.coordinator.create_task(self._params(setting)))
+        form = Format(setting.num_params, 256, 20, 14, 1, 1, 1 << 60)
+        params = self.params(form, rounds=ROUNDS, workers=setting.workers, validators=VALIDATORS)
+        self.book(self.requester, self.coordinator.create_task(params))
         self.task = TaskId(self.client.read(self.coordinator.num_tasks()))
-        for worker in workers:
-            self.send(worker, self.coordinator.enrol(self.task, Role.WORKER, WORKER_STAKE), "enrol (worker)")
-        for validator in self.validators:
-            self.send(
-                validator, self.coordinator.enrol(self.task, Role.VALIDATOR, VALIDATOR_STAKE), "enrol (validator)"
-            )
-        last = self.coordinator.enrol(self.task, Role.AGGREGATOR, Wei(0))
-        self.send(self.aggregator, last, "enrol (aggregator; opens round 1)")
+        self._enrol(Role.WORKER, workers, WORKER_STAKE, "enrol (worker)")
+        self._enrol(Role.VALIDATOR, self.validators, VALIDATOR_STAKE, "enrol (validator)")
+        self._enrol(Role.AGGREGATOR, [self.aggregator], Wei(0), "enrol (aggregator; opens round 1)")
         for number in range(1, ROUNDS + 1):
             self.round = number
             self._updates(workers)
@@ -171,90 +100,29 @@ class Stage:
         self.round = 0
         self._release(workers)
 
-    def _params(self, setting: Setting) -> TaskParams:
-        cid = CidOnChain(_digest("genesis"), 0x55)
-        return TaskParams(
-            spec_hash=_digest("spec"),
-            genesis_root=Root(_digest("root")),
-            genesis_cid=cid,
-            genesis_float_cid=cid,
-            parent_model=bytes(32),
-            rounds=ROUNDS,
-            enrolment_end=self.client.block().timestamp + 86_400,
-            reward=Wei(1000 * TOKEN),
-            workers=Bounds(setting.workers, setting.workers),
-            validators=Bounds(VALIDATORS, VALIDATORS),
-            aggregators=Bounds(1, 1),
-            format=Format(setting.num_params, 256, 20, 14, 1, 1, 1 << 60),
-            windows=Windows(600, 300, 600, 300, 300, 900),
-            economics=Economics(
-                WORKER_STAKE, VALIDATOR_STAKE, BOND, Wei(5 * TOKEN), 7000, 2000, 1000, 3000, 2000, 1000
-            ),
-            named_validators=(),
-            licence="Apache-2.0",
-        )
+    def _enrol(self, role: Role, accounts: Sequence[Address], stake: Wei, kind: str) -> None:
+        self.book_all([(account, self.coordinator.enrol(self.task, role, stake)) for account in accounts], kind)
 
-    def _updates(self, workers: list[Address]) -> None:
+    def _updates(self, workers: Sequence[Address]) -> None:
         """The last to commit also ends Commit, the last to reveal Reveal: both are booked apart."""
-        chain_id, coordinator = self.client.chain_id, self.deployment.coordinator
+        updates = [RevealedAs(worker, Root(digest("root", worker, self.round)), 1 << 40) for worker in workers]
         for phase in (Phase.COMMIT, Phase.REVEAL):
-            for worker in workers:
-                root, salt = Root(_digest("root", worker, self.round)), _digest("salt", worker, self.round)
-                cid = CidOnChain(_digest("cid", worker, self.round), 0x55)
-                suffix = ", ends the phase" if worker == workers[-1] else ""
-                if phase is Phase.COMMIT:
-                    commitment = update_commitment(
-                        chain_id=chain_id,
-                        coordinator=coordinator,
-                        task_id=self.task,
-                        round_number=self.round,
-                        worker=worker,
-                        root=root,
-                        cid=cid,
-                        squared_norm=1 << 40,
-                        num_examples=1000,
-                        salt=salt,
-                    )
-                    call = self.coordinator.commit_update(self.task, self.round, commitment)
-                else:
-                    call = self.coordinator.reveal_update(self.task, self.round, root, cid, 1 << 40, 1000, salt)
-                self.send(worker, call, call.kind + suffix)
+            *calls, (last, ending) = self.update_calls(phase, updates)
+            self.book_all(calls)
+            self.book(last, ending, f"{ending.kind}, ends the phase")
 
     def _scores(self, workers: int) -> None:
         votes = pack_votes([Vote(10_000, 1000 + i) for i in range(workers)])
-        for validator in self.validators:
-            commitment = scores_commitment(
-                chain_id=self.client.chain_id,
-                coordinator=self.deployment.coordinator,
-                task_id=self.task,
-                round_number=self.round,
-                validator=validator,
-                votes=votes,
-                salt=_digest("salt", validator, self.round),
-            )
-            self.send(validator, self.coordinator.commit_scores(self.task, self.round, commitment))
-        for validator in self.validators:
-            salt = _digest("salt", validator, self.round)
-            self.send(validator, self.coordinator.reveal_scores(self.task, self.round, votes, salt))
+        for phase in (Phase.SCORE_COMMIT, Phase.SCORE_REVEAL):
+            self.book_all(self.score_calls(phase, self.validators, votes))
 
     def _aggregate(self) -> None:
         while self.view().phase is Phase.TALLY:
-            self.send(self.aggregator, self.coordinator.tally(self.task, 8), "tally (8 workers a call)")
-        self.send(self.aggregator, self.coordinator.draw_order(self.task))
-        root, salt = Root(_digest("model", self.round)), _digest("salt", "aggregate", self.round)
-        commitment = aggregate_commitment(
-            chain_id=self.client.chain_id,
-            coordinator=self.deployment.coordinator,
-            task_id=self.task,
-            round_number=self.round,
-            attempt=1,
-            aggregator=self.aggregator,
-            model_root=root,
-            salt=salt,
-        )
-        self.send(self.aggregator, self.coordinator.commit_aggregate(self.task, self.round, commitment))
-        cid = CidOnChain(_digest("cid", self.round), 0x70)
-        self.send(self.aggregator, self.coordinator.post_aggregate(self.task, self.round, root, cid, cid, salt))
+            self.book(self.aggregator, self.coordinator.tally(self.task, 8), "tally (8 workers a call)")
+        self.book(self.aggregator, self.coordinator.draw_order(self.task))
+        claim = Claim(Root(digest("model", self.round)), ZERO_ROOT, ())
+        self.book(self.aggregator, self.commit_aggregate(self.aggregator, claim))
+        self.book(self.aggregator, self.post_aggregate(self.aggregator, claim))
 
     def _settle(self) -> None:
         self.end_phase()
@@ -263,17 +131,14 @@ class Stage:
             kind = (
                 "settle (8 workers a call)" if left > 8 else "settle (last call: everybody else, lineage, next round)"
             )
-            self.send(self.aggregator, self.coordinator.settle(self.task, 8), kind)
+            self.book(self.aggregator, self.coordinator.settle(self.task, 8), kind)
 
-    def _release(self, workers: list[Address]) -> None:
+    def _release(self, workers: Sequence[Address]) -> None:
         self.anvil.advance(self.deployment.unbonding_s + 1)
-        for account in workers:
-            self.send(account, self.vault.claim())
-            self.send(account, self.vault.unlock(self.task, Role.WORKER, account))
-        for account in self.validators:
-            self.send(account, self.vault.claim())
-            self.send(account, self.vault.unlock(self.task, Role.VALIDATOR, account))
-        self.send(workers[0], self.vault.withdraw(Wei(1)))
+        for role, accounts in ((Role.WORKER, workers), (Role.VALIDATOR, self.validators)):
+            self.book_all([(account, self.vault.claim()) for account in accounts])
+            self.book_all([(account, self.vault.unlock(self.task, role, account)) for account in accounts])
+        self.book(workers[0], self.vault.withdraw(Wei(1)))
         self.fund(workers[0], 1)
 
 
@@ -283,7 +148,7 @@ def main() -> None:
         workers=("4,16,64", "numbers of workers"),
         params=("10000,100000,1000000,10000000,100000000,1000000000", "numbers of parameters"),
     )
-    settings = [Setting(p, w) for w in _numbers(options.workers) for p in _numbers(options.params)]
+    settings = [Setting(p, w) for w in numbers(options.workers) for p in numbers(options.params)]
     report("Gas", rows(measure(settings), settings), options.json, packages=("web3",))
 
 
@@ -291,13 +156,8 @@ def measure(settings: list[Setting]) -> Ledger:
     """Plays a task in each setting, all on one chain."""
     ledger = Ledger()
     most = max(setting.workers for setting in settings)
-    with (
-        tempfile.TemporaryDirectory(prefix="chainfl-bench-") as folder,
-        AnvilProcess(Path(folder), block_time_s=None, accounts=2 + VALIDATORS + most) as anvil,
-    ):
-        client = ChainClient(anvil.rpc_url)
-        deployment = deploy(client, Signer.from_private_key(anvil.private_keys[0]), unbonding_s=60)
-        stage = Stage(anvil, client, deployment, ledger)
+    with open_stage(2 + VALIDATORS + most) as (anvil, client, deployment):
+        stage = BookedStage(anvil, client, deployment, ledger)
         stage.setting = settings[0]
         stage.fund(stage.requester, 1000 * TOKEN * len(settings))
         stage.fund(stage.aggregator, BOND)
@@ -363,14 +223,6 @@ def _kind(ledger: Ledger, kind: str, counts: list[int]) -> list[Row]:
 
 def _most(spent: list[Spent]) -> int:
     return max(one.gas for one in spent)
-
-
-def _digest(*parts: Any) -> bytes:
-    return hashlib.sha256(repr(parts).encode()).digest()
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

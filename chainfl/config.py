@@ -70,6 +70,7 @@ class Settings(BaseModel):
     data_dir: Path | None = None
     state_dir: Path = Field(default_factory=state_home)
     max_gas_wei: int | None = Field(default=None, ge=0)
+    token_price_wei: int | None = Field(default=None, ge=0)
     poll_interval_s: float | None = Field(default=None, gt=0, le=60)
     log_level: LogLevel = "info"
 
@@ -307,6 +308,10 @@ storage = "embedded"
 
 # An agent stops before its gas costs more than this, in native wei.
 # max_gas_wei = 50000000000000000
+
+# What a whole token is worth to you, in native wei: an agent weighs by it what it need not do, such as answering for
+# a fee. Without it, all of that pays.
+# token_price_wei = 100000000000000
 
 # Seconds between two looks for a new block; by default half a block time, at most 1.
 # poll_interval_s = 0.5

@@ -217,6 +217,13 @@ class NodeBehind(ChainError):
     hint_template = "Try again, or use an RPC endpoint whose logs keep up with its blocks."
 
 
+class ProofRefused(ChainError):
+    """The contract does not take what a dispute opened: it proves nothing wrong, does not fit, or comes too late."""
+
+    exit_code = 39
+    hint_template = "Recompute with `chainfl round audit TASK ROUND`; a proof that is refused costs nothing but gas."
+
+
 # --- 40..49: tasks -------------------------------------------------------------------------------
 
 
@@ -390,6 +397,16 @@ class TrainingDiverged(TrainingError):
 
     exit_code = 74
     hint_template = "Lower the learning rate in the task's specification."
+
+
+class ProgramRefused(TrainingError):
+    """A file cannot be a task's model: no readable `torch.export` archive, or it uses what is not allowed there."""
+
+    exit_code = 75
+    hint_template = (
+        "`chainfl task create --help` shows how to export a module; docs/operating.md, Bringing your own model, "
+        "says what it may use."
+    )
 
 
 # --- 80..89: the registry ------------------------------------------------------------------------

@@ -235,6 +235,67 @@ def mean_rule() -> Json:
     }
 
 
+def delta(scaled_sum: int, total: int, num: int, den: int) -> int:
+    return math.floor(Fraction(2 * num * scaled_sum + den * total, 2 * den * total))
+
+
+def decayed(state: int, num: int, den: int) -> int:
+    return math.floor(Fraction(2 * num * state + den, 2 * den))
+
+
+@vectors("order_rules")
+def order_rules() -> Json:
+    """One coordinate under the median and the trimmed mean, plain and with momentum; S and W enter the step."""
+    rng = random.Random(11)
+
+    def case(name: str, values: list[int], trim: tuple[int, int] | None, momentum: tuple[int, int] | None) -> Json:
+        ordered, drop = sorted(values), 0
+        if trim is None:
+            total, divisor = ordered[(len(values) - 1) // 2], 1
+        else:
+            drop = len(values) * trim[0] // trim[1]
+            kept = ordered[drop : len(values) - drop]
+            total, divisor = sum(kept), len(kept)
+        model, state = rng.randint(INT32_MIN, INT32_MAX), rng.randint(-(2**26), 2**26)
+        num, den = rng.choice([(1, 1), (1, 2), (7, 3)])
+        moved = delta(64 * total, divisor, num, den)
+        if momentum is not None:
+            moved = sat32(decayed(state, *momentum) + moved)
+        return {
+            "name": name,
+            "values": values,
+            "trim": trim,
+            "momentum": momentum,
+            "num": num,
+            "den": den,
+            "model": model,
+            "state": state,
+            "sum": total,
+            "total": divisor,
+            "low": values.index(ordered[drop if trim else (len(values) - 1) // 2]),
+            "high": values.index(ordered[len(values) - 1 - drop]) if trim else 0,
+            "expected_state": None if momentum is None else moved,
+            "expected": sat32(model + moved),
+        }
+
+    named = {
+        "one value": [-7],
+        "an even count": [4, 1, 3, 2],
+        "ties on both sides of the cut": [5, 5, 5, 1, 5, 5, 9, 5, 5, 5],
+        "all the same": [-3] * 6,
+        "the ends": [32767, -32767, 32767, -32767, 0],
+    }
+    named |= {f"random {n}": [rng.randint(-32767, 32767) for _ in range(n)] for n in (2, 3, 7, 16, 33)}
+    trims: list[tuple[int, int] | None] = [None, (0, 1), (1, 5), (49, 100)]
+    momenta: list[tuple[int, int] | None] = [None, (9, 10), (1, 2), (1, 1), (0, 1)]
+    return {
+        "steps": [
+            case(name, values, trim, momenta[i % len(momenta)])
+            for i, (name, values, trim) in enumerate((n, v, t) for n, v in named.items() for t in trims)
+        ]
+    }
+
+
 # --- trees ---------------------------------------------------------------------------------------
 
 WIDTHS = {1: 4, 2: 4, 3: 2, 4: 8}

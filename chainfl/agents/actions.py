@@ -33,11 +33,26 @@ class Do(StrEnum):
     TALLY = "tally"
     DRAW_ORDER = "draw order"
     SETTLE = "settle"
+    CLOSE_GAME = "close game"
+    CLOSE_DEMAND = "close demand"
+    ANSWER_DEMAND = "answer demand"
+    ANSWER_GAME = "answer game"
 
     CLAIM = "claim"
 
 
-CHORES = frozenset({Do.START_TASK, Do.CANCEL_TASK, Do.TALLY, Do.DRAW_ORDER, Do.SETTLE})
+CHORES = frozenset(
+    {
+        Do.START_TASK,
+        Do.CANCEL_TASK,
+        Do.TALLY,
+        Do.DRAW_ORDER,
+        Do.SETTLE,
+        Do.CLOSE_GAME,
+        Do.CLOSE_DEMAND,
+        Do.ANSWER_DEMAND,
+    }
+)
 """What anybody may send; somebody else may have been quicker, and that is no error."""
 
 PREPARATIONS = frozenset({Do.PREPARE_UPDATE, Do.PREPARE_SCORES, Do.PREPARE_AGGREGATE})

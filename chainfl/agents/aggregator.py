@@ -10,6 +10,7 @@ from chainfl.agents import chores, duties
 from chainfl.agents.actions import Act, Action, Do, Wait
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext
+from chainfl.agents.evidence import Evidence
 from chainfl.agents.journal import PreparedAggregate
 from chainfl.agents.player import Doing, Player, new_salt
 from chainfl.agents.ports import SendResult, Sent
@@ -19,8 +20,8 @@ from chainfl.errors import NodeBehind
 from chainfl.registry.replay import ReplayedRound, accepted_updates, replay_round
 from chainfl.tasks.cids import cid_on_chain
 from chainfl.tasks.commitments import aggregate_commitment
-from chainfl.tasks.phases import exclusive_end, open_since, slot_holder, slot_start
-from chainfl.tasks.state import Phase, Role, Snapshot
+from chainfl.tasks.phases import bond_of, exclusive_end, open_since, slot_holder, slot_start
+from chainfl.tasks.state import Game, Phase, Role, Snapshot
 from chainfl.types import Root
 
 OLD_SEED_BLOCKS = 200
@@ -32,12 +33,16 @@ class AggregatorMemory:
     """What the journal knows of the current attempt.
 
     base_root: of the model that the prepared aggregate starts from, None when there is none. committed_block: of the
-    commit in the open window, 0 before it. sits_out: this attempt's aggregate cannot be computed here.
+    commit in the open window, 0 before it. sits_out: this attempt's aggregate cannot be computed here. excluded: an
+    aggregate of this account was refuted in the round. is_asked: somebody disputes the root that this account posted,
+    and waits for nodes or a chunk of it.
     """
 
     base_root: Root | None = None
     committed_block: int = 0
     sits_out: bool = False
+    excluded: bool = False
+    is_asked: bool = False
 
 
 def decide(
@@ -51,6 +56,9 @@ def decide(
     if over is not None:
         return over
     view = snapshot.round
+    if memory.is_asked:
+        # Silence would cost the bond.
+        return Act(Do.ANSWER_GAME)
     if view.phase_end and now >= view.phase_end:
         return Wait("for a block in the next phase", every_block=True)
     if gone := duties.departure(snapshot, Role.AGGREGATOR):
@@ -62,7 +70,9 @@ def decide(
 
 def _in_aggregate(snapshot: Snapshot, memory: AggregatorMemory, standing: Standing, now: int) -> Action:
     view, windows = snapshot.round, snapshot.task.windows
-    if snapshot.free_stake < snapshot.task.economics.aggregator_bond:
+    if memory.excluded:
+        return Wait("for the round to end: an aggregate of this account was refuted in it", until=view.phase_end)
+    if snapshot.free_stake < bond_of(snapshot.task.economics, view.attempt):
         return Wait("for free stake to bond with: `chainfl stake deposit`", until=view.phase_end)
     exclusive = exclusive_end(view.aggregate_start, view.num_slots, windows)
     if not view.order_drawn and now < exclusive:
@@ -120,6 +130,8 @@ class Aggregator(Player):
     def __init__(self, context: AgentContext) -> None:
         super().__init__(context)
         self._layout = Layout.from_json(context.spec.layout.to_json())
+        self._evidence: Evidence | None = None
+        self._evidence_round = 0
 
     def decide(self, snapshot: Snapshot, standing: Standing, now: int) -> Action:
         """See the function of the same name."""
@@ -132,14 +144,51 @@ class Aggregator(Player):
             Do.PREPARE_AGGREGATE: self._prepare,
             Do.COMMIT_AGGREGATE: self._commit,
             Do.POST_AGGREGATE: self._post,
+            Do.ANSWER_GAME: self._answer,
         }
 
     def _memory(self, snapshot: Snapshot) -> AggregatorMemory:
         kept = self.context.journal.aggregate(snapshot.round.round, snapshot.round.attempt)
-        sits_out = self.sits_out(snapshot)
+        sits_out, excluded = self.sits_out(snapshot), self._is_excluded(snapshot)
+        is_asked = self._question(snapshot) is not None
         if kept is None:
-            return AggregatorMemory(sits_out=sits_out)
-        return AggregatorMemory(kept.base_root, kept.committed_block, sits_out)
+            return AggregatorMemory(sits_out=sits_out, excluded=excluded, is_asked=is_asked)
+        return AggregatorMemory(kept.base_root, kept.committed_block, sits_out, excluded, is_asked)
+
+    def _question(self, snapshot: Snapshot) -> tuple[int, Game] | None:
+        """The game about this account's own aggregate in which an answer is due first."""
+        view, chain = snapshot.round, self.context.chain
+        mine = view.aggregator == chain.account and view.phase in (Phase.CHALLENGE, Phase.DISPUTE)
+        if not mine or view.games == 0:
+            return None
+        now = snapshot.block.timestamp
+        asked = [
+            (number, game)
+            for number, game in chain.open_games(snapshot.task_id, snapshot.block)
+            if game.answers_turn and now < game.deadline
+        ]
+        return min(asked, key=lambda found: found[1].deadline, default=None)
+
+    def _answer(self, snapshot: Snapshot) -> SendResult | None:
+        question = self._question(snapshot)
+        if question is None:
+            return None
+        if self._evidence is None or self._evidence_round != snapshot.round.round:
+            self._evidence, self._evidence_round = Evidence(self.context), snapshot.round.round
+            self._evidence.enter(snapshot.round)
+        if missing := self._evidence.recompute(snapshot.round):
+            raise NodeBehind(f"{len(missing)} accepted updates cannot be fetched, so nothing can be answered from them")
+        number, game = question
+        answer, chain = self._evidence.answer(game), self.context.chain
+        if game.height > 0:
+            return chain.answer_nodes(snapshot.task_id, number, answer)
+        return chain.answer_chunk(snapshot.task_id, number, answer)
+
+    def _is_excluded(self, snapshot: Snapshot) -> bool:
+        view, chain = snapshot.round, self.context.chain
+        if view.attempt < 2 or view.phase is not Phase.AGGREGATE:
+            return False
+        return chain.is_excluded(snapshot.task_id, view.round, chain.account, snapshot.block)
 
     def _prepare(self, snapshot: Snapshot) -> None:
         view, log = snapshot.round, self.context.log
@@ -147,7 +196,7 @@ class Aggregator(Player):
         started = time.monotonic()
         replayed = self._replay(snapshot)
         exact, floats = io.BytesIO(), io.BytesIO()
-        write_model(exact, replayed.model, self.context.scope.model_metadata())
+        write_model(exact, replayed.model, self.context.scope.model_metadata(), replayed.state)
         scale_bits, architecture = self.context.scope.format.model_scale_bits, self.context.spec.architecture()
         write_float_model(floats, self._layout, replayed.model, scale_bits, architecture)
         aggregate = PreparedAggregate(
@@ -159,9 +208,11 @@ class Aggregator(Player):
             float_cid=self.context.publish(floats.getvalue()),
             salt=new_salt(),
             committed_block=0,
+            state_root=replayed.state_root,
+            group_roots=replayed.group_roots,
         )
         self.context.journal.save_aggregate(aggregate)
-        self.models.keep(replayed.root, replayed.model)
+        self.models.keep(replayed.root, replayed.model, replayed.state_root, replayed.state)
         log.emit(
             "aggregated",
             seconds_aggregating=round(time.monotonic() - started, 3),
@@ -178,9 +229,9 @@ class Aggregator(Player):
         tallied = chain.tallied_updates(snapshot.task_id, view.round, view.opened_block)
         if sum(tally.weight for tally in tallied) != view.total_weight:
             raise NodeBehind(f"the node does not show all the {view.total_weight} of weight that was tallied")
-        model = self.models.at_round(view.round, view.model_root)
+        base = self.models.checkpoint_at(view.round, view.model_root, view.state_root)
         updates = accepted_updates(self.context.store, scope, view.round, view.model_root, revealed, tallied)
-        return replay_round(model, updates, scope.format)
+        return replay_round(base.model, updates, scope.format, state=base.state)
 
     def _commit(self, snapshot: Snapshot) -> SendResult:
         kept = self._prepared(snapshot)
@@ -192,7 +243,7 @@ class Aggregator(Player):
             round_number=kept.round,
             attempt=kept.attempt,
             aggregator=self.context.chain.account,
-            model_root=kept.root,
+            claim=kept.claim,
             salt=kept.salt,
         )
         result = self.context.chain.commit_aggregate(snapshot.task_id, kept.round, commitment)
@@ -204,7 +255,7 @@ class Aggregator(Player):
     def _post(self, snapshot: Snapshot) -> SendResult:
         kept = self._prepared(snapshot)
         return self.context.chain.post_aggregate(
-            snapshot.task_id, kept.round, kept.root, cid_on_chain(kept.cid), cid_on_chain(kept.float_cid), kept.salt
+            snapshot.task_id, kept.round, kept.claim, cid_on_chain(kept.cid), cid_on_chain(kept.float_cid), kept.salt
         )
 
     def _prepared(self, snapshot: Snapshot) -> PreparedAggregate:

@@ -1,8 +1,8 @@
 """Who sends what anybody may send.
 
 A round needs a handful of transactions that are nobody's own: starting or cancelling after enrolment, the tally, the
-draw, the settlement. The first in a fixed order sends at once; each further one waits `delay_s` longer, so that a
-dead agent is replaced and nobody pays for the same thing twice.
+draw, closing a dispute whose clock ran out, the settlement. The first in a fixed order sends at once; each further one
+waits `delay_s` longer, so that a dead agent is replaced and nobody pays for the same thing twice.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chainfl.agents.actions import Act, Action, Do, Wait
-from chainfl.tasks.state import ZERO_ADDRESS, Phase, Role, Snapshot, TaskView
+from chainfl.agents.ports import ChainPort
+from chainfl.tasks.state import ENROLLED_ROLES, ZERO_ADDRESS, Demand, Phase, Role, Snapshot, TaskView
 from chainfl.types import Address
 
 MIN_DELAY_S = 2
@@ -20,16 +21,31 @@ MAX_RANK = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Closing:
+    """A game or a demand that the round waits for. deadline: from then on anybody may close it."""
+
+    deadline: int
+    what: int | Demand
+    """The game's number, or the demand."""
+
+    @property
+    def do(self) -> Do:
+        """The chore."""
+        return Do.CLOSE_DEMAND if isinstance(self.what, Demand) else Do.CLOSE_GAME
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """Where an agent stands among all of a task.
 
     roster: everybody enrolled, each once, in the order in which chores fall to them. since: the chain time at which
-    this agent first saw the task as it stands.
+    this agent first saw the task as it stands. closing: what the round waits for whose clock ends first.
     """
 
     me: Address
     roster: tuple[Address, ...]
     since: int
+    closing: Closing | None = None
 
     def rank(self, first: Address = ZERO_ADDRESS) -> int:
         """0 for whose turn it is; `first` goes before everybody."""
@@ -61,10 +77,28 @@ def decide(snapshot: Snapshot, standing: Standing, now: int) -> Action:
             return _after_enrolment(snapshot, standing, now)
         case Phase.TALLY:
             return turn(Do.TALLY, standing.since, standing.rank(), snapshot.task, now)
+        case Phase.DISPUTE if not view.phase_end and standing.closing is not None:
+            closing = standing.closing
+            return turn(closing.do, closing.deadline, standing.rank(), snapshot.task, now)
         case Phase.SETTLEMENT:
             return turn(Do.SETTLE, standing.since, standing.rank(view.aggregator), snapshot.task, now)
         case _:
             return Wait(f"for the end of {view.phase.name}", until=view.phase_end or None)
+
+
+def next_closing(chain: ChainPort, snapshot: Snapshot) -> Closing | None:
+    """What the round waits for whose clock ends first; None when nothing but another's proof or answer is awaited.
+
+    Read while the round waits for nothing else, so that no round hangs on one party.
+    """
+    view, task_id = snapshot.round, snapshot.task_id
+    if view.phase is not Phase.DISPUTE or view.phase_end:
+        return None
+    found = [Closing(game.deadline, number) for number, game in chain.open_games(task_id, snapshot.block)]
+    if view.demands:
+        demands = chain.open_demands(task_id, view.round, view.opened_block)
+        found += [Closing(demand.deadline, demand) for demand in demands if demand.is_late]
+    return min(found, key=lambda closing: closing.deadline, default=None)
 
 
 def turn(do: Do, since: int, rank: int, task: TaskView, now: int) -> Action:
@@ -90,4 +124,4 @@ def minima_are_reached(snapshot: Snapshot) -> bool:
         Role.AGGREGATOR: view.num_aggregators,
     }
     needed = {Role.WORKER: task.workers, Role.VALIDATOR: task.validators, Role.AGGREGATOR: task.aggregators}
-    return all(enrolled[role] >= needed[role].min for role in Role)
+    return all(enrolled[role] >= needed[role].min for role in ENROLLED_ROLES)

@@ -22,9 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainfl.errors import JournalDamaged, StorageError, StoreFull, StoreReadOnly, UsageError
+from chainfl.tasks.state import ZERO_ROOT, Claim
 from chainfl.types import Cid, Root
 
 _RESIDUAL = "residual.f32"
+_BINARY = frozenset({"base_root", "root", "salt", "state_root", "votes"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,10 @@ class PreparedScores:
 
 @dataclass(frozen=True, slots=True)
 class PreparedAggregate:
-    """An aggregator's result of one attempt. committed_block: of its commit in the open window, 0 before it."""
+    """An aggregator's result of one attempt. root, state_root, group_roots: what it claims.
+
+    committed_block: of its commit in the open window, 0 before it.
+    """
 
     round: int
     attempt: int
@@ -63,6 +68,13 @@ class PreparedAggregate:
     float_cid: Cid
     salt: bytes
     committed_block: int
+    state_root: Root = ZERO_ROOT
+    group_roots: tuple[Root, ...] = ()
+
+    @property
+    def claim(self) -> Claim:
+        """What is committed and posted."""
+        return Claim(self.root, self.state_root, self.group_roots)
 
 
 class Journal:
@@ -162,7 +174,16 @@ class Journal:
 
     # --- files ----------------------------------------------------------------------------------
 
-    def _write_record(self, name: str, record: dict[str, int | str]) -> None:
+    def keep(self, name: str, data: bytes) -> None:
+        """A file of another module's own kind: whole, or not there."""
+        self._write(name, data)
+
+    def forget(self, name: str) -> None:
+        """Takes such a file away, if it is there."""
+        with _translated(self.folder):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _write_record(self, name: str, record: dict[str, Any]) -> None:
         self._write(name, json.dumps(record, sort_keys=True).encode())
 
     def _read_record(self, name: str) -> dict[str, Any] | None:
@@ -199,18 +220,28 @@ def journal_folder(state_dir: Path, *, chain_id: int, coordinator: str, task_id:
     return state_dir / f"{chain_id}-{coordinator.lower()}" / f"task-{task_id}" / f"{role}-{account.lower()}"
 
 
-def _fields(record: PreparedUpdate | PreparedScores | PreparedAggregate) -> dict[str, int | str]:
-    values = {name: getattr(record, name) for name in record.__slots__}
-    return {name: value.hex() if isinstance(value, bytes) else value for name, value in values.items()}
+def _fields(record: PreparedUpdate | PreparedScores | PreparedAggregate) -> dict[str, Any]:
+    return {name: _plain(getattr(record, name)) for name in record.__slots__}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value.hex() if isinstance(value, bytes) else value
 
 
 def _parsed(kind: Any, record: dict[str, Any], folder: Path) -> Any:
-    binary = {"base_root", "root", "salt", "votes"}
     try:
-        values = {name: bytes.fromhex(record[name]) if name in binary else record[name] for name in kind.__slots__}
+        values = {name: _value(name, record[name]) for name in kind.__slots__}
     except (KeyError, TypeError, ValueError) as error:
         raise JournalDamaged(f"a {kind.__name__} of the journal is damaged", path=str(folder)) from error
     return kind(**values)
+
+
+def _value(name: str, value: Any) -> Any:
+    if name == "group_roots":
+        return tuple(bytes.fromhex(root) for root in value)
+    return bytes.fromhex(value) if name in _BINARY else value
 
 
 def _sync(folder: Path) -> None:

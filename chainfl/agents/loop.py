@@ -1,7 +1,7 @@
 """The loop of every agent: take one block, read everything at it, decide, act once, wait.
 
-While it waits it asks for the block number, and for the phase when there is a new block; nothing else. Chain time,
-never wall time, drives decisions.
+While it waits it asks for the block number, and for the task's pulse when there is a new block; nothing else. Chain
+time, never wall time, drives decisions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass, field
 
 from chainfl.agents.actions import CHORES, Act, Do, Stop, Wait
-from chainfl.agents.chores import Standing, delay_s, roster_of
+from chainfl.agents.chores import Standing, delay_s, next_closing, roster_of
 from chainfl.agents.player import Player
 from chainfl.agents.ports import DryRun, Sent, TimedOut, WouldRevert
 from chainfl.errors import (
@@ -23,7 +23,7 @@ from chainfl.errors import (
     RpcRefused,
     UnexpectedPhase,
 )
-from chainfl.tasks.state import Block, Phase, Role, Snapshot
+from chainfl.tasks.state import Block, Phase, Pulse, Role, Snapshot
 from chainfl.types import Address, Wei
 
 POLL_S = 1.0
@@ -51,6 +51,10 @@ TOLD: dict[Do, str] = {
     Do.TALLY: "tallied",
     Do.DRAW_ORDER: "order_drawn",
     Do.SETTLE: "settled",
+    Do.CLOSE_GAME: "game_closed",
+    Do.CLOSE_DEMAND: "demand_closed",
+    Do.ANSWER_DEMAND: "demand_answered",
+    Do.ANSWER_GAME: "game_answered",
     Do.CLAIM: "claimed",
 }
 
@@ -173,7 +177,8 @@ class AgentLoop:
             roles = (Role.AGGREGATOR, Role.VALIDATOR, Role.WORKER)
             lists = [self._context.chain.members(snapshot.task_id, role, snapshot.block) for role in roles]
             sight.roster, sight.roster_key = roster_of(*lists), key
-        return Standing(self._context.chain.account, sight.roster, sight.since)
+        closing = next_closing(self._context.chain, snapshot)
+        return Standing(self._context.chain.account, sight.roster, sight.since, closing)
 
     # --- acting ---------------------------------------------------------------------------------
 
@@ -249,9 +254,8 @@ class AgentLoop:
         if wait.until is not None and newest.timestamp >= wait.until:
             return True
         view = snapshot.round
-        if view.phase is Phase.CHALLENGE and wait.until is not None:
-            return False  # it never ends early, so there is nothing to ask
-        return self._context.chain.phase(snapshot.task_id, newest) != (view.phase, view.phase_end)
+        before = Pulse(view.phase, view.phase_end, view.attempt, view.demands, view.games)
+        return self._context.chain.pulse(snapshot.task_id, newest) != before
 
     # --- ending ---------------------------------------------------------------------------------
 

@@ -8,14 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
-from chainfl.agents import duties
+from chainfl.agents import chores, duties
 from chainfl.agents.actions import PREPARATIONS, Action, Do
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext, ModelSource
 from chainfl.agents.ports import SendResult
 from chainfl.errors import EncodingError, LineageBroken, StorageError, TrainingDiverged
 from chainfl.tasks.commitments import SALT_BYTES
-from chainfl.tasks.state import Role, Snapshot
+from chainfl.tasks.state import Demand, Role, Snapshot
 from chainfl.types import Root, Wei
 
 # Prototypes need some 60k gas a worker: this many stay well below the 2^24 gas of one transaction.
@@ -92,8 +92,20 @@ class Player(ABC):
             Do.CANCEL_TASK: lambda _: chain.cancel_task(task_id),
             Do.TALLY: lambda _: chain.tally(task_id, BATCH_WORKERS),
             Do.SETTLE: lambda _: chain.settle(task_id, BATCH_WORKERS),
+            Do.CLOSE_GAME: self._close,
+            Do.CLOSE_DEMAND: self._close,
             Do.CLAIM: lambda _: chain.claim(),
         }
+
+    def _close(self, snapshot: Snapshot) -> SendResult | None:
+        """Ends the dispute whose clock ran out first; None when somebody has moved or closed it meanwhile."""
+        chain, closing = self.context.chain, chores.next_closing(self.context.chain, snapshot)
+        if closing is None or snapshot.block.timestamp < closing.deadline:
+            return None
+        if isinstance(closing.what, Demand):
+            demand = closing.what
+            return chain.close_demand(snapshot.task_id, demand.round, demand.worker_index, demand.chunk_index)
+        return chain.close_game(snapshot.task_id, closing.what)
 
     def _enrol(self, snapshot: Snapshot) -> SendResult:
         locked = Wei(0) if self.role is Role.AGGREGATOR else duties.required_stake(snapshot.task, self.role)

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from chainfl.errors import ChainflError
 from chainfl.tasks.state import (
+    AggregateRefutation,
     Block,
+    Challenge,
     CidOnChain,
+    Claim,
+    Demand,
+    Game,
+    GameRecord,
     Member,
     Phase,
+    PostedAggregate,
+    Pulse,
     RevealedUpdate,
     Role,
     Snapshot,
     TalliedUpdate,
+    Target,
     TaskParams,
     TaskView,
+    UpdateRefutation,
+    Verdict,
 )
 from chainfl.types import Address, Root, TaskId, Wei
 
@@ -66,6 +78,7 @@ class Slash:
     reason: str
     block_number: int
     tx_hash: str
+    account: Address
 
 
 class ChainPort(Protocol):
@@ -87,7 +100,15 @@ class ChainPort(Protocol):
         ...
 
     def phase(self, task_id: TaskId, block: Block | None = None) -> tuple[Phase, int]:
-        """The phase and when it ends by itself: the one cheap question of an agent that waits."""
+        """The phase and when it ends by itself."""
+        ...
+
+    def pulse(self, task_id: TaskId, block: Block | None = None) -> Pulse:
+        """The one cheap question of an agent that waits: whether anything changed that it must see."""
+        ...
+
+    def gas_price_wei(self) -> int:
+        """What a unit of gas costs now, in native wei."""
         ...
 
     def num_tasks(self) -> int: ...
@@ -108,9 +129,48 @@ class ChainPort(Protocol):
         """Root and exact CID of the task's newest final model at or before `round_number` (0: genesis)."""
         ...
 
-    def slashes(self, task_id: TaskId, account: Address, from_block: int) -> tuple[Slash, ...]:
-        """What the account lost in the task since `from_block`, oldest first."""
+    def slashes(self, task_id: TaskId, account: Address | None, from_block: int) -> tuple[Slash, ...]:
+        """What the account (None: everybody) lost in the task since `from_block`, oldest first."""
         ...
+
+    # What is disputed. Event reads scan from `from_block`, overlapping a reorg window.
+    def verdict(self, task_id: TaskId, round_number: int, attempt: int, block: Block | None = None) -> Verdict: ...
+    def challenge(
+        self, task_id: TaskId, challenger: Address, commitment: bytes, block: Block | None = None
+    ) -> Challenge: ...
+    def game(self, task_id: TaskId, game_id: int, block: Block | None = None) -> Game: ...
+    def demand(
+        self, task_id: TaskId, round_number: int, worker_index: int, chunk_index: int, block: Block | None = None
+    ) -> Demand: ...
+    def is_refuted(self, task_id: TaskId, round_number: int, worker_index: int, block: Block | None = None) -> bool: ...
+    def is_excluded(self, task_id: TaskId, round_number: int, account: Address, block: Block | None = None) -> bool: ...
+    def accepted_hash(self, task_id: TaskId, group: int, block: Block | None = None) -> bytes: ...
+    def open_games(self, task_id: TaskId, block: Block | None = None) -> tuple[tuple[int, Game], ...]:
+        """The games of the current attempt that are not over, with their numbers, oldest first."""
+        ...
+
+    def open_demands(self, task_id: TaskId, round_number: int, from_block: int) -> tuple[Demand, ...]:
+        """The round's demands that are neither answered nor closed, oldest first."""
+        ...
+
+    def challenges(self, task_id: TaskId, from_block: int, challenger: Address | None = None) -> tuple[Challenge, ...]:
+        """Commitments to proofs that still hold a bond, oldest first."""
+        ...
+
+    def posted_aggregates(self, task_id: TaskId, round_number: int, from_block: int) -> tuple[PostedAggregate, ...]:
+        """Every claim of the round, one an attempt, in their order."""
+        ...
+
+    def games(self, task_id: TaskId, round_number: int, from_block: int) -> tuple[GameRecord, ...]:
+        """The round's games with all their moves, oldest first."""
+        ...
+
+    def refuted_aggregates(
+        self, task_id: TaskId, from_block: int, round_number: int | None = None
+    ) -> tuple[AggregateRefutation, ...]: ...
+    def refuted_updates(
+        self, task_id: TaskId, from_block: int, round_number: int | None = None
+    ) -> tuple[UpdateRefutation, ...]: ...
 
     # Sending. Every call answers Sent | WouldRevert | DryRun | TimedOut.
     def enrol(self, task_id: TaskId, role: Role, stake: Wei) -> SendResult: ...
@@ -138,10 +198,41 @@ class ChainPort(Protocol):
         self,
         task_id: TaskId,
         round_number: int,
-        model_root: Root,
+        claim: Claim,
         cid: CidOnChain,
         float_cid: CidOnChain,
         salt: bytes,
     ) -> SendResult: ...
     def settle(self, task_id: TaskId, max_workers: int) -> SendResult: ...
     def claim(self) -> SendResult: ...
+
+    # Disputes. See IDisputes.sol for what each promises and reverts with.
+    def commit_challenge(self, task_id: TaskId, round_number: int, attempt: int, commitment: bytes) -> SendResult: ...
+    def prove_aggregate(
+        self, task_id: TaskId, round_number: int, attempt: int, proof: bytes, salt: bytes
+    ) -> SendResult: ...
+    def close_challenge(self, task_id: TaskId, challenger: Address, commitment: bytes) -> SendResult: ...
+    def open_game(
+        self,
+        task_id: TaskId,
+        round_number: int,
+        attempt: int,
+        target: Target,
+        group: int,
+        group_roots: Sequence[Root],
+        own_root: Root,
+    ) -> SendResult: ...
+    def answer_nodes(self, task_id: TaskId, game_id: int, nodes: bytes) -> SendResult: ...
+    def point_at(
+        self, task_id: TaskId, game_id: int, child: int, node: bytes, siblings: Sequence[bytes]
+    ) -> SendResult: ...
+    def answer_chunk(self, task_id: TaskId, game_id: int, chunk: bytes) -> SendResult: ...
+    def prove_in_game(self, task_id: TaskId, game_id: int, proof: bytes, salt: bytes) -> SendResult: ...
+    def close_game(self, task_id: TaskId, game_id: int) -> SendResult: ...
+    def commit_proof(self, task_id: TaskId, commitment: bytes) -> SendResult: ...
+    def prove_update(self, task_id: TaskId, round_number: int, proof: bytes, salt: bytes) -> SendResult: ...
+    def demand_chunk(self, task_id: TaskId, round_number: int, worker_index: int, chunk_index: int) -> SendResult: ...
+    def answer_demand(
+        self, task_id: TaskId, round_number: int, worker_index: int, chunk_index: int, opening: bytes
+    ) -> SendResult: ...
+    def close_demand(self, task_id: TaskId, round_number: int, worker_index: int, chunk_index: int) -> SendResult: ...

@@ -5,45 +5,63 @@ Everything here is ordinary: whoever has the specification can make the same gen
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
 
 from chainfl import __version__
-from chainfl.encoding.chunk_tree import model_root
+from chainfl.encoding.arrays import Int32Array
+from chainfl.encoding.chunk_tree import model_root, zero_state_root
 from chainfl.encoding.fixed_point import quantize_model
+from chainfl.encoding.layout import Layout
 from chainfl.encoding.payload import ModelMetadata, write_float_model, write_model
-from chainfl.errors import SpecificationError
+from chainfl.errors import ProgramRefused, SpecificationError, TrainingError, UsageError
 from chainfl.storage.port import BlobStore
 from chainfl.tasks.spec import (
     DEFAULT_ECONOMICS,
+    DEFAULT_GROUP_SIZE,
     DatasetEntry,
     GenesisEntry,
-    LayoutEntry,
+    ProgramModel,
     RegisteredModel,
     TaskSpec,
-    TensorEntry,
-    TrainingEntry,
     architecture_of,
     build,
     default_format,
     spec_cid,
 )
-from chainfl.tasks.state import Bounds, Economics, Windows
+from chainfl.tasks.state import Bounds, Economics, Format, Rule, Windows
+from chainfl.training.datasets import Dataset
+from chainfl.training.exported import load_exported
 from chainfl.training.models import build_model
-from chainfl.training.state import state_layout, vector_of
+from chainfl.training.trainer import LocalTrainer
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramFile:
+    """A model of the requester's own: an archive that `torch.export.save` wrote. It brings its weights along."""
+
+    path: Path
 
 
 @dataclass(frozen=True, slots=True)
 class TaskDraft:
-    """What a requester decides. Rates are decimals as text; reward in wei; enrolment_end in chain time."""
+    """What a requester decides. Rates are decimals as text; reward in wei; enrolment_end in chain time.
+
+    momentum: of a worker's optimiser; momentum_num and momentum_den: of the server, 0 and 0 for the plain step.
+    model: a registered name, which model_params and model_seed go with, or a program, which takes neither.
+    max_squared_norm: of an update's integers; None bounds it by nothing but their range.
+    """
 
     name: str
     dataset: DatasetEntry
-    model: str
-    model_params: Mapping[str, int]
-    model_seed: int
+    model: str | ProgramFile
     rounds: int
     steps: int
     batch_size: int
@@ -54,6 +72,8 @@ class TaskDraft:
     validators: Bounds
     aggregators: Bounds
     windows: Windows
+    model_params: Mapping[str, int] = field(default_factory=dict)
+    model_seed: int = 0
     momentum: str = "0"
     weight_decay: str = "0"
     economics: Economics = DEFAULT_ECONOMICS
@@ -62,6 +82,13 @@ class TaskDraft:
     chunk_params: int = 256
     step_num: int = 1
     step_den: int = 1
+    rule: Rule = Rule.MEAN
+    trim_num: int = 0
+    trim_den: int = 0
+    momentum_num: int = 0
+    momentum_den: int = 0
+    group_size: int = DEFAULT_GROUP_SIZE
+    max_squared_norm: int | None = None
     licence: str = "CC-BY-4.0"
     description: str = ""
     parent_model: str | None = None
@@ -69,60 +96,130 @@ class TaskDraft:
 
 
 def publish_task(draft: TaskDraft, store: BlobStore) -> TaskSpec:
-    """Puts genesis model (exact and float32) and specification into the store. returns: the specification.
+    """Puts genesis model (exact and float32), program and specification into the store. returns: the specification.
 
     The task on chain is still to be created from `spec.to_params()`. Raises SpecificationError with every problem
-    of the draft, TrainingError for a model that cannot be built, and what the store raises.
+    of the draft and for a model that does not fit the data, TrainingError for a model that cannot be built,
+    ProgramRefused for a program that cannot be used, UsageError for one that cannot be read, and what the store raises.
     """
-    module = build_model(draft.model, draft.model_params, draft.model_seed)
-    layout = state_layout(module)
-    quantized = quantize_model(vector_of(module), draft.model_scale_bits)
-    if quantized.num_saturated:
-        raise SpecificationError(
-            f"{quantized.num_saturated} genesis values do not fit model_scale_bits={draft.model_scale_bits}"
-        )
+    trainer, model = _program(draft, draft.model, store) if isinstance(draft.model, ProgramFile) else _registered(draft)
+    layout, values = trainer.layout, _genesis_values(trainer, draft.model_scale_bits)
+    _check_fits(trainer, draft.dataset)
     exact, floats = io.BytesIO(), io.BytesIO()
-    write_model(exact, quantized.values, ModelMetadata(layout.hash(), draft.model_scale_bits))
-    write_float_model(floats, layout, quantized.values, draft.model_scale_bits, architecture_of(_model_entry(draft)))
+    form = _format(draft, layout)
+    state = np.zeros_like(values) if form.has_momentum else None
+    write_model(exact, values, ModelMetadata(layout.hash(), draft.model_scale_bits), state)
+    write_float_model(floats, layout, values, draft.model_scale_bits, architecture_of(model))
     genesis = GenesisEntry(
-        root=model_root(quantized.values, draft.chunk_params).hex(),
+        root=model_root(values, draft.chunk_params).hex(),
         cid=store.put_bytes(exact.getvalue()),
         float_cid=store.put_bytes(floats.getvalue()),
+        state_root=zero_state_root(form).hex() if form.has_momentum else None,
     )
-    entries = [TensorEntry(name=t.name, shape=list(t.shape), dtype=t.dtype) for t in layout.tensors]  # type: ignore[arg-type]
-    spec = _specification(draft, genesis, LayoutEntry(hash=layout.hash().hex(), tensors=entries))
+    spec = _specification(draft, model, genesis, layout, form)
     published = store.put_bytes(spec.to_bytes())
     assert published == spec_cid(spec.spec_hash()), "a specification is one raw block"
     return spec
 
 
-def _model_entry(draft: TaskDraft) -> RegisteredModel:
-    return RegisteredModel(name=draft.model, params=dict(draft.model_params), seed=draft.model_seed)
+def _registered(draft: TaskDraft) -> tuple[LocalTrainer, RegisteredModel]:
+    assert isinstance(draft.model, str)
+    module = build_model(draft.model, draft.model_params, draft.model_seed)
+    return LocalTrainer(module), RegisteredModel(
+        name=draft.model, params=dict(draft.model_params), seed=draft.model_seed
+    )
 
 
-def _specification(draft: TaskDraft, genesis: GenesisEntry, layout: LayoutEntry) -> TaskSpec:
+def _program(draft: TaskDraft, file: ProgramFile, store: BlobStore) -> tuple[LocalTrainer, ProgramModel]:
+    """Reads the archive as a worker will, and puts it into the store."""
+    if draft.model_params or draft.model_seed:
+        raise SpecificationError("a program takes no parameters and no seed: it brings its weights along")
+    found = _digest_and_size(file.path)
+    try:
+        trainer = LocalTrainer(load_exported(file.path))
+    except TrainingError as error:
+        raise ProgramRefused(str(error), path=str(file.path)) from error
+    cid = store.put_file(file.path)
+    # A training script may save again meanwhile. Workers would refuse a program with another hash, the reward escrowed.
+    if _digest_and_size(file.path) != found:
+        raise ProgramRefused(f"{file.path} changed while it was read; try again", path=str(file.path))
+    sha256, num_bytes = found
+    return trainer, ProgramModel(cid=cid, sha256=sha256, num_bytes=num_bytes)
+
+
+def _digest_and_size(path: Path) -> tuple[str, int]:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest(), os.fstat(stream.fileno()).st_size
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
+
+
+def _genesis_values(trainer: LocalTrainer, scale_bits: int) -> Int32Array:
+    quantized = quantize_model(trainer.initial_vector, scale_bits)
+    if quantized.num_saturated:
+        raise SpecificationError(f"{quantized.num_saturated} genesis values do not fit model_scale_bits={scale_bits}")
+    return quantized.values
+
+
+def _format(draft: TaskDraft, layout: Layout) -> Format:
+    form = default_format(layout.num_params)
+    return replace(
+        form,
+        chunk_params=draft.chunk_params,
+        model_scale_bits=draft.model_scale_bits,
+        update_scale_bits=draft.update_scale_bits,
+        step_num=draft.step_num,
+        step_den=draft.step_den,
+        max_squared_norm=form.max_squared_norm if draft.max_squared_norm is None else draft.max_squared_norm,
+        group_size=draft.group_size,
+        rule=draft.rule,
+        trim_num=draft.trim_num,
+        trim_den=draft.trim_den,
+        momentum_num=draft.momentum_num,
+        momentum_den=draft.momentum_den,
+    )
+
+
+def _check_fits(trainer: LocalTrainer, dataset: DatasetEntry) -> None:
+    """Raises SpecificationError unless the model answers examples of the task's shape with its number of classes.
+
+    A worker would find out too, but only with the reward in escrow.
+    """
+    for count in (2, 3):  # what was exported without dynamic_shapes may know one size of batch only
+        try:
+            features = np.zeros((count, *dataset.input_shape), np.float32)
+            labels = np.full(count, dataset.num_classes - 1)
+            trainer.evaluate(trainer.initial_vector, Dataset(dataset.name, features, labels, dataset.num_classes))
+        except (TrainingError, RuntimeError, ValueError, IndexError, MemoryError) as error:
+            told = (str(error).splitlines() or [type(error).__name__])[0]
+            shape = "×".join(map(str, dataset.input_shape))
+            raise SpecificationError(
+                f"the model cannot tell {dataset.num_classes} classes from {count} examples of {shape} "
+                f"(a program needs dynamic_shapes for the size of a batch): {told}"
+            ) from error
+
+
+def _specification(
+    draft: TaskDraft, model: RegisteredModel | ProgramModel, genesis: GenesisEntry, layout: Layout, form: Format
+) -> TaskSpec:
+    # Tables and not entries where the values are the requester's: `build` tells all that is wrong at once.
+    tensors = [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in layout.tensors]
     return build(
         name=draft.name,
         description=draft.description,
         licence=draft.licence,
         code_version=f"chainfl {__version__}",
-        model=_model_entry(draft),
-        layout=layout,
-        format=replace(
-            default_format(layout.num_params()),
-            chunk_params=draft.chunk_params,
-            model_scale_bits=draft.model_scale_bits,
-            update_scale_bits=draft.update_scale_bits,
-            step_num=draft.step_num,
-            step_den=draft.step_den,
-        ),
-        training=TrainingEntry(
-            steps=draft.steps,
-            batch_size=draft.batch_size,
-            learning_rate=draft.learning_rate,
-            momentum=draft.momentum,
-            weight_decay=draft.weight_decay,
-        ),
+        model=model,
+        layout={"hash": layout.hash().hex(), "tensors": tensors},
+        format=form,
+        training={
+            "steps": draft.steps,
+            "batch_size": draft.batch_size,
+            "learning_rate": draft.learning_rate,
+            "momentum": draft.momentum,
+            "weight_decay": draft.weight_decay,
+        },
         dataset=draft.dataset,
         rounds=draft.rounds,
         enrolment_end=draft.enrolment_end,

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from chainfl.agents import chores, duties
 from chainfl.agents.actions import Act, Action, Do, Wait
+from chainfl.agents.answers import Answers, Asked, with_answer
 from chainfl.agents.background import Background
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext
@@ -18,11 +19,19 @@ from chainfl.agents.journal import PreparedScores
 from chainfl.agents.player import NUMERIC_ERRORS, Doing, Player, new_salt
 from chainfl.agents.ports import SendResult
 from chainfl.encoding.arrays import Int16Array, Int32Array
-from chainfl.errors import ChainError, ChainflError, EncodingError, LineageBroken, PayloadError, TrainingDiverged
+from chainfl.errors import (
+    BlobNotFound,
+    ChainError,
+    ChainflError,
+    EncodingError,
+    LineageBroken,
+    PayloadError,
+    TrainingDiverged,
+)
 from chainfl.registry.material import fetch_update
 from chainfl.tasks.commitments import scores_commitment
-from chainfl.tasks.state import Phase, RevealedUpdate, Role, RoundView, Snapshot
-from chainfl.tasks.votes import ABSTENTION, REJECTION, Vote, pack_votes
+from chainfl.tasks.state import Demand, Phase, RevealedUpdate, Role, RoundView, Snapshot
+from chainfl.tasks.votes import ABSTENTION, REJECTION, Vote, pack_votes, unpack_votes
 from chainfl.types import Address, Root
 from chainfl.validation.checks import is_rejection
 
@@ -60,7 +69,8 @@ class ValidatorMemory:
 
     The rest is about fetching. gathered: how many revealed updates need no more of it, when the models do not either.
     looked: chain time of the last look at it. deadline: chain time at which what is there has to do; both None before
-    the first. sits_out: no votes can be kept in this round.
+    the first. sits_out: no votes can be kept in this round. answer_due: chain time from which a demand for an update
+    that this validator vouched for is answered; None when there is none.
     """
 
     base_root: Root | None = None
@@ -69,10 +79,15 @@ class ValidatorMemory:
     looked: int | None = None
     deadline: int | None = None
     sits_out: bool = False
+    answer_due: int | None = None
 
 
 def decide(snapshot: Snapshot, memory: ValidatorMemory, standing: Standing, now: int, *, claim: bool = False) -> Action:
     """What a validator does at chain time `now`. Pure and total."""
+    return with_answer(_decide(snapshot, memory, standing, now, claim=claim), memory.answer_due, now)
+
+
+def _decide(snapshot: Snapshot, memory: ValidatorMemory, standing: Standing, now: int, *, claim: bool) -> Action:
     before = duties.before_the_rounds(snapshot, Role.VALIDATOR, standing, now)
     if before is not None:
         return before
@@ -171,6 +186,7 @@ class Validator(Player):
         super().__init__(context)
         self._scorer = scorer
         self._gathering: _Gathering | None = None
+        self._answers = Answers(context)
 
     def decide(self, snapshot: Snapshot, standing: Standing, now: int) -> Action:
         """See the function of the same name."""
@@ -183,6 +199,7 @@ class Validator(Player):
             Do.PREPARE_SCORES: self._prepare,
             Do.COMMIT_SCORES: self._commit,
             Do.REVEAL_SCORES: self._reveal,
+            Do.ANSWER_DEMAND: self._answer,
         }
 
     def can_still_reveal(self, snapshot: Snapshot) -> bool:
@@ -200,6 +217,8 @@ class Validator(Player):
         memory = ValidatorMemory(sits_out=self.sits_out(snapshot))
         if scores is not None:
             memory = replace(memory, base_root=scores.base_root, commitment=self._commitment(scores))
+            asked = self._asked(snapshot, scores)
+            memory = replace(memory, answer_due=None if asked is None else asked.due)
         if gathering is None or (gathering.round, gathering.base_root) != (view.round, view.model_root):
             return memory
         settled, looked, deadline = gathering.num_settled(), gathering.looked, gathering.deadline
@@ -321,6 +340,27 @@ class Validator(Player):
     def _reveal(self, snapshot: Snapshot) -> SendResult:
         scores = self._prepared(snapshot)
         return self.context.chain.reveal_scores(snapshot.task_id, scores.round, scores.votes, scores.salt)
+
+    def _asked(self, snapshot: Snapshot, scores: PreparedScores) -> Asked | None:
+        if not snapshot.round.demands:
+            return None
+        votes = unpack_votes(scores.votes)
+        return self._answers.vouched(snapshot, lambda index: index < len(votes) and votes[index].vouches)
+
+    def _answer(self, snapshot: Snapshot) -> SendResult | None:
+        asked = self._asked(snapshot, self._prepared(snapshot))
+        if asked is None:
+            return None
+        return self._answers.answer(snapshot, asked, partial(self._read_vouched, snapshot))
+
+    def _read_vouched(self, snapshot: Snapshot, demand: Demand) -> Int16Array:
+        view, chain = snapshot.round, self.context.chain
+        worker = chain.members(snapshot.task_id, Role.WORKER)[demand.worker_index]
+        revealed = chain.revealed_updates(snapshot.task_id, view.round, view.opened_block)
+        update = next((update for update in revealed if update.worker == worker), None)
+        if update is None:
+            raise BlobNotFound(f"the node does not show the update of {worker}", cid="of an update")
+        return fetch_update(self.context.store, self.context.scope, view.round, view.model_root, update)
 
     def _prepared(self, snapshot: Snapshot) -> PreparedScores:
         scores = self.context.journal.scores(snapshot.round.round)

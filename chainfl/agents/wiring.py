@@ -18,18 +18,27 @@ from chainfl.agents import duties
 from chainfl.agents.aggregator import Aggregator
 from chainfl.agents.context import AgentContext
 from chainfl.agents.events import AgentReport, EventLog
+from chainfl.agents.genesis import check_genesis_state
 from chainfl.agents.journal import Journal, journal_folder
 from chainfl.agents.loop import MAX_BACK_OFF_S, POLL_S, AgentLoop
 from chainfl.agents.player import Player
 from chainfl.agents.ports import ChainPort
-from chainfl.errors import ChainflError, DatasetMissing, Interrupted, UsageError
+from chainfl.errors import (
+    ChainflError,
+    DatasetMissing,
+    GasBudgetExhausted,
+    InsufficientFunds,
+    Interrupted,
+    UsageError,
+)
 from chainfl.registry.material import TaskScope, fetch_spec
 from chainfl.storage.port import BlobStore
 from chainfl.tasks.spec import TaskSpec
-from chainfl.tasks.state import Role
+from chainfl.tasks.state import Block, Role
 from chainfl.types import Cid, TaskId
 
 if TYPE_CHECKING:
+    from chainfl.agents.watcher import Watcher
     from chainfl.training.datasets import Dataset
 
 MAX_ROOT_SET_BYTES = 1 << 30
@@ -68,7 +77,8 @@ class AgentOptions:
     """What all agents take. state_dir: the journals' folder. events: where the event lines go, if anywhere.
 
     task_id: None follows any task that the account takes part in already or can join. once: end with that task, and
-    do not look for another. claim: collect what was earned when a task is over.
+    do not look for another. claim: collect what was earned when a task is over. token_price_wei: native wei that a
+    whole token is worth to the operator, by which it weighs what is voluntary; None: all of it pays.
     """
 
     state_dir: Path
@@ -77,6 +87,16 @@ class AgentOptions:
     once: bool = False
     claim: bool = False
     events: TextIO | None = None
+    token_price_wei: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchOptions:
+    """What a watcher takes beside. task_ids: empty follows every task. answers: serve what others demand, too."""
+
+    task_ids: tuple[TaskId, ...] = ()
+    dry_run: bool = False
+    answers: bool = False
 
 
 MakePlayer = Callable[[AgentContext], Player]
@@ -140,6 +160,39 @@ def scope_of(chain: ChainPort, task_id: TaskId, spec: TaskSpec) -> TaskScope:
     return TaskScope(chain.chain_id, chain.coordinator, task_id, spec.format, bytes.fromhex(spec.layout.hash))
 
 
+def open_task(
+    chain: ChainPort,
+    store: BlobStore,
+    task_id: TaskId,
+    journal: Journal,
+    log: EventLog,
+    report: AgentReport,
+    options: AgentOptions,
+) -> AgentContext:
+    """What an agent of the task works with, once the specification is compared with all that the chain holds.
+
+    Raises UsageError if there is no such task, and what `fetch_spec` raises.
+    """
+    task = chain.task(task_id)
+    if task.created_at == 0:
+        raise UsageError(f"there is no task {task_id}", task_id=task_id)
+    spec = fetch_spec(store, task)
+    spec.check_created(chain.task_params(task_id))
+    check_genesis_state(spec)
+    return AgentContext(
+        chain=chain,
+        store=store,
+        scope=scope_of(chain, task_id, spec),
+        task=task,
+        spec=spec,
+        journal=journal,
+        log=log,
+        report=report,
+        claim=options.claim,
+        token_price_wei=options.token_price_wei,
+    )
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
     """An event that SIGTERM and SIGINT set; a second SIGINT interrupts at once."""
@@ -156,6 +209,153 @@ def stop_on_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def run_watcher(
+    chain: ChainPort,
+    store: BlobStore,
+    options: AgentOptions,
+    watching: WatchOptions,
+    stop: threading.Event | None = None,
+) -> AgentReport:
+    """Watches tasks until they are over, or for ever when none is named. Stops and raises as `run_worker` does."""
+    if stop is None:
+        with stop_on_signals() as installed:
+            return run_watcher(chain, store, options, watching, installed)
+    loop = WatchLoop(chain, store, options, watching, stop)
+    try:
+        loop.run()
+    finally:
+        loop.log.emit_fields("report", loop.report.as_fields())
+    return loop.report
+
+
+class WatchLoop:
+    """Follows many tasks in one process: a step in each that has something to do, then a wait for the next block."""
+
+    def __init__(
+        self,
+        chain: ChainPort,
+        store: BlobStore,
+        options: AgentOptions,
+        watching: WatchOptions,
+        stop: threading.Event,
+    ) -> None:
+        self._chain, self._store, self._options, self._watching, self._stop = chain, store, options, watching, stop
+        self.log = EventLog(options.name, Role.CHALLENGER, options.events)
+        self.report = AgentReport(Role.CHALLENGER)
+        self._watchers: dict[TaskId, Watcher] = {}
+        self._over: set[TaskId] = set()
+        self._failures: dict[TaskId, int] = {}
+        self._looked_up_to = 0
+
+    def run(self) -> None:
+        """Returns when every named task is over. Raises Interrupted when asked to stop."""
+        self.log.emit("started", account=self._chain.account, chain=self._chain.chain_id)
+        failures = 0
+        try:
+            while not self._is_done():
+                self._require_running()
+                try:
+                    block = self._chain.latest_block()
+                    self._find_tasks()
+                    if not self._step_all(block):
+                        self._wait_after(block.number)
+                    failures = 0
+                except ChainflError as error:
+                    if not error.retryable:
+                        raise
+                    failures += 1
+                    self._tell_retry(error)
+                    self._stop.wait(min(MAX_BACK_OFF_S, 0.5 * 2**failures))
+        finally:
+            for watcher in self._watchers.values():
+                watcher.context.journal.close()
+
+    def _is_done(self) -> bool:
+        named = self._watching.task_ids
+        return bool(named) and all(task_id in self._over for task_id in named)
+
+    def _find_tasks(self) -> None:
+        wanted = self._watching.task_ids
+        if not wanted:
+            newest = self._chain.num_tasks()
+            wanted = tuple(TaskId(number) for number in range(self._looked_up_to + 1, newest + 1))
+            self._looked_up_to = newest
+        for task_id in wanted:
+            if task_id not in self._watchers and task_id not in self._over:
+                self._take_up(task_id)
+
+    def _take_up(self, task_id: TaskId) -> None:
+        if self._chain.phase(task_id)[0].is_terminal:
+            self._over.add(task_id)
+            return
+        folder = journal_folder(
+            self._options.state_dir,
+            chain_id=self._chain.chain_id,
+            coordinator=self._chain.coordinator,
+            task_id=task_id,
+            role="watcher",
+            account=self._chain.account,
+        )
+        journal = Journal(folder)
+        try:
+            context = open_task(self._chain, self._store, task_id, journal, self.log, self.report, self._options)
+        except ChainflError as error:
+            journal.close()
+            if error.retryable or self._watching.task_ids:
+                raise
+            self.log.emit("passed_over", level=logging.WARNING, error=type(error).__name__, why=str(error))
+            self._over.add(task_id)
+            return
+        self.report.tasks.append(task_id)
+        from chainfl.agents.watcher import Watcher
+
+        self._watchers[task_id] = Watcher(context, dry_run=self._watching.dry_run, answers=self._watching.answers)
+
+    def _step_all(self, block: Block) -> bool:
+        """A step in each task. returns: whether one of them wants to look again at once."""
+        again = False
+        for task_id, watcher in list(self._watchers.items()):
+            phase, _ = self._chain.phase(task_id, block)
+            if phase.is_terminal and not watcher.is_owed:
+                self.log.emit("task_over", over=task_id)
+                watcher.context.journal.close()
+                del self._watchers[task_id]
+                self._over.add(task_id)
+                continue
+            again |= self._step_one(task_id, watcher, block)
+        return again
+
+    def _step_one(self, task_id: TaskId, watcher: Watcher, block: Block) -> bool:
+        """One task's trouble must not blind the watcher for the others."""
+        try:
+            acted = watcher.step(block) is None
+        except ChainflError as error:
+            if isinstance(error, GasBudgetExhausted | InsufficientFunds) or len(self._watchers) == 1:
+                raise
+            failed = self._failures[task_id] = self._failures.get(task_id, 0) + 1
+            if not error.retryable and failed >= MAKING_ATTEMPTS:
+                raise
+            self._tell_retry(error)
+            return False
+        self._failures[task_id] = 0
+        return acted
+
+    def _tell_retry(self, error: ChainflError) -> None:
+        self.log.emit("retrying", level=logging.WARNING, error=type(error).__name__, why=str(error))
+        self.report.retries += 1
+
+    def _wait_after(self, number: int) -> None:
+        while self._chain.wait_for_block(number, POLL_S).number <= number:
+            self._require_running()
+
+    def _require_running(self) -> None:
+        if not self._stop.is_set():
+            return
+        owed = [task_id for task_id, watcher in self._watchers.items() if watcher.is_owed]
+        risk = f"a bond is out in task {owed[0]}: start again before its clock runs out" if owed else None
+        raise Interrupted(f"stopped; {risk or 'nothing is at risk'}", at_risk=risk)
 
 
 def _run(
@@ -224,7 +424,9 @@ class _Agent:
         self.log.stand_at(task_id, None, None)
         for attempt in range(MAKING_ATTEMPTS):
             try:
-                return self._make(self._context(task_id, journal))
+                return self._make(
+                    open_task(self._chain, self._store, task_id, journal, self.log, self.report, self._options)
+                )
             except ChainflError as error:
                 if not error.retryable or attempt == MAKING_ATTEMPTS - 1:
                     if self._options.task_id is not None:
@@ -233,24 +435,6 @@ class _Agent:
                     return None
                 self._back_off(error, attempt)
         raise AssertionError("the last attempt returns or raises")
-
-    def _context(self, task_id: TaskId, journal: Journal) -> AgentContext:
-        task = self._chain.task(task_id)
-        if task.created_at == 0:
-            raise UsageError(f"there is no task {task_id}", task_id=task_id)
-        spec = fetch_spec(self._store, task)
-        spec.check_created(self._chain.task_params(task_id))
-        return AgentContext(
-            chain=self._chain,
-            store=self._store,
-            scope=scope_of(self._chain, task_id, spec),
-            task=task,
-            spec=spec,
-            journal=journal,
-            log=self.log,
-            report=self.report,
-            claim=self._options.claim,
-        )
 
     def _next_task(self) -> TaskId:
         """Waits for a task that the account takes part in or can join, the newest first."""

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from chainfl.agents import chores, duties
 from chainfl.agents.actions import Act, Action, Do, Wait
+from chainfl.agents.answers import Answers, with_answer
 from chainfl.agents.background import Background
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext
@@ -17,12 +18,13 @@ from chainfl.agents.encode import EncodedUpdate, encode_update, payload_bytes
 from chainfl.agents.journal import PreparedUpdate
 from chainfl.agents.player import NUMERIC_ERRORS, Doing, Player, new_salt
 from chainfl.agents.ports import SendResult
-from chainfl.encoding.arrays import Float32Array, Int32Array
+from chainfl.encoding.arrays import Float32Array, Int16Array, Int32Array
+from chainfl.encoding.payload import read_update
 from chainfl.errors import CidMismatch, StorageError, TrainingDiverged
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks.cids import cid_on_chain
 from chainfl.tasks.commitments import update_commitment
-from chainfl.tasks.state import Phase, Role, Snapshot
+from chainfl.tasks.state import Demand, Phase, Role, Snapshot
 from chainfl.types import Cid, Root
 
 CLIP_WARNING_SHARE = 0.001
@@ -57,6 +59,7 @@ class WorkerMemory:
     unresolved: an earlier round's update still waits for its round's outcome. sits_out: there can be no update in
     this round. published: the update's bytes are in the store. publish_due, reveal_by: chain times from which the
     upload is looked after again, and from which it is revealed with or without its bytes; None before the first try.
+    answer_due: chain time from which a demand for this worker's update is answered; None when there is none.
     """
 
     base_root: Root | None = None
@@ -66,10 +69,16 @@ class WorkerMemory:
     published: bool = False
     publish_due: int | None = None
     reveal_by: int | None = None
+    answer_due: int | None = None
 
 
 def decide(snapshot: Snapshot, memory: WorkerMemory, standing: Standing, now: int, *, claim: bool = False) -> Action:
     """What a worker does at chain time `now`. Pure and total."""
+    # First of all: an early demand that is not answered costs stake, and its clock runs beside the phases.
+    return with_answer(_decide(snapshot, memory, standing, now, claim=claim), memory.answer_due, now)
+
+
+def _decide(snapshot: Snapshot, memory: WorkerMemory, standing: Standing, now: int, *, claim: bool) -> Action:
     before = duties.before_the_rounds(snapshot, Role.WORKER, standing, now)
     if before is not None:
         return before
@@ -149,6 +158,7 @@ class Worker(Player):
         super().__init__(context)
         self._trainer = trainer
         self._upload: _Upload | None = None
+        self._answers = Answers(context)
 
     def decide(self, snapshot: Snapshot, standing: Standing, now: int) -> Action:
         """See the function of the same name."""
@@ -162,6 +172,7 @@ class Worker(Player):
             Do.COMMIT_UPDATE: self._commit,
             Do.PUBLISH_UPDATE: self._publish,
             Do.REVEAL_UPDATE: self._reveal,
+            Do.ANSWER_DEMAND: self._answer,
         }
 
     def can_still_reveal(self, snapshot: Snapshot) -> bool:
@@ -182,6 +193,8 @@ class Worker(Player):
             return WorkerMemory(unresolved=unresolved, sits_out=sits_out)
         published = self.context.journal.is_published(number)
         memory = WorkerMemory(update.base_root, self._commitment(update), unresolved, sits_out, published)
+        if asked := self._answers.own(snapshot):
+            memory = replace(memory, answer_due=asked.due)
         upload = self._upload
         if upload is None or upload.cid != update.cid:
             return memory
@@ -323,6 +336,18 @@ class Worker(Player):
             update.num_examples,
             update.salt,
         )
+
+    def _answer(self, snapshot: Snapshot) -> SendResult | None:
+        asked = self._answers.own(snapshot)
+        return None if asked is None else self._answers.answer(snapshot, asked, self._read_own)
+
+    def _read_own(self, demand: Demand) -> Int16Array:
+        update = self.context.journal.update(demand.round)
+        assert update is not None, "decided on an update that is not in the journal"
+        scope = self.context.scope
+        binding = scope.update_metadata(demand.round, self.context.chain.account, update.base_root)
+        payload = self.context.journal.update_payload(demand.round).read_bytes()
+        return read_update(payload, num_params=scope.format.num_params, expected=binding)
 
     def _prepared(self, snapshot: Snapshot) -> PreparedUpdate:
         update = self.context.journal.update(snapshot.round.round)

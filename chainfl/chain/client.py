@@ -36,7 +36,7 @@ from chainfl.types import Address
 
 T = TypeVar("T")
 
-CONTRACT_VERSION: Final = "chainfl-1"
+CONTRACT_VERSION: Final = "chainfl-2"
 MAX_POLL_INTERVAL_S: Final = 1.0
 _BLOCK_NOT_FOUND: Final = ("header not found", "unknown block", "block not found", "blocknotfound", "hash not found")
 _LIMIT_EXCEEDED: Final = -32005

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from chainfl.chain.client import Call
 from chainfl.chain.contracts import Contract, Transaction
-from chainfl.tasks.state import CidOnChain, Member, Role, RoundView, TaskParams, TaskView
+from chainfl.tasks.state import (
+    CidOnChain,
+    Claim,
+    Demand,
+    Game,
+    Member,
+    Role,
+    RoundView,
+    Target,
+    TaskParams,
+    TaskView,
+    Verdict,
+)
 from chainfl.types import Address, Root, TaskId, Wei
 
 
@@ -86,12 +100,94 @@ class Coordinator(Contract):
         self,
         task_id: TaskId,
         round_number: int,
-        model_root: Root,
+        claim: Claim,
         cid: CidOnChain,
         float_cid: CidOnChain,
         salt: bytes,
     ) -> Transaction:
-        return self.transaction("postAggregate", task_id, round_number, model_root, cid, float_cid, salt)
+        return self.transaction("postAggregate", task_id, round_number, claim, cid, float_cid, salt)
 
     def settle(self, task_id: TaskId, max_workers: int) -> Transaction:
         return self.transaction("settle", task_id, max_workers)
+
+    # --- disputes ---------------------------------------------------------------------------------
+
+    def verdict(self, task_id: TaskId, round_number: int, attempt: int) -> Call:
+        return self.call("verdictOf", task_id, round_number, attempt, target=Verdict)
+
+    def challenge(self, task_id: TaskId, challenger: Address, commitment: bytes) -> Call:
+        return self.call("challengeOf", task_id, challenger, commitment)
+
+    def game(self, task_id: TaskId, game_id: int) -> Call:
+        return self.call("gameOf", task_id, game_id, target=Game)
+
+    def demand(self, task_id: TaskId, round_number: int, worker_index: int, chunk_index: int) -> Call:
+        return self.call("demandOf", task_id, round_number, worker_index, chunk_index, target=Demand)
+
+    def is_refuted(self, task_id: TaskId, round_number: int, worker_index: int) -> Call:
+        return self.call("isRefuted", task_id, round_number, worker_index, target=bool)
+
+    def is_excluded(self, task_id: TaskId, round_number: int, account: Address) -> Call:
+        return self.call("isExcluded", task_id, round_number, account, target=bool)
+
+    def accepted_hash(self, task_id: TaskId, group: int) -> Call:
+        return self.call("acceptedHash", task_id, group, target=bytes)
+
+    def commit_challenge(self, task_id: TaskId, round_number: int, attempt: int, commitment: bytes) -> Transaction:
+        return self.transaction("commitChallenge", task_id, round_number, attempt, commitment)
+
+    def prove_aggregate(
+        self, task_id: TaskId, round_number: int, attempt: int, proof: bytes, salt: bytes
+    ) -> Transaction:
+        return self.transaction("proveAggregate", task_id, round_number, attempt, proof, salt)
+
+    def close_challenge(self, task_id: TaskId, challenger: Address, commitment: bytes) -> Transaction:
+        return self.transaction("closeChallenge", task_id, challenger, commitment)
+
+    def open_game(
+        self,
+        task_id: TaskId,
+        round_number: int,
+        attempt: int,
+        target: Target,
+        group: int,
+        group_roots: Sequence[Root],
+        own_root: Root,
+    ) -> Transaction:
+        return self.transaction(
+            "openGame", task_id, round_number, attempt, int(target), group, list(group_roots), own_root
+        )
+
+    def answer_nodes(self, task_id: TaskId, game_id: int, nodes: bytes) -> Transaction:
+        return self.transaction("answerNodes", task_id, game_id, nodes)
+
+    def point_at(
+        self, task_id: TaskId, game_id: int, child: int, node: bytes, siblings: Sequence[bytes]
+    ) -> Transaction:
+        return self.transaction("pointAt", task_id, game_id, child, node, list(siblings))
+
+    def answer_chunk(self, task_id: TaskId, game_id: int, chunk: bytes) -> Transaction:
+        return self.transaction("answerChunk", task_id, game_id, chunk)
+
+    def prove_in_game(self, task_id: TaskId, game_id: int, proof: bytes, salt: bytes) -> Transaction:
+        return self.transaction("proveInGame", task_id, game_id, proof, salt)
+
+    def close_game(self, task_id: TaskId, game_id: int) -> Transaction:
+        return self.transaction("closeGame", task_id, game_id)
+
+    def commit_proof(self, task_id: TaskId, commitment: bytes) -> Transaction:
+        return self.transaction("commitProof", task_id, commitment)
+
+    def prove_update(self, task_id: TaskId, round_number: int, proof: bytes, salt: bytes) -> Transaction:
+        return self.transaction("proveUpdate", task_id, round_number, proof, salt)
+
+    def demand_chunk(self, task_id: TaskId, round_number: int, worker_index: int, chunk_index: int) -> Transaction:
+        return self.transaction("demandChunk", task_id, round_number, worker_index, chunk_index)
+
+    def answer_demand(
+        self, task_id: TaskId, round_number: int, worker_index: int, chunk_index: int, opening: bytes
+    ) -> Transaction:
+        return self.transaction("answerDemand", task_id, round_number, worker_index, chunk_index, opening)
+
+    def close_demand(self, task_id: TaskId, round_number: int, worker_index: int, chunk_index: int) -> Transaction:
+        return self.transaction("closeDemand", task_id, round_number, worker_index, chunk_index)

@@ -13,7 +13,9 @@ from chainfl.errors import ChainError
 from chainfl.tasks.state import Block
 from chainfl.types import Address
 
-Topics = Sequence[str | None]
+Topic = str | tuple[str, ...] | None
+"""What a log's topic must be: one value, one of several, or anything."""
+
 LogKey = tuple[bytes, int]
 
 CHUNK_BLOCKS: Final = 5_000
@@ -53,7 +55,7 @@ class LogFilter:
     """Whose logs, and which."""
 
     addresses: tuple[Address, ...]
-    topics: tuple[str | None, ...] = ()
+    topics: tuple[Topic, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from chainfl.tasks.spec import LOCAL_WINDOWS, PUBLIC_WINDOWS
 from chainfl.tasks.state import Windows
 
 DAY_S: Final = 86_400
-
-LOCAL_WINDOWS: Final = Windows(commit=20, reveal=10, score_commit=15, score_reveal=15, slot=10, challenge=3)
-PUBLIC_WINDOWS: Final = Windows(commit=600, reveal=300, score_commit=600, score_reveal=300, slot=300, challenge=900)
 
 
 @dataclass(frozen=True, slots=True)

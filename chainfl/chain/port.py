@@ -11,20 +11,23 @@ from chainfl.chain.client import Call, ChainClient
 from chainfl.chain.contracts import Transaction
 from chainfl.chain.coordinator import Coordinator
 from chainfl.chain.deployment import Deployment, check_deployment
+from chainfl.chain.disputes import DisputeCalls, reason_text
 from chainfl.chain.events import Log, LogFilter, scan_logs
 from chainfl.chain.keys import Signer
 from chainfl.chain.model_registry import Registry
 from chainfl.chain.networks import network_of_chain
 from chainfl.chain.token import Token
-from chainfl.chain.transactions import GasBudget, TransactionSender
+from chainfl.chain.transactions import GasBudget, TransactionSender, offer_fees
 from chainfl.chain.vault import Vault
 from chainfl.errors import ChainError, UsageError
 from chainfl.tasks.state import (
     ZERO_ADDRESS,
     Block,
     CidOnChain,
+    Claim,
     Member,
     Phase,
+    Pulse,
     RevealedUpdate,
     Role,
     RoundView,
@@ -38,7 +41,7 @@ from chainfl.types import Address, ModelId, Root, TaskId, Wei
 _VERSIONS_A_BATCH: Final = 32
 
 
-class Web3ChainPort:
+class Web3ChainPort(DisputeCalls):
     """Implements `ChainPort`. Without a signer it reads, as `account` if one is named.
 
     reorg_depth: None for the network's own. receipt_timeout_s: how long a send waits before it answers TimedOut.
@@ -141,6 +144,17 @@ class Web3ChainPort:
         found = self.client.read(self.contract.phase(task_id), block)
         return Phase(found["phase"]), int(found["phase_end"])
 
+    def pulse(self, task_id: TaskId, block: Block | None = None) -> Pulse:
+        """The little of the round by which an agent that waits sees that it should look again."""
+        view = self.round(task_id, block)
+        return Pulse(view.phase, view.phase_end, view.attempt, view.demands, view.games)
+
+    def gas_price_wei(self) -> int:
+        """What a unit of gas costs now: the newest block's base fee and the tip that the endpoint suggests."""
+        header, tip = self.client.header(), self.client.try_request("eth_maxPriorityFeePerGas")
+        fees = offer_fees(header, tip)
+        return int(header["baseFeePerGas"], 16) + fees.priority_fee_wei
+
     def snapshot(self, task_id: TaskId, role: Role, block: Block | None = None) -> Snapshot:
         """Everything that the account needs to decide in its role, at one block and in one round trip."""
         at = block or self.client.block()
@@ -185,10 +199,13 @@ class Web3ChainPort:
         events = self._worker_events("UpdateTallied", task_id, round_number, from_block)
         return tuple(TalliedUpdate(e["worker"], Root(e["root"]), e["weight"], e["score"]) for e in events)
 
-    def slashes(self, task_id: TaskId, account: Address, from_block: int) -> tuple[Slash, ...]:
-        """What the account lost in the task since `from_block`, oldest first."""
+    def slashes(self, task_id: TaskId, account: Address | None, from_block: int) -> tuple[Slash, ...]:
+        """What the account (None: everybody) lost in the task since `from_block`, oldest first."""
         event = self.contract.event("Slashed")
-        wanted = LogFilter((self.contract.address,), tuple(event.topics(task_id=task_id, account=account)))
+        whose: dict[str, int | str] = {"task_id": task_id}
+        if account is not None:
+            whose["account"] = account
+        wanted = LogFilter((self.contract.address,), tuple(event.topics(**whose)))
         logs = scan_logs(self.client, wanted, from_block, reorg_depth=self.reorg_depth)
         return tuple(_slash(log, event.decode(log.topics, log.data)) for log in logs)
 
@@ -288,12 +305,12 @@ class Web3ChainPort:
         self,
         task_id: TaskId,
         round_number: int,
-        model_root: Root,
+        claim: Claim,
         cid: CidOnChain,
         float_cid: CidOnChain,
         salt: bytes,
     ) -> SendResult:
-        return self.send(self.contract.post_aggregate(task_id, round_number, model_root, cid, float_cid, salt))
+        return self.send(self.contract.post_aggregate(task_id, round_number, claim, cid, float_cid, salt))
 
     def settle(self, task_id: TaskId, max_workers: int) -> SendResult:
         return self.send(self.contract.settle(task_id, max_workers))
@@ -307,5 +324,6 @@ class Web3ChainPort:
 
 
 def _slash(log: Log, values: dict[str, Any]) -> Slash:
-    reason = bytes(values["reason"]).rstrip(b"\0").decode("ascii", errors="replace")
-    return Slash(values["round"], Role(values["role"]), Wei(values["amount"]), reason, log.block_number, log.tx_hash)
+    reason, role = reason_text(values["reason"]), Role(values["role"])
+    amount, account = Wei(values["amount"]), Address(values["account"])
+    return Slash(values["round"], role, amount, reason, log.block_number, log.tx_hash, account)

@@ -18,6 +18,7 @@ from chainfl.errors import (
     InsufficientFunds,
     InsufficientTokens,
     NotEligible,
+    ProofRefused,
     RpcRefused,
     StakeTooLow,
     TransactionReverted,
@@ -87,6 +88,20 @@ def _eligible(text: str) -> Callable[[Arguments], ChainflError]:
     return lambda a: NotEligible(f"{a['account']} {text} task {a['task_id']}", **a)
 
 
+def _attempt(a: Arguments) -> ChainflError:
+    message = f"task {a['task_id']} is in attempt {a['current']}, and the call is for attempt {a['given']}"
+    return UnexpectedPhase(message, **a)
+
+
+def _still_open(a: Arguments) -> ChainflError:
+    until = f"until {a['until']}" if a["until"] else "until its attempt stands or falls"
+    return UnexpectedPhase(f"a dispute of task {a['task_id']} is open {until}", **a)
+
+
+def _refused(text: str) -> Callable[[Arguments], ChainflError]:
+    return lambda a: ProofRefused(text.format(**{key: _shown("", value) for key, value in a.items()}), **a)
+
+
 def _done(text: str) -> Callable[[Arguments], ChainflError]:
     return lambda a: AlreadyDone(text.format(**a), **a)
 
@@ -98,13 +113,39 @@ _TREE: Final[Mapping[str, Callable[[Arguments], ChainflError]]] = {
     "StakeBelowRequired": _stake_required,
     "ERC20InsufficientBalance": _tokens,
     "ERC20InsufficientAllowance": _allowance,
+    "UnexpectedAttempt": _attempt,
+    "StillOpen": _still_open,
     "NotEligible": _eligible("takes no part in this round of"),
     "NotEnrolled": _eligible("is not enrolled for"),
     "NotAdmitted": _eligible("is not admitted to"),
+    "Excluded": _eligible("had an aggregate refuted in this round of"),
     "AlreadyEnrolled": _done("{account} is already enrolled for task {task_id}"),
     "AlreadyCommitted": _done("{account} has already committed in this round of task {task_id}"),
     "AlreadyRevealed": _done("{account} has already revealed in this round of task {task_id}"),
     "OrderAlreadyDrawn": _done("the order of slots of task {task_id} is already drawn"),
+    "AlreadyChallenged": _done("this challenge of task {task_id} is already committed"),
+    "AlreadyRefuted": _done("the update of {worker} is already refuted in this round of task {task_id}"),
+    "AlreadyDemanded": _done("chunk {chunk_index} of this update was already asked for in task {task_id}"),
+    "NoChallenge": _done("{challenger} has no such challenge in task {task_id}, or it is over"),
+    "NoGame": _done("game {game_id} of task {task_id} is over"),
+    "NoDemand": _done("chunk {chunk_index} of this update is not asked for in task {task_id}, or no more"),
+    "NotYourMove": _done("another's move is due in game {game_id}"),
+    "TooLate": _refused("the clock of this dispute ran out at {deadline}"),
+    "NothingWrong": _refused("the proof shows nothing wrong"),
+    "ProofLength": _refused("the proof has {length} bytes or nodes, and the task's has {expected}"),
+    "UnknownProof": _refused("there is no proof of kind {kind}"),
+    "CoordinateOutOfRange": _refused("there is no coordinate {coordinate} among {num_params}"),
+    "IndexOutOfRange": _refused("there is no chunk {index} among {num_chunks}"),
+    "InvalidRank": _refused("the proof names values that do not have the ranks they should"),
+    "NotPosted": _refused("what the proof opens as posted has the root {opened}, and {posted} is posted"),
+    "NotAccepted": _refused("the updates that the proof opens are not those that were accepted, in their order"),
+    "NotRevealed": _refused("what the proof opens has the root {opened}, and {worker} revealed {revealed}"),
+    "NodeMismatch": _refused("the nodes lead to {found}, and {expected} is in question"),
+    "PaddingNotConstant": _refused("node {node} covers nothing but padding, and is not its constant"),
+    "InvalidTarget": _refused("the aggregate has no such root to dispute"),
+    "SameRoot": _refused("{root} is the root that is posted"),
+    "NotDemandable": _refused("nothing can be asked for of worker {worker_index} in task {task_id} now"),
+    "TooManyDemands": _refused("as many chunks as can be were asked for of worker {worker_index} in task {task_id}"),
     "AlreadyRegistered": _done("the model is already registered"),
     "NothingToClaim": _done("{account} has nothing to claim"),
 }

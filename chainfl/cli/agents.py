@@ -176,7 +176,7 @@ def _run(app: App, role: Role, options: dict[str, Any], start: Callable[[Operato
     task_id: TaskId | None = options["task_id"]
     if options["deposit"]:
         _deposit_missing(app, operator, role, task_id, Consent(yes=options["yes"]))
-    with _events(options["events"]) as events:
+    with open_events(options["events"]) as events:
         agent = AgentOptions(
             state_dir=app.settings.state_dir,
             name=options["name"] or operator.account,
@@ -184,9 +184,10 @@ def _run(app: App, role: Role, options: dict[str, Any], start: Callable[[Operato
             once=options["once"],
             claim=options["claim"],
             events=events,
+            token_price_wei=app.settings.token_price_wei,
         )
         report = start(operator, agent)
-    _tell(report, options["as_json"], to_stdout=str(options["events"]) != "-")
+    tell_report(report, options["as_json"], to_stdout=str(options["events"]) != "-")
 
 
 def _limit_threads() -> None:
@@ -199,7 +200,7 @@ def _limit_threads() -> None:
 
 
 @contextmanager
-def _events(path: Path | None) -> Iterator[TextIO | None]:
+def open_events(path: Path | None) -> Iterator[TextIO | None]:
     """Where event lines go. Raises UsageError for a file that cannot be written."""
     if path is None:
         yield None
@@ -230,7 +231,7 @@ def _deposit_missing(app: App, operator: Operator, role: Role, task_id: TaskId |
         deposit_stake(app, operator, missing, consent)
 
 
-def _tell(report: AgentReport, as_json: bool, *, to_stdout: bool) -> None:
+def tell_report(report: AgentReport, as_json: bool, *, to_stdout: bool) -> None:
     """What the run came to. Where standard output carries the events, the last of them says so already."""
     if as_json:
         show_json({"role": report.role, "tasks": report.tasks, **plain(report.as_fields())})

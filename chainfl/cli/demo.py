@@ -5,15 +5,18 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from chainfl.cli.output import show, show_table, tokens
+from chainfl.cli.output import show, show_facts, show_table, tokens
+from chainfl.simulation.attacks import ATTACKS
 
 if TYPE_CHECKING:
+    from chainfl.simulation.attack_report import AttackReport
     from chainfl.simulation.report import Report
 
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and the model.")
 @click.option("--data", type=click.Choice(["digits", "mnist", "cifar10"]), default="digits", show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with MNIST's or CIFAR-10's files.")
+@click.option("--attack", type=click.Choice(list(ATTACKS)), help="Stage this attack in round 2, and what answers it.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where the run is kept. [default: ./chainfl-demo]")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the report here.")
 def demo(
@@ -36,6 +40,7 @@ def demo(
     seed: int,
     data: str,
     data_dir: Path | None,
+    attack: str | None,
     folder: Path | None,
     json_path: Path | None,
 ) -> None:
@@ -43,6 +48,8 @@ def demo(
 
     Starts Anvil, deploys the contracts, publishes a task and runs every participant as a process of its own, with the
     commands that an operator would use. The folder that it leaves keeps everything: chain, store, logs, model.
+
+    With --attack one of them cheats, and a watcher follows the task (`chainfl watch`): the end says what it cost whom.
     """
     from rich.console import Console
 
@@ -52,7 +59,8 @@ def demo(
 
     _end_on_sigterm()
     wanted = folder or Path("chainfl-demo")
-    config = DemoConfig(Path(), rounds, workers, validators, seed, data, data_dir)
+    attacks = () if attack is None else (attack,)
+    config = DemoConfig(Path(), rounds, workers, validators, seed, data, data_dir, attacks=attacks)
     config.check()
     config = replace(config, folder=new_folder(wanted.resolve().parent, wanted.name))
     console = Console(stderr=True)
@@ -77,6 +85,9 @@ def _tell(report: Report) -> None:
     show()
     _tell_money(report)
     show()
+    if report.attack is not None:
+        _tell_attack(report, report.attack)
+        show()
     show(f"model     {report.model_id}")
     show(f"CID       {report.model_cid}")
     show(f"lineage   {'re-derived from genesis, every link holds' if report.verified else 'DOES NOT RE-DERIVE'}")
@@ -107,6 +118,36 @@ def _tell_money(report: Report) -> None:
         f"earned {tokens(earned)} + refunded {tokens(report.refund_wei)} + burned {tokens(report.burned_wei)} "
         f"{relation} escrowed {tokens(report.escrow_wei)}"
     )
+
+
+def _tell_attack(report: Report, attack: AttackReport) -> None:
+    show(f"The attack, {attack.name}, came in round {attack.round}:")
+    show_facts(list(attack_facts(report, attack)))
+
+
+def attack_facts(report: Report, attack: AttackReport) -> Iterator[tuple[str, str]]:
+    """What the attack came to, for people."""
+    yield "attacker", f"{report.roles[attack.attacker]}, which {ATTACKS[attack.name].tries}"
+    yield "slashed", tokens(attack.slashed_wei)
+    for account, wei in attack.received_wei.items():
+        yield "received", f"{tokens(wei)} by {report.roles.get(account, account)}"
+    yield "burned", tokens(attack.burned_wei)
+    settled = "from its transaction to the slash" if attack.slashed_wei else "until the round was paid"
+    yield "settled", f"in {attack.blocks_to_settle} blocks {settled}"
+    yield (
+        "in all",
+        f"the attacker {_signed(attack.attacker_change_wei)}, the watcher {_signed(attack.watcher_change_wei)}",
+    )
+    yield "", f"the median honest worker {_signed(attack.honest_change_wei)}"
+    if attack.earned_if_honest_wei is not None:
+        yield "", f"the attacker, had it been honest, {_signed(attack.earned_if_honest_wei)}"
+    yield "gas", f"{attack.attacker_gas:,} by the attacker, {attack.watcher_gas:,} by the watcher"
+    without = f"{100 * attack.accuracy_without_attack:.1f}% with everybody honest"
+    yield "accuracy", f"{100 * report.accuracy_by_round[-1]:.1f}%; {without}"
+
+
+def _signed(wei: int) -> str:
+    return f"+{tokens(wei)}" if wei >= 0 else tokens(wei)
 
 
 def _tell_next(report: Report) -> None:

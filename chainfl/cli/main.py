@@ -29,10 +29,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "worker": ("chainfl.cli.agents:worker", "Train: run a worker; leave or rejoin a task."),
     "validator": ("chainfl.cli.agents:validator", "Score updates: run a validator; leave or rejoin a task."),
     "aggregator": ("chainfl.cli.agents:aggregator", "Compute global models: run an aggregator; leave or rejoin."),
+    "watch": ("chainfl.cli.watch:watch", "Keep models right: recompute what others claim, and dispute what is wrong."),
     "stake": ("chainfl.cli.money:stake", "Deposit, withdraw and look at stake."),
     "rewards": ("chainfl.cli.money:rewards", "Claim what was earned."),
     "model": ("chainfl.cli.model:model", "Ask the registry where a model came from, verify it, fetch it."),
-    "round": ("chainfl.cli.model:round_", "Recompute a round from public data."),
+    "round": ("chainfl.cli.round:round_", "Recompute a round from public data."),
     "store": ("chainfl.cli.store:store", "Add, fetch and identify content."),
     "completion": ("chainfl.cli.setup:completion", "Print the shell completion script."),
 }

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from chainfl.encoding.arrays import Int32Array
     from chainfl.registry.lineage import Lineage, UpdateLink, Verification, Version
     from chainfl.registry.material import TaskScope
-    from chainfl.registry.replay import ReplayedRound
     from chainfl.tasks.spec import TaskSpec
 
 REFERENCE_HELP = "MODEL is an id (0x…), TASK for the task's newest model, or TASK/ROUND."
@@ -261,7 +260,7 @@ def pull(app: App, reference: str, out: Path | None, exact: bool, force: bool, a
     target = out or Path(f"model-task{found.task_id}-round{found.round}{suffix}.safetensors")
     if target.exists() and not force:
         raise UsageError(f"{target} is already there; replace it with --force", path=str(target))
-    spec, scope = _scope(app, TaskId(found.task_id))
+    spec, scope = scope_of_task(app, TaskId(found.task_id))
     values = _checked_model(app, scope, found.model_root, found)
     cid = cid_text(found.cid if exact else found.float_cid)
     _write_model(app, target, spec, values, found, exact)
@@ -274,7 +273,7 @@ def pull(app: App, reference: str, out: Path | None, exact: bool, force: bool, a
         say(f'load it: model = chainfl.load_model("{target}")')
 
 
-def _scope(app: App, task_id: TaskId) -> tuple[TaskSpec, TaskScope]:
+def scope_of_task(app: App, task_id: TaskId) -> tuple[TaskSpec, TaskScope]:
     from chainfl.agents.wiring import scope_of
     from chainfl.registry.material import fetch_spec
 
@@ -372,77 +371,3 @@ def _owned_line(operator: Operator, reference: str) -> tuple[TaskId, Line]:
 
 
 # --- round replay --------------------------------------------------------------------------------
-
-
-@click.group("round")
-def round_() -> None:
-    """Recompute rounds from public data."""
-
-
-@round_.command(epilog="Example: chainfl round replay 1 3")
-@click.argument("task_id", type=TASK)
-@click.argument("number", metavar="ROUND", type=click.IntRange(1, 65_533))
-@json_option
-@pass_app
-def replay(app: App, task_id: TaskId, number: int, as_json: bool) -> None:
-    """Compute a round's aggregate again, from the updates and weights on record, and compare the roots.
-
-    Ends with exit code 81 when they differ.
-    """
-    posted = _posted_root(app.reader, task_id, number)
-    replayed = _replay(app, task_id, number)
-    matches = replayed.root == posted
-    if as_json:
-        show_json(_replay_json(task_id, number, replayed, posted))
-    else:
-        show_facts(
-            [
-                ("round", f"{number} of task {task_id}"),
-                ("updates", f"{replayed.num_updates} accepted, total weight {replayed.total_weight:,}"),
-                ("computed root", replayed.root.hex()),
-                ("root on chain", posted.hex()),
-                ("saturated values", replayed.num_saturated),
-                ("the same", "yes" if matches else "NO"),
-            ]
-        )
-    if not matches:
-        raise LineageBroken(f"round {number} computes to {replayed.root.hex()}, on chain is {posted.hex()}")
-
-
-def _replay_json(task_id: TaskId, number: int, replayed: ReplayedRound, posted: Root) -> dict[str, Any]:
-    return {
-        "task_id": task_id,
-        "round": number,
-        "num_updates": replayed.num_updates,
-        "total_weight": replayed.total_weight,
-        "num_saturated": replayed.num_saturated,
-        "computed_root": replayed.root,
-        "root_on_chain": posted,
-        "matches": replayed.root == posted,
-    }
-
-
-def _posted_root(reader: Operator, task_id: TaskId, number: int) -> Root:
-    """The root that the round ended with, or that is posted while it may still be challenged."""
-    view, state = reader.task(task_id), reader.round(task_id)
-    if number > min(state.round, view.rounds):
-        raise UsageError(f"task {task_id} has not come to round {number} yet; it is in round {state.round}")
-    if number == state.round and state.posted_at and not state.phase.is_terminal:
-        return state.aggregate_root
-    _, found = resolve(reader, f"{task_id}/{number}")
-    return found.model_root
-
-
-def _replay(app: App, task_id: TaskId, number: int) -> ReplayedRound:
-    from chainfl.registry.material import fetch_model
-    from chainfl.registry.replay import accepted_updates, replay_round
-
-    reader = app.reader
-    _, scope = _scope(app, task_id)
-    start = reader.task(task_id).created_block
-    base_root, base_cid = reader.model_location(task_id, number - 1)
-    base = fetch_model(app.store, scope, base_root, base_cid)
-    revealed = reader.revealed_updates(task_id, number, start)
-    tallied = reader.tallied_updates(task_id, number, start)
-    updates = accepted_updates(app.store, scope, number, base_root, revealed, tallied)
-    return replay_round(base, updates, scope.format)

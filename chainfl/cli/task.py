@@ -17,7 +17,8 @@ from chainfl.cli.output import Money, duration, plain, say, show, show_facts, sh
 from chainfl.cli.spending import Change, Consent, Spending, Step, report_sent, spend, spending_options
 from chainfl.errors import SpecificationError, StorageError
 from chainfl.tasks.payouts import estimate_round
-from chainfl.tasks.state import Block, Economics, Phase, Role, RoundView, TaskView, Windows
+from chainfl.tasks.rules import longest_round_s
+from chainfl.tasks.state import ENROLLED_ROLES, Block, Economics, Format, Phase, RoundView, Rule, TaskView, Windows
 from chainfl.types import Cid, TaskId, Wei
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from chainfl.tasks.spec import TaskSpec
 
 MAX_MODEL_BYTES = 1 << 40
+RULES = tuple(rule.name.lower() for rule in Rule)
 FOLLOW_TIMEOUT_S = 1.0
 
 
@@ -49,6 +51,11 @@ def template() -> None:
 @task.command(epilog="Example: chainfl task create --preset digits --reward 1000 --workers 3-5 --enrolment 30min")
 @click.option("--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The task as a TOML file.")
 @click.option("--preset", help="Start from settings for a data set: digits, mnist, cifar10.")
+@click.option(
+    "--program",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Your own model, a torch.export archive, instead of a registered one.",
+)
 @click.option("--name", help="What people see.")
 @click.option("--description", help="More for people.")
 @click.option("--licence", help="Licence of the models, as an SPDX name.")
@@ -58,8 +65,12 @@ def template() -> None:
 @click.option("--validators", metavar="N|MIN-MAX", help="How many validators.")
 @click.option("--aggregators", metavar="N|MIN-MAX", help="How many aggregators.")
 @click.option("--validator", "named_validators", type=ADDRESS, multiple=True, help="Admit only this one (repeatable).")
+@click.option("--rule", type=click.Choice(RULES), help="How updates become a step, coordinate by coordinate.")
+@click.option("--trim", metavar="N/D", help="Of trimmed_mean: the share that is dropped at each end, such as 1/5.")
+@click.option("--momentum", metavar="N/D", help="The server's momentum, such as 9/10; 0 for the plain step.")
+@click.option("--group-size", type=int, help="Above so many updates the mean is a sum of group sums.")
 @click.option("--enrolment", metavar="TIME", help="How long enrolment lasts: 90s, 10min, 2h, 1d.")
-@click.option("--seed", type=click.IntRange(0), help="Of the genesis model's initial weights.")
+@click.option("--seed", type=click.IntRange(0), help="Of a registered model's initial weights.")
 @click.option("--parent", type=MODEL, help="Id of the model that this task continues, for its lineage.")
 @spending_options
 @pass_app
@@ -68,6 +79,13 @@ def create(app: App, consent: Consent, file: Path | None, seed: int | None, pare
 
     A file (--file) gives all or some of the settings, a preset the rest, and flags win over both. Everything is shown
     before anything is sent. Free stake pays the reward; what is missing is deposited first.
+
+    A model of your own (--program) keeps the preset's data and training. Python makes such a file:
+
+    \b
+      batch = torch.export.Dim("batch")
+      program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+      torch.export.save(program, "model.pt2")
     """
     spec, staging = _compose(app, file, seed, parent, flags)
     with staging:
@@ -110,15 +128,16 @@ def _compose(
 ) -> tuple[TaskSpec, _Staging]:
     """The specification, with all that it names in a staging store."""
     from chainfl.agents.requester import publish_task
-    from chainfl.cli.task_file import draft_of, read_toml, task_file
+    from chainfl.cli.task_file import draft_of, format_flags, read_toml, task_file
 
     if flags.get("named_validators"):
         flags["named_validators"] = list(flags["named_validators"])
+    flags["format"] = format_flags(*(flags.pop(name) for name in ("rule", "trim", "momentum", "group_size")))
     if seed is not None:
         flags["model"] = {"seed": seed}
     if parent is not None:
         flags["parent_model"] = parent.hex()
-    settings = task_file(read_toml(file) if file else {}, flags)
+    settings = task_file(read_toml(file), flags, file.parent) if file else task_file({}, flags)
     reader = app.reader
     network = app.settings.effective_network
     draft = draft_of(settings, now=reader.latest_block().timestamp, windows=network.windows, money=app.money)
@@ -143,14 +162,21 @@ def _creation(app: App, operator: Operator, spec: TaskSpec, staging: _Staging) -
         require_tokens(app, status, missing)
         steps.insert(0, Step("depositing what the reward lacks", lambda port: port.deposit(missing)))
         changes.insert(0, Change("wallet", status.token_balance, status.token_balance - missing))
-    cids = (Cid(spec.genesis.cid), Cid(spec.genesis.float_cid), _spec_cid(spec))
     return Spending(
         f"Publish the task {spec.name!r} and escrow {app.money.show(spec.reward)}",
         steps,
         changes,
         notes=["what is not earned comes back to you at the end; a task that never starts is refunded in full"],
-        prepare=lambda: staging.publish(app, cids),
+        prepare=lambda: staging.publish(app, _contents(spec)),
     )
+
+
+def _contents(spec: TaskSpec) -> tuple[Cid, ...]:
+    """All that the specification names, and itself."""
+    from chainfl.tasks.spec import ProgramModel
+
+    program = (Cid(spec.model.cid),) if isinstance(spec.model, ProgramModel) else ()
+    return (*program, Cid(spec.genesis.cid), Cid(spec.genesis.float_cid), _spec_cid(spec))
 
 
 def _spec_cid(spec: TaskSpec) -> Cid:
@@ -271,7 +297,8 @@ def show_(app: App, task_id: TaskId, members: bool, as_json: bool) -> None:
     show()
     show_facts(_estimate_facts(picture, money))
     show()
-    show_facts([*_economics_facts(picture.task.economics, money), *_windows_facts(picture.task.windows)])
+    task = picture.task
+    show_facts([*_economics_facts(task.economics, money), *_windows_facts(task.windows, task.format)])
     show()
     show_facts(_identity(picture))
     if members:
@@ -327,10 +354,17 @@ def _economics_facts(e: Economics, money: Money) -> list[tuple[str, object]]:
             f"aggregator {words.percent(e.aggregator_bps)}",
         ),
         ("workers' part", f"{words.percent(e.base_bps)} by stake, the rest by score"),
+        (
+            "also slashed",
+            f"{words.percent(e.range_slash_bps)} of a worker's stake for a wrong update, "
+            f"{words.percent(e.withheld_slash_bps)} for a withheld one, {words.percent(e.vouch_slash_bps)} of a "
+            "validator's for vouching for it",
+        ),
+        ("disputes", f"{money.show(e.challenger_bond)} to challenge, {money.show(e.demand_fee)} to ask for a chunk"),
     ]
 
 
-def _windows_facts(w: Windows) -> list[tuple[str, object]]:
+def _windows_facts(w: Windows, form: Format) -> list[tuple[str, object]]:
     named = {
         "commit": w.commit,
         "reveal": w.reveal,
@@ -338,8 +372,24 @@ def _windows_facts(w: Windows) -> list[tuple[str, object]]:
         "score reveal": w.score_reveal,
         "aggregator's slot": w.slot,
         "challenge": w.challenge,
+        "answer": w.answer,
+        "proof": w.proof,
     }
-    return [("windows", ", ".join(f"{name} {duration(seconds)}" for name, seconds in named.items()))]
+    return [
+        ("windows", ", ".join(f"{name} {duration(seconds)}" for name, seconds in named.items())),
+        ("a round lasts", f"at most {duration(longest_round_s(w, form))}, whatever is disputed in it"),
+    ]
+
+
+def _rule_words(form: Format) -> str:
+    """How updates become a step: `mean`, `trimmed mean, 1/5 at each end; momentum 9/10`."""
+    told = form.rule.name.lower().replace("_", " ")
+    if form.rule is Rule.TRIMMED_MEAN:
+        told += f", {form.trim_num}/{form.trim_den} at each end"
+    told += f", times {form.step_num}/{form.step_den}" if form.step_num != form.step_den else ""
+    momentum = f"; server momentum {form.momentum_num}/{form.momentum_den}" if form.has_momentum else ""
+    groups = f"; groups of {form.group_size}" if form.rule is Rule.MEAN else ""
+    return told + momentum + groups
 
 
 def _identity(picture: TaskPicture) -> list[tuple[str, object]]:
@@ -354,6 +404,7 @@ def _identity(picture: TaskPicture) -> list[tuple[str, object]]:
         ("access", f"{access} (a signal)"),
         *_spec_facts(picture.spec, picture.spec_problem),
         ("values", f"{form.num_params:,} in chunks of {form.chunk_params}"),
+        ("rule", _rule_words(form)),
         ("specification", spec_cid(view.spec_hash)),
         ("latest model", "0x" + line.latest.hex()),
     ]
@@ -391,8 +442,9 @@ def _show_terms(spec: TaskSpec, money: Money) -> None:
         ("licence", spec.licence),
         *_spec_facts(spec, None),
         ("values", f"{spec.format.num_params:,}"),
+        ("rule", _rule_words(spec.format)),
         *_economics_facts(spec.economics, money),
-        *_windows_facts(spec.windows),
+        *_windows_facts(spec.windows, spec.format),
         ("specification", _spec_cid(spec)),
     ]
     width = max(len(name) for name, _ in facts)
@@ -415,13 +467,13 @@ def _member_rows(app: App, task_id: TaskId) -> list[tuple[object, ...]]:
             member.weight,
             member.score,
         )
-        for role in Role
+        for role in ENROLLED_ROLES
         for account, member in app.reader.all_members(task_id, role).items()
     ]
 
 
 def _as_json(app: App, picture: TaskPicture) -> dict[str, Any]:
-    members = {role.name.lower(): app.reader.all_members(picture.task_id, role) for role in Role}
+    members = {role.name.lower(): app.reader.all_members(picture.task_id, role) for role in ENROLLED_ROLES}
     return {
         "task_id": picture.task_id,
         "phase": picture.round.phase,

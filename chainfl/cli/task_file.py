@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from decimal import Decimal
 from pathlib import Path
@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from chainfl.cli.output import Money
 from chainfl.errors import SpecificationError, UsageError
-from chainfl.tasks.spec import DEFAULT_CHUNK_PARAMS, DEFAULT_ECONOMICS, DatasetEntry
-from chainfl.tasks.state import Bounds, Economics, Windows
+from chainfl.tasks.spec import DEFAULT_CHUNK_PARAMS, DEFAULT_ECONOMICS, DEFAULT_GROUP_SIZE, DatasetEntry
+from chainfl.tasks.state import Bounds, Economics, Rule, Windows
 from chainfl.training.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES: Final = 1 << 20
 
 _UNITS: Final = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
-_TOKEN_FIELDS: Final = ("worker_stake", "validator_stake", "aggregator_bond", "slot_fee")
+_TOKEN_FIELDS: Final = (
+    "worker_stake",
+    "validator_stake",
+    "aggregator_bond",
+    "slot_fee",
+    "challenger_bond",
+    "demand_fee",
+)
 
 Rate = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,18})?$")]
 Amount = str
@@ -39,7 +46,7 @@ class ModelTable(_Table):
 
     name: str
     params: dict[str, int] = {}
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
 
 
 class TrainingTable(_Table):
@@ -59,28 +66,31 @@ class TrainingTable(_Table):
         return format(Decimal(str(value)).normalize(), "f") if is_number else value
 
 
-class DatasetTable(_Table):
-    """[dataset]: what the data are, for people and for a check of shapes."""
-
-    name: str
-    description: str = ""
-    licence: str = ""
-    input_shape: list[int]
-    num_classes: int
-
-
 class FormatTable(_Table):
-    """[format]: the integers."""
+    """[format]: the integers, and how updates become a step. momentum: the server's, not a worker's."""
 
     model_scale_bits: int = 20
     update_scale_bits: int = 14
     chunk_params: int = DEFAULT_CHUNK_PARAMS
     step_num: int = 1
     step_den: int = 1
+    rule: Literal["mean", "trimmed_mean", "median"] = "mean"
+    trim_num: int = 0
+    trim_den: int = 0
+    momentum_num: int = 0
+    momentum_den: int = 0
+    group_size: int = DEFAULT_GROUP_SIZE
+
+    def settings(self) -> dict[str, Any]:
+        """The table as a draft takes it."""
+        return {**self.model_dump(), "rule": Rule[self.rule.upper()]}
 
 
 class TaskFile(_Table):
-    """The whole file. reward and stakes in tokens as text; enrolment a length of time such as "2h"."""
+    """The whole file. reward and stakes in tokens as text; enrolment a length of time such as "2h".
+
+    One of model and program is there; program: a `torch.export` archive.
+    """
 
     preset: str | None = None
     name: str
@@ -94,11 +104,14 @@ class TaskFile(_Table):
     aggregators: str | int = "1-3"
     named_validators: list[str] = []
     parent_model: str | None = None
-    model: ModelTable
+    model: ModelTable | None = None
+    program: Path | None = None
     training: TrainingTable
-    dataset: DatasetTable
+    dataset: DatasetEntry
     format: FormatTable = FormatTable()
-    windows: dict[Literal["commit", "reveal", "score_commit", "score_reveal", "slot", "challenge"], int] = {}
+    windows: dict[
+        Literal["commit", "reveal", "score_commit", "score_reveal", "slot", "challenge", "answer", "proof"], int
+    ] = {}
     economics: dict[str, Amount | int] = {}
 
 
@@ -116,6 +129,7 @@ validators = "1-3"
 aggregators = "1-2"
 named_validators = []           # addresses; when there are any, only they may validate
 # parent_model = "…"            # id of the model that this task continues
+# program = "model.pt2"         # a torch.export archive beside this file, instead of [model]
 
 [model]                         # a registered name, its parameters, and the seed of its weights
 name = "cnn"
@@ -142,6 +156,12 @@ update_scale_bits = 14
 chunk_params = 256
 step_num = 1                    # server step, step_num / step_den
 step_den = 1
+rule = "mean"                   # mean, trimmed_mean or median, coordinate by coordinate
+trim_num = 0                    # trimmed_mean drops trim_num / trim_den of the updates at each end
+trim_den = 0
+momentum_num = 0                # the server's momentum; 0 / 0 is the plain step
+momentum_den = 0
+group_size = 64                 # above so many updates the mean is a sum of group sums
 
 [windows]                       # seconds; by default the network's own
 # commit = 600
@@ -150,6 +170,8 @@ step_den = 1
 # score_reveal = 300
 # slot = 300
 # challenge = 900
+# answer = 300                  # the clock of every demand and of every move in a dispute
+# proof = 600                   # what a committed challenger has after challenge
 
 [economics]                     # tokens as text, shares in basis points
 worker_stake = "100"
@@ -162,6 +184,11 @@ aggregator_bps = 1000
 base_bps = 3000                 # of the workers' part, by stake; the rest by score
 worker_slash_bps = 2000
 validator_slash_bps = 1000
+challenger_bond = "50"
+demand_fee = "2"                # for a chunk of an update; every further demand for the same update doubles it
+range_slash_bps = 10000         # an update that is proven wrong
+withheld_slash_bps = 5000       # an update that nobody serves
+vouch_slash_bps = 5000          # a validator that vouched for one
 """
 
 
@@ -180,20 +207,47 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SpecificationError(f"{path} is not TOML: {error}", path=str(path)) from error
 
 
-def task_file(document: Mapping[str, Any], flags: Mapping[str, Any]) -> TaskFile:
-    """Preset, file and flags together. Raises SpecificationError with every problem, UsageError for no such preset."""
+def task_file(document: Mapping[str, Any], flags: Mapping[str, Any], folder: Path = Path()) -> TaskFile:
+    """Preset, file and flags together. folder: where the document lies, and what it names beside itself.
+
+    Raises SpecificationError with every problem, UsageError for no such preset.
+    """
     preset = flags.get("preset") or document.get("preset")
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"no preset is called {preset!r}; there are {', '.join(PRESETS)}")
-    merged = _merged(_from_preset(PRESETS[preset]) if preset else {}, document)
-    merged = _merged(merged, {name: value for name, value in flags.items() if value not in (None, ())})
+    given = _merged(_located(document, folder), {k: v for k, v in flags.items() if v not in (None, ())})
+    settings = _from_preset(PRESETS[preset]) if preset else {}
+    if "program" in given:
+        settings.pop("model", None)
+    return _validated(_merged(settings, given))
+
+
+def _located(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The document with its program's path as seen from here."""
+    program = document.get("program")
+    return {**document, "program": folder / Path(program).expanduser()} if isinstance(program, str) else {**document}
+
+
+def _validated(settings: Mapping[str, Any]) -> TaskFile:
+    problems = list(_model_problems(settings))
     try:
-        return TaskFile.model_validate(merged)
+        file = TaskFile.model_validate(settings)
     except ValidationError as error:
-        problems = [_told(item) for item in error.errors(include_url=False, include_input=False)]
-        raise SpecificationError(
-            f"the task is not complete or not right: {'; '.join(problems)}", problems=problems
-        ) from None
+        problems += [_told(item) for item in error.errors(include_url=False, include_input=False)]
+    if problems:
+        raise SpecificationError(f"the task is not complete or not right: {'; '.join(problems)}", problems=problems)
+    return file
+
+
+def _model_problems(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Unless there is exactly one model."""
+    model, has_program = settings.get("model"), "program" in settings
+    if model is None and not has_program:
+        yield "model is missing: [model], a program or a preset"
+    elif has_program and isinstance(model, Mapping) and set(model) == {"seed"}:
+        yield "a seed and a program contradict one another: a program brings its weights along"
+    elif has_program and model is not None:
+        yield "model and program contradict one another: a task has one model, a registered one or a program"
 
 
 def draft_of(file: TaskFile, *, now: int, windows: Windows, money: Money) -> TaskDraft:
@@ -204,10 +258,8 @@ def draft_of(file: TaskFile, *, now: int, windows: Windows, money: Money) -> Tas
         name=file.name,
         description=file.description,
         licence=file.licence,
-        dataset=DatasetEntry(**file.dataset.model_dump()),
-        model=file.model.name,
-        model_params=file.model.params,
-        model_seed=file.model.seed,
+        dataset=file.dataset,
+        **_model_of(file),
         rounds=file.rounds,
         reward=money.parse(file.reward),
         enrolment_end=now + seconds_of(file.enrolment),
@@ -219,8 +271,17 @@ def draft_of(file: TaskFile, *, now: int, windows: Windows, money: Money) -> Tas
         windows=replace(windows, **file.windows),
         economics=_economics(file.economics, money),
         **file.training.model_dump(),
-        **file.format.model_dump(),
+        **file.format.settings(),
     )
+
+
+def _model_of(file: TaskFile) -> dict[str, Any]:
+    from chainfl.agents.requester import ProgramFile
+
+    if file.program is not None:
+        return {"model": ProgramFile(file.program)}
+    assert file.model is not None, "task_file lets no task through that has no model"
+    return {"model": file.model.name, "model_params": file.model.params, "model_seed": file.model.seed}
 
 
 def seconds_of(text: str) -> int:
@@ -238,6 +299,32 @@ def bounds_of(text: str | int) -> Bounds:
         raise UsageError(f"{text!r} is not a number of participants, such as 5 or 2-16")
     least = int(match[1])
     return Bounds(least, int(match[2]) if match[2] else least)
+
+
+def format_flags(
+    rule: str | None, trim: str | None, momentum: str | None, group_size: int | None
+) -> dict[str, int | str] | None:
+    """What the flags about the rule say of [format]; None when they say nothing. Raises UsageError."""
+    found: dict[str, int | str] = {}
+    if rule is not None:
+        found["rule"] = rule
+    if trim is not None:
+        found["trim_num"], found["trim_den"] = fraction_of(trim)
+    if momentum is not None:
+        found["momentum_num"], found["momentum_den"] = fraction_of(momentum)
+    if group_size is not None:
+        found["group_size"] = group_size
+    return found or None
+
+
+def fraction_of(text: str) -> tuple[int, int]:
+    """A share of integers: "9/10"; "0" is 0/0, without. Raises UsageError."""
+    if text.strip() == "0":
+        return 0, 0
+    match = re.fullmatch(r"([0-9]{1,10})/([1-9][0-9]{0,9})", text.strip(), re.ASCII)
+    if match is None:
+        raise UsageError(f"{text!r} is not a fraction, such as 9/10, or 0 for none")
+    return int(match[1]), int(match[2])
 
 
 def _economics(given: Mapping[str, Amount | int], money: Money) -> Economics:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chainfl.cli.output import Money, duration
-from chainfl.tasks.state import ABSTAIN, Bounds, Outcome, Phase, Role, RoundView, TaskView
+from chainfl.tasks.state import ABSTAIN, Bounds, Outcome, Phase, Role, RoundView, Target, TaskView
 
 ACCESS_IS_A_SIGNAL = (
     "Access is a signal of what the owner permits, not a lock: the bytes of every update and model are public to "
@@ -20,9 +20,11 @@ _PHASES: Mapping[Phase, str] = {
     Phase.REVEAL: "reveal: workers disclose and publish their updates",
     Phase.SCORE_COMMIT: "score commit: validators fetch, check and score the updates",
     Phase.SCORE_REVEAL: "score reveal: validators disclose their scores",
+    Phase.ANSWER: "answer: demands for updates wait for their bytes",
     Phase.TALLY: "tally: the medians of the scores are settled, by anybody",
     Phase.AGGREGATE: "aggregate: the next global model is computed and posted",
-    Phase.CHALLENGE: "challenge: the posted model waits to become final",
+    Phase.CHALLENGE: "challenge: the posted model waits to become final, unless somebody proves it wrong",
+    Phase.DISPUTE: "dispute: what was committed or asked for in time is proven or answered",
     Phase.SETTLEMENT: "settlement: pay and stakes are settled, by anybody",
     Phase.COMPLETED: "completed: every round is over",
     Phase.CANCELLED: "cancelled before it started; the escrow went back",
@@ -35,6 +37,8 @@ _OUTCOMES: Mapping[Outcome, str] = {
     Outcome.QUORUM_MISSED: "void: too few validators revealed their scores",
     Outcome.NOTHING_ACCEPTED: "void: no update was accepted",
     Outcome.NO_AGGREGATE: "void: nobody posted an aggregate",
+    Outcome.REFUTED: "void: three aggregates were proven wrong",
+    Outcome.WITHHELD: "void: nobody served an update that validators had vouched for",
 }
 
 
@@ -76,6 +80,9 @@ def short(address: str) -> str:
     return f"{address[:8]}…{address[-4:]}" if len(address) > 16 else address
 
 
+_SHOWN_BYTES = 32
+"""What is longer, as an opened chunk, is no text for people."""
+
 ECHOES = frozenset({"EscrowPaid"})
 """Events that say again what another event of the same transaction says."""
 
@@ -93,16 +100,18 @@ def event_words(name: str, arguments: Mapping[str, Any], money: Money) -> str:
 def _spoken(key: str, value: Any, money: Money) -> str:
     """One value of an event. Text from a stranger shows printable characters only."""
     match key, value:
-        case (("amount" | "stake" | "refund" | "carry"), int()):
+        case (("amount" | "stake" | "refund" | "carry" | "bond"), int()):
             return money.show(value)
         case "role", int():
             return Role(value).name.lower()
+        case "target", int():
+            return Target(value).name.lower()
         case "outcome", int():
             return outcome_words(Outcome(value))
         case "reason", bytes():
             return _printable(value.rstrip(b"\0").decode("ascii", errors="replace"))
         case _, bytes():
-            return "0x" + value.hex()
+            return "0x" + value.hex() if len(value) <= _SHOWN_BYTES else f"{len(value)} bytes"
         case _, str() if value.startswith("0x"):
             return short(value)
         case _:
@@ -115,6 +124,14 @@ def _derived(name: str, a: Mapping[str, Any]) -> dict[str, str]:
         return {"vote": _vote(a["weight"], a["score"])}
     if name == "OrderDrawn":
         return {"holders": ", ".join(short(account) for account in a["order"][: a["num_slots"]]) or "nobody"}
+    if name == "ChallengeClosed":
+        return {"fate": "burned" if a["is_burned"] else "returned"}
+    if name == "GameClosed":
+        return {"winner": "the aggregate" if a["is_lost"] else "the challenger"}
+    if name == "ChunkDemanded":
+        return {"half": "those who vouched for it" if a["is_late"] else "its worker"}
+    if name == "DemandClosed":
+        return {"fate": "nobody answered" if a["is_unanswered"] else "answered"}
     if name == "AccessRestricted":
         return {"access": "restricted" if a["restricted"] else "public"}
     return {}
@@ -148,6 +165,20 @@ _EVENTS: Mapping[str, str] = {
     "SeedRolled": "the draw waits for block {seed_block}",
     "AggregateCommitted": "aggregator {aggregator} committed an aggregate",
     "AggregatePosted": "aggregator {aggregator} posted the next model",
+    "ChallengeCommitted": "{challenger} announced a proof against attempt {attempt}",
+    "ChallengeClosed": "the challenge bond of {challenger} was {fate}: {bond}",
+    "AggregateRefuted": "attempt {attempt} of {aggregator} is refuted by {challenger}",
+    "AttemptOpened": "attempt {attempt} is open; its bond is {bond}",
+    "GameOpened": "{challenger} disputes the {target} of attempt {attempt} (game {game_id})",
+    "NodesAnswered": "{answerer} answered in game {game_id}",
+    "NodePointed": "the challenger of game {game_id} points at node {index}",
+    "ChunkAnswered": "{answerer} opened the chunk of game {game_id}",
+    "GameClosed": "game {game_id} is over; {winner} won",
+    "UpdateRefuted": "update of {worker} is refuted",
+    "ChunkDemanded": "{challenger} asks {half} for chunk {chunk_index} of the update of {worker}",
+    "DemandAnswered": "{answerer} answered for chunk {chunk_index} of the update of {worker}",
+    "DemandClosed": "demand for chunk {chunk_index} of the update of {worker}: {fate}",
+    "Awarded": "{amount} of {account} went to {beneficiary}",
     "Paid": "{role} {account} earned {amount}",
     "RoundClosed": "round {round} is {outcome}",
     "LineOpened": "line of models opened under licence {licence}",

@@ -20,7 +20,9 @@ import numpy.typing as npt
 
 from chainfl.encoding.arrays import AnyArray, Int16Array, Int32Array, blocks, require_vector
 from chainfl.encoding.layout import MAX_PARAMS
+from chainfl.encoding.sources import ArraySource, VectorSource, ZeroSource, as_source, require_source
 from chainfl.errors import EncodingError, PayloadError, RootMismatch, ValueOutOfRange
+from chainfl.tasks.state import Format
 from chainfl.types import Root
 
 DEFAULT_CHUNK_PARAMS = 256
@@ -90,6 +92,14 @@ class TreeShape:
         """The number of nodes on a path; 0 for one chunk, which is its own root."""
         return (self.num_chunks - 1).bit_length()
 
+    def seal(self, digest: bytes, total: int = 0) -> Root:
+        """Binds kind, length, chunk size and width to the top of the tree; for an update its sum as well."""
+        header = (
+            bytes([_ROOT[0], self.kind]) + self.num_params.to_bytes(8, "big") + self.chunk_params.to_bytes(4, "big")
+        )
+        sealed = header + bytes([self.width]) + digest + (total.to_bytes(8, "big") if self.has_sums else b"")
+        return Root(hashlib.sha256(sealed).digest())
+
 
 @dataclass(frozen=True, slots=True)
 class UpdateCommitment:
@@ -113,66 +123,108 @@ class Opening:
     sums: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Level:
+@dataclass(frozen=True, slots=True, eq=False)
+class Level:
     """The nodes of one level that cover values. digests: (n, 32). sums: (n,), None for a tree without sums."""
 
     digests: _Bytes2D
     sums: _Sums | None
 
 
-def model_root(values: Int32Array, chunk_params: int) -> Root:
+@dataclass(frozen=True, slots=True, eq=False)
+class Tree:
+    """A whole tree in memory, but for the nodes of mere padding: about 64 bytes a chunk.
+
+    levels: from the leaves, height 0, to the single top. Where somebody else stated them, sums need not add up.
+    """
+
+    shape: TreeShape
+    levels: tuple[Level, ...]
+
+    @property
+    def root(self) -> Root:
+        """What the chain knows the vector by."""
+        return self.shape.seal(*self.node(self.shape.depth, 0))
+
+    def node(self, height: int, index: int) -> tuple[bytes, int]:
+        """Digest and sum (0 without sums) of number `index` of a level. What covers only padding is its constant."""
+        return _node_at(self.levels[height], index, height, self.shape)
+
+    def path(self, index: int) -> list[tuple[bytes, int]]:
+        """The siblings of a leaf and of all above it, the leaf's first."""
+        return [self.node(height, index >> height ^ 1) for height in range(self.shape.depth)]
+
+
+def build_tree(values: AnyArray | VectorSource, chunk_params: int, kind: VectorKind) -> Tree:
+    """The tree of a vector, which is read once, in blocks. Raises EncodingError for another type than the kind's."""
+    source = as_source(values)
+    shape = TreeShape(source.size, chunk_params, kind)
+    return Tree(shape, tuple(_levels(source, shape)))
+
+
+def model_root(values: Int32Array | VectorSource, chunk_params: int) -> Root:
     """The root of a global model. values: (P,) int32. returns: 32 bytes."""
     return vector_root(values, chunk_params, VectorKind.MODEL)
 
 
-def vector_root(values: AnyArray, chunk_params: int, kind: VectorKind) -> Root:
+def vector_root(values: AnyArray | VectorSource, chunk_params: int, kind: VectorKind) -> Root:
     """The root of a vector of any kind. values: (P,) of the kind's type. Raises EncodingError for another."""
     shape = TreeShape(values.size, chunk_params, kind)
-    return _seal(shape, *_top(values, shape))
+    return shape.seal(*_top(as_source(values), shape))
 
 
-def update_root(values: Int16Array, chunk_params: int) -> UpdateCommitment:
+def zero_state_root(form: Format) -> Root:
+    """The root of the server's state before the first round: zeros; 32 zero bytes for a task without momentum."""
+    if not form.has_momentum:
+        return Root(bytes(32))
+    return vector_root(ZeroSource(form.num_params, np.dtype(np.int32)), form.chunk_params, VectorKind.STATE)
+
+
+def update_root(values: Int16Array | VectorSource, chunk_params: int) -> UpdateCommitment:
     """Root and sum of squares of an update. values: (P,) int16.
 
     Any int16 has a root, -32768 too: what is out of range must be nameable to be proven out of range.
     """
     shape = TreeShape(values.size, chunk_params, VectorKind.UPDATE)
-    digest, total = _top(values, shape)
-    return UpdateCommitment(_seal(shape, digest, total), total)
+    digest, total = _top(as_source(values), shape)
+    return UpdateCommitment(shape.seal(digest, total), total)
 
 
 def check_model_root(values: Int32Array, chunk_params: int, expected: Root) -> None:
     """Raises RootMismatch unless the vector hashes to the root on chain."""
-    _check_root(model_root(values, chunk_params), expected)
+    check_root(model_root(values, chunk_params), expected)
 
 
-def check_update_root(values: Int16Array, chunk_params: int, expected: UpdateCommitment) -> None:
+def check_update_root(values: Int16Array | VectorSource, chunk_params: int, expected: UpdateCommitment) -> None:
     """Raises RootMismatch unless the vector has the root and the sum that were revealed on chain."""
     seen = update_root(values, chunk_params)
-    _check_root(seen.root, expected.root)
+    check_root(seen.root, expected.root)
     # INVARIANT: the root binds the sum, but what was revealed next to it need not be the same number.
     if seen.sum_of_squares != expected.sum_of_squares:
         raise RootMismatch("the revealed sum of squares is not the update's", seen=seen, expected=expected)
 
 
-def open_chunk(values: AnyArray, index: int, chunk_params: int, kind: VectorKind) -> Opening:
+def open_chunk(values: AnyArray | VectorSource, index: int, chunk_params: int, kind: VectorKind) -> Opening:
     """The opening of chunk `index`. Raises EncodingError if there is no such chunk.
 
     Computes the whole tree: about as long as the root itself takes.
     """
-    shape = TreeShape(values.size, chunk_params, kind)
+    source = as_source(values)
+    shape = TreeShape(source.size, chunk_params, kind)
+    chunk = chunk_at(source, index, shape)
+    path = Tree(shape, tuple(_levels(source, shape))).path(index)
+    sums = tuple(total for _, total in path) if shape.has_sums else ()
+    return Opening(index, chunk, tuple(digest for digest, _ in path), sums)
+
+
+def chunk_at(source: VectorSource, index: int, shape: TreeShape) -> bytes:
+    """Chunk `index` on the wire, padded. Raises EncodingError if there is none."""
     if not 0 <= index < shape.num_chunks:
         raise EncodingError(f"there is no chunk {index} of {shape.num_chunks}", index=index)
-    path, sums = [], []
-    for height, level in enumerate(_levels(values, shape)):
-        if height < shape.depth:
-            digest, total = _sibling(level, index >> height ^ 1, height, shape)
-            path.append(digest)
-            sums.append(total)
-    chunk = values[index * chunk_params : (index + 1) * chunk_params]
-    wire = chunk.astype(np.dtype(shape.dtype).newbyteorder(">")).tobytes()
-    return Opening(index, wire.ljust(chunk_params * shape.width, b"\0"), tuple(path), tuple(sums) * shape.has_sums)
+    start = index * shape.chunk_params
+    values = source.read(start, min(start + shape.chunk_params, shape.num_params))
+    wire = values.astype(np.dtype(shape.dtype).newbyteorder(">")).tobytes()
+    return wire.ljust(shape.chunk_params * shape.width, b"\0")
 
 
 def verify_opening(
@@ -192,14 +244,14 @@ def verify_opening(
     shape = TreeShape(num_params, chunk_params, kind)
     _check_form(opening, shape)
     values = np.frombuffer(opening.chunk, np.dtype(shape.dtype).newbyteorder(">")).astype(shape.dtype)
-    digest = _leaf(opening.index, opening.chunk)
+    digest = leaf_digest(opening.index, opening.chunk)
     total = sum(value * value for value in values.tolist()) if shape.has_sums else 0
     for height, sibling in enumerate(opening.path):
         other = opening.sums[height] if shape.has_sums else 0
         pair = ((digest, total), (sibling, other))
         digest = _node(shape, *(pair if not opening.index >> height & 1 else pair[::-1]))
         total += other
-    if total != sum_of_squares or total >= 1 << 64 or _seal(shape, digest, total) != root:
+    if total != sum_of_squares or total >= 1 << 64 or shape.seal(digest, total) != root:
         raise RootMismatch(f"the opening of chunk {opening.index} does not lead to the root", index=opening.index)
     return values
 
@@ -230,45 +282,50 @@ def _check_form(opening: Opening, shape: TreeShape) -> None:
         raise PayloadError("the opening's path has an entry of the wrong size", index=opening.index)
 
 
-def _check_root(seen: Root, expected: Root) -> None:
+def check_root(seen: Root, expected: Root) -> None:
+    """Raises RootMismatch unless both are the same."""
     if seen != expected:
         raise RootMismatch(f"the bytes hash to 0x{seen.hex()}, not to 0x{expected.hex()}", seen=seen, expected=expected)
 
 
-def _top(values: AnyArray, shape: TreeShape) -> tuple[bytes, int]:
+def _top(source: VectorSource, shape: TreeShape) -> tuple[bytes, int]:
     """Digest and sum at the top of the tree; 0 for a tree without sums."""
-    for level in _levels(values, shape):
+    for level in _levels(source, shape):
         top = level
     return top.digests.tobytes(), 0 if top.sums is None else int(top.sums[0])
 
 
-def _levels(values: AnyArray, shape: TreeShape) -> Iterator[_Level]:
+def _levels(source: VectorSource, shape: TreeShape) -> Iterator[Level]:
     """From the leaves to the single top, without the nodes that cover only padding."""
-    require_vector(values, shape.dtype, shape.kind.name.lower())
-    level = _leaves(values, shape)
+    name = shape.kind.name.lower()
+    if isinstance(source, ArraySource):
+        require_vector(source.values, shape.dtype, name)
+    require_source(source, shape.dtype, shape.num_params, name)
+    level = _leaves(source, shape)
     yield level
     for padding in _padding_constants(shape):
         level = _parents(level, padding)
         yield level
 
 
-def _leaves(values: AnyArray, shape: TreeShape) -> _Level:
-    num_full = values.size // shape.chunk_params
+def _leaves(source: VectorSource, shape: TreeShape) -> Level:
     digests: list[bytes] = []
     sums = np.zeros(shape.num_chunks, np.uint64)
-    chunks = values[: num_full * shape.chunk_params].reshape(num_full, shape.chunk_params)
-    rows = max(1, _BLOCK_BYTES // (shape.chunk_params * shape.width))
-    for block in blocks(num_full, rows):
-        digests += _leaf_digests(chunks[block], block.start)
+    for block in blocks(shape.num_chunks, max(1, _BLOCK_BYTES // (shape.chunk_params * shape.width))):
+        chunks = _read_chunks(source, block, shape)
+        digests += _leaf_digests(chunks, block.start)
         if shape.has_sums:
-            sums[block] = _sums_of_squares(chunks[block])
-    if num_full < shape.num_chunks:
-        last = np.zeros((1, shape.chunk_params), values.dtype)
-        last[0, : values.size - num_full * shape.chunk_params] = values[num_full * shape.chunk_params :]
-        digests += _leaf_digests(last, num_full)
-        if shape.has_sums:
-            sums[num_full:] = _sums_of_squares(last)
-    return _Level(_stack(digests), sums if shape.has_sums else None)
+            sums[block] = _sums_of_squares(chunks)
+    return Level(_stack(digests), sums if shape.has_sums else None)
+
+
+def _read_chunks(source: VectorSource, block: slice, shape: TreeShape) -> AnyArray:
+    """A row for each chunk of the block, the vector's last one padded with zeros."""
+    values = source.read(block.start * shape.chunk_params, min(block.stop * shape.chunk_params, shape.num_params))
+    missing = (block.stop - block.start) * shape.chunk_params - values.size
+    if missing:
+        values = np.concatenate([values, np.zeros(missing, values.dtype)])
+    return values.reshape(-1, shape.chunk_params)
 
 
 def _leaf_digests(chunks: AnyArray, first_index: int) -> list[bytes]:
@@ -281,7 +338,7 @@ def _leaf_digests(chunks: AnyArray, first_index: int) -> list[bytes]:
     return _hash_rows(messages)
 
 
-def _parents(level: _Level, padding: bytes) -> _Level:
+def _parents(level: Level, padding: bytes) -> Level:
     """One level up. padding: the node of this level that stands in for a missing right sibling."""
     digests, sums = level.digests, level.sums
     if len(digests) % 2:
@@ -291,7 +348,7 @@ def _parents(level: _Level, padding: bytes) -> _Level:
     for block in blocks(len(digests) // 2, _BLOCK_BYTES // 64):
         both = slice(2 * block.start, 2 * block.stop)
         hashed += _hash_rows(_node_messages(digests[both], None if sums is None else sums[both]))
-    return _Level(_stack(hashed), None if sums is None else sums[0::2] + sums[1::2])
+    return Level(_stack(hashed), None if sums is None else sums[0::2] + sums[1::2])
 
 
 def _node_messages(digests: _Bytes2D, sums: _Sums | None) -> _Bytes2D:
@@ -333,13 +390,22 @@ def _padding_constants(shape: TreeShape) -> Iterator[bytes]:
         constant = _node(shape, (constant, 0), (constant, 0))
 
 
-def _sibling(level: _Level, place: int, height: int, shape: TreeShape) -> tuple[bytes, int]:
-    if place < len(level.digests):
-        return level.digests[place].tobytes(), 0 if level.sums is None else int(level.sums[place])
-    return list(_padding_constants(shape))[height], 0
+def _node_at(level: Level, index: int, height: int, shape: TreeShape) -> tuple[bytes, int]:
+    if index < len(level.digests):
+        return level.digests[index].tobytes(), 0 if level.sums is None else int(level.sums[index])
+    return padding_node(shape, height), 0
 
 
-def _leaf(index: int, chunk: bytes) -> bytes:
+def padding_node(shape: TreeShape, height: int) -> bytes:
+    """The constant that stands for a node of mere padding with `height` levels below it."""
+    constant = _PADDING_LEAF
+    for _ in range(height):
+        constant = _node(shape, (constant, 0), (constant, 0))
+    return constant
+
+
+def leaf_digest(index: int, chunk: bytes) -> bytes:
+    """The node of a chunk as it is on the wire."""
     return hashlib.sha256(_LEAF + index.to_bytes(8, "big") + chunk).digest()
 
 
@@ -348,10 +414,3 @@ def _node(shape: TreeShape, left: tuple[bytes, int], right: tuple[bytes, int]) -
         return hashlib.sha256(_NODE + left[0] + right[0]).digest()
     parts = [digest + total.to_bytes(8, "big") for digest, total in (left, right)]
     return hashlib.sha256(_SUM_NODE + b"".join(parts)).digest()
-
-
-def _seal(shape: TreeShape, digest: bytes, total: int) -> Root:
-    """Binds kind, length, chunk size and width to the top of the tree; for an update its sum as well."""
-    header = _ROOT + bytes([shape.kind]) + shape.num_params.to_bytes(8, "big") + shape.chunk_params.to_bytes(4, "big")
-    sealed = header + bytes([shape.width]) + digest + (total.to_bytes(8, "big") if shape.has_sums else b"")
-    return Root(hashlib.sha256(sealed).digest())

@@ -103,11 +103,11 @@ def quantize_update(
     return QuantizedUpdate(values, kept, num_clipped)
 
 
-def check_update_range(values: Int16Array) -> None:
-    """Raises ValueOutOfRange if any value is -32768."""
+def check_update_range(values: Int16Array, start: int = 0) -> None:
+    """Raises ValueOutOfRange if any value is -32768. start: the coordinate of the first one."""
     require_vector(values, np.int16, "update")
     if int(values.min()) < -UPDATE_LIMIT:
-        index = int(values.argmin())
+        index = start + int(values.argmin())
         raise ValueOutOfRange(f"the update is -32768 at coordinate {index}", index=index, value=-32768)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
@@ -19,6 +19,7 @@ from chainfl.encoding.arrays import AnyArray, Int16Array, Int32Array, blocks, re
 from chainfl.encoding.fixed_point import check_update_range, dequantize_model
 from chainfl.encoding.hostile_json import decode_json
 from chainfl.encoding.layout import Layout
+from chainfl.encoding.sources import FileSource
 from chainfl.errors import (
     EncodingError,
     PayloadBindingMismatch,
@@ -51,6 +52,14 @@ class UpdateMetadata:
     coordinator: Address
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """What a round starts from. model: (P,) int32. state: (P,) int32, the server's momentum; None without."""
+
+    model: Int32Array
+    state: Int32Array | None
+
+
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
     """What a reader needs to use an integer model. A model's identity is its root, so it names no task."""
@@ -65,31 +74,66 @@ def write_update(target: BinaryIO, values: Int16Array, metadata: UpdateMetadata)
     Raises ValueOutOfRange for -32768.
     """
     check_update_range(values)
-    return _write_vector(target, "update", values, _labels(UPDATE_FORMAT, metadata))
+    return _write_vectors(target, {"update": values}, np.int16, _labels(UPDATE_FORMAT, metadata))
 
 
-def read_update(source: bytes | BinaryIO, *, num_params: int, expected: UpdateMetadata) -> Int16Array:
+def read_update(
+    source: bytes | BinaryIO, *, num_params: int, expected: UpdateMetadata, in_range: bool = True
+) -> Int16Array:
     """The values of a stranger's update. returns: (P,) int16.
 
     Checked in this order: length, header, dtype, shape, file length, binding, range; each with an error of its
     own below PayloadError. The root remains to be checked: `chunk_tree.check_update_root`.
+    in_range: False lets -32768 pass, for whoever wants to prove it to the contract.
     """
-    values = _read_vector(source, "update", np.int16, num_params, _labels(UPDATE_FORMAT, expected))
-    check_update_range(values)
+    (values,) = _read_vectors(source, ("update",), np.int16, num_params, _labels(UPDATE_FORMAT, expected))
+    if in_range:
+        check_update_range(values)
     return values
 
 
-def write_model(target: BinaryIO, values: Int32Array, metadata: ModelMetadata) -> int:
-    """Writes the exact global model. values: (P,) int32. returns: the number of bytes."""
-    return _write_vector(target, "model", values, _labels(MODEL_FORMAT, metadata))
+def open_update(file: BinaryIO, *, num_params: int, expected: UpdateMetadata, in_range: bool = True) -> FileSource:
+    """The same, to be read in blocks. The file stays in use as long as the result is. Raises as `read_update`."""
+    (source,) = _open_vectors(file, ("update",), np.int16, num_params, _labels(UPDATE_FORMAT, expected))
+    for block in blocks(num_params, _WRITE_BLOCK) if in_range else ():
+        check_update_range(source.read(block.start, block.stop), block.start)
+    return source
+
+
+def write_model(target: BinaryIO, values: Int32Array, metadata: ModelMetadata, state: Int32Array | None = None) -> int:
+    """Writes the exact global model. values, state: (P,) int32. returns: the number of bytes.
+
+    A task with momentum has the server's state in the same file, as a second tensor.
+    """
+    tensors = {"model": values} if state is None else {"model": values, "state": state}
+    return _write_vectors(target, tensors, np.int32, _labels(MODEL_FORMAT, metadata))
 
 
 def read_model(source: bytes | BinaryIO, *, num_params: int, expected: ModelMetadata) -> Int32Array:
-    """The values of a global model that a stranger served. returns: (P,) int32.
+    """The values of a global model that a stranger served, of a task without momentum. returns: (P,) int32.
 
     Checked like an update. The root remains to be checked: `chunk_tree.check_model_root`.
     """
-    return _read_vector(source, "model", np.int32, num_params, _labels(MODEL_FORMAT, expected))
+    return read_checkpoint(source, num_params=num_params, expected=expected, has_state=False).model
+
+
+def read_checkpoint(
+    source: bytes | BinaryIO, *, num_params: int, expected: ModelMetadata, has_state: bool
+) -> Checkpoint:
+    """Model and state that a stranger served. has_state: whether the task has momentum, and so the file a state.
+
+    Checked like an update. Both roots remain to be checked.
+    """
+    vectors = _read_vectors(source, _names(has_state), np.int32, num_params, _labels(MODEL_FORMAT, expected))
+    return Checkpoint(vectors[0], vectors[1] if has_state else None)
+
+
+def open_checkpoint(
+    file: BinaryIO, *, num_params: int, expected: ModelMetadata, has_state: bool
+) -> tuple[FileSource, FileSource | None]:
+    """The same, to be read in blocks. returns: model and state. The file stays in use as long as they are."""
+    sources = _open_vectors(file, _names(has_state), np.int32, num_params, _labels(MODEL_FORMAT, expected))
+    return sources[0], sources[1] if has_state else None
 
 
 def write_float_model(
@@ -119,9 +163,9 @@ def max_update_bytes(num_params: int) -> int:
     return 8 + MAX_HEADER_BYTES + 2 * num_params
 
 
-def max_model_bytes(num_params: int) -> int:
-    """No valid integer model of the task is larger."""
-    return 8 + MAX_HEADER_BYTES + 4 * num_params
+def max_model_bytes(num_params: int, *, has_state: bool = False) -> int:
+    """No valid integer model of the task is larger. has_state: whether the task has momentum."""
+    return 8 + MAX_HEADER_BYTES + (8 if has_state else 4) * num_params
 
 
 def _labels(payload_format: str, metadata: UpdateMetadata | ModelMetadata) -> dict[str, str]:
@@ -137,12 +181,28 @@ def _entry(dtype: str, shape: Iterable[int], start: int, length: int) -> dict[st
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, start + length]}
 
 
-def _write_vector(target: BinaryIO, name: str, values: AnyArray, labels: Mapping[str, str]) -> int:
-    dtype: type[np.generic] = np.int16 if name == "update" else np.int32
-    require_vector(values, dtype, name)
-    tensors = {name: _entry(_DTYPE_NAMES[dtype], values.shape, 0, values.nbytes)}
-    written = _write_header(target, tensors, labels)
-    return written + _write_values(target, (values[block] for block in blocks(values.size, _WRITE_BLOCK)))
+def _names(has_state: bool) -> tuple[str, ...]:
+    return ("model", "state") if has_state else ("model",)
+
+
+def _entries(names: Sequence[str], dtype: type[np.generic], num_params: int) -> dict[str, dict[str, Any]]:
+    """Where each tensor is: one after the other, in the order of their names."""
+    length = num_params * np.dtype(dtype).itemsize
+    return {name: _entry(_DTYPE_NAMES[dtype], [num_params], i * length, length) for i, name in enumerate(names)}
+
+
+def _write_vectors(
+    target: BinaryIO, tensors: Mapping[str, AnyArray], dtype: type[np.generic], labels: Mapping[str, str]
+) -> int:
+    sizes = {values.size for values in tensors.values()}
+    for name, values in tensors.items():
+        require_vector(values, dtype, name)
+    if len(sizes) > 1:
+        raise EncodingError("the tensors of a payload have different lengths", sizes=sorted(sizes))
+    written = _write_header(target, _entries(list(tensors), dtype, sizes.pop()), labels)
+    for values in tensors.values():
+        written += _write_values(target, (values[block] for block in blocks(values.size, _WRITE_BLOCK)))
+    return written
 
 
 def _write_header(target: BinaryIO, tensors: Mapping[str, Any], labels: Mapping[str, str]) -> int:
@@ -161,23 +221,53 @@ def _write_values(target: BinaryIO, parts: Iterable[AnyArray]) -> int:
     return written
 
 
-def _read_vector(
-    source: bytes | BinaryIO, name: str, dtype: type[np.generic], num_params: int, labels: Mapping[str, str]
-) -> AnyArray:
+def _read_vectors(
+    source: bytes | BinaryIO,
+    names: Sequence[str],
+    dtype: type[np.generic],
+    num_params: int,
+    labels: Mapping[str, str],
+) -> list[AnyArray]:
     stream = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
-    header = _read_header(stream)
-    _check_tensor(header, name, dtype, num_params)
+    header, _ = _read_header(stream)
+    _check_tensors(header, names, dtype, num_params)
     # Sized by the task, never by what the payload claims.
-    values = np.empty(num_params, np.dtype(dtype).newbyteorder("<"))
-    if _read_into(stream, values.data.cast("B")) < values.nbytes:
-        raise PayloadTruncated(f"the payload ends before its {values.nbytes} bytes of values", expected=values.nbytes)
+    vectors = [np.empty(num_params, np.dtype(dtype).newbyteorder("<")) for _ in names]
+    for values in vectors:
+        if _read_into(stream, values.data.cast("B")) < values.nbytes:
+            raise _ends_early(len(names) * values.nbytes)
     if stream.read(1):
-        raise PayloadTooLarge("the payload goes on after its values", expected=values.nbytes)
+        raise _goes_on(len(names) * vectors[0].nbytes)
     _check_labels(header.get("__metadata__"), labels)
-    return values.astype(dtype, copy=False)
+    return [values.astype(dtype, copy=False) for values in vectors]
 
 
-def _read_header(stream: BinaryIO) -> dict[str, Any]:
+def _open_vectors(
+    file: BinaryIO, names: Sequence[str], dtype: type[np.generic], num_params: int, labels: Mapping[str, str]
+) -> list[FileSource]:
+    file.seek(0)
+    header, start = _read_header(file)
+    _check_tensors(header, names, dtype, num_params)
+    length = num_params * np.dtype(dtype).itemsize
+    size = file.seek(0, io.SEEK_END) - start
+    if size < len(names) * length:
+        raise _ends_early(len(names) * length)
+    if size > len(names) * length:
+        raise _goes_on(len(names) * length)
+    _check_labels(header.get("__metadata__"), labels)
+    return [FileSource(file, start + i * length, num_params, np.dtype(dtype)) for i in range(len(names))]
+
+
+def _ends_early(expected: int) -> PayloadTruncated:
+    return PayloadTruncated(f"the payload ends before its {expected} bytes of values", expected=expected)
+
+
+def _goes_on(expected: int) -> PayloadTooLarge:
+    return PayloadTooLarge("the payload goes on after its values", expected=expected)
+
+
+def _read_header(stream: BinaryIO) -> tuple[dict[str, Any], int]:
+    """The header, and where the values begin."""
     prefix = bytearray(8)
     if _read_into(stream, memoryview(prefix)) < 8:
         raise PayloadTruncated("the payload is too short for a header", expected=8)
@@ -193,21 +283,23 @@ def _read_header(stream: BinaryIO) -> dict[str, Any]:
         raise PayloadError(f"the payload's header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise PayloadError("the payload's header is not an object")
-    return header
+    return header, 8 + length
 
 
-def _check_tensor(header: Mapping[str, Any], name: str, dtype: type[np.generic], num_params: int) -> None:
-    entry = header.get(name)
-    if set(header) != {"__metadata__", name} or not isinstance(entry, dict):
-        raise PayloadError(f"the payload does not hold the one tensor {name!r}", tensors=sorted(header)[:5])
-    if entry.get("dtype") != _DTYPE_NAMES[dtype]:
-        raise PayloadDtypeMismatch(
-            f"the payload's values are {str(entry.get('dtype'))[:16]}, not {_DTYPE_NAMES[dtype]}"
-        )
-    shape = entry.get("shape")
-    if not _is_exactly(shape, [num_params]):
-        raise PayloadShapeMismatch(f"the payload's shape is {str(shape)[:64]}, not [{num_params}]", expected=num_params)
-    if not _is_exactly(entry.get("data_offsets"), [0, num_params * np.dtype(dtype).itemsize]):
+def _check_tensors(header: Mapping[str, Any], names: Sequence[str], dtype: type[np.generic], num_params: int) -> None:
+    if set(header) != {"__metadata__", *names} or not all(isinstance(header[name], dict) for name in names):
+        raise PayloadError(f"the payload does not hold just {', '.join(names)}", tensors=sorted(header)[:5])
+    for name, expected in _entries(names, dtype, num_params).items():
+        _check_tensor(header[name], expected)
+
+
+def _check_tensor(entry: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    dtype, shape = entry.get("dtype"), entry.get("shape")
+    if dtype != expected["dtype"]:
+        raise PayloadDtypeMismatch(f"the payload's values are {str(dtype)[:16]}, not {expected['dtype']}")
+    if not _is_exactly(shape, expected["shape"]):
+        raise PayloadShapeMismatch(f"the payload's shape is {str(shape)[:64]}, not {expected['shape']}")
+    if not _is_exactly(entry.get("data_offsets"), expected["data_offsets"]):
         raise PayloadError("the payload's values are not where its shape says")
 
 

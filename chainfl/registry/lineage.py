@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from eth_hash.auto import keccak
 
-from chainfl.encoding.arrays import Int32Array
+from chainfl.encoding.chunk_tree import zero_state_root
 from chainfl.encoding.layout import Layout
-from chainfl.encoding.payload import write_float_model, write_model
+from chainfl.encoding.payload import Checkpoint, write_float_model, write_model
 from chainfl.errors import (
     AggregationError,
     BlobNotFound,
@@ -24,7 +24,7 @@ from chainfl.errors import (
     SpecificationError,
     StorageError,
 )
-from chainfl.registry.material import TaskScope, fetch_model, fetch_spec
+from chainfl.registry.material import TaskScope, fetch_checkpoint, fetch_spec
 from chainfl.registry.replay import accepted_updates, replay_round
 from chainfl.storage.port import BlobStore
 from chainfl.storage.unixfs import cid_of
@@ -345,14 +345,14 @@ class _Broken(Exception):
 
 
 class _Verifier:
-    """Walks from the specification to the newest version, holding one model."""
+    """Walks from the specification to the newest version, holding one model and the server's state next to it."""
 
     def __init__(self, lineage: Lineage, task: TaskView, store: BlobStore) -> None:
         self._lineage = lineage
         self._task = task
         self._store = store
         self._spec: TaskSpec | None = None
-        self._model: Int32Array | None = None
+        self._held: Checkpoint | None = None
 
     def links(self) -> Iterator[LinkResult]:
         yield self._checked("specification", None, self._check_spec)
@@ -381,22 +381,24 @@ class _Verifier:
         expected = model_id_of(lineage.chain_id, lineage.coordinator, lineage.task_id, version.round)
         _require(version.model_id == expected, "its id is not that of its task and round")
         if before is None:
-            self._model = self._genesis(version)
+            self._held = self._genesis(version)
         else:
             _require(version.parent == before.model_id, "its parent is not the version before it")
-            self._model = self._replayed(version, before)
+            self._held = self._replayed(version, before)
         self._check_published(version)
 
-    def _genesis(self, version: Version) -> Int32Array:
+    def _genesis(self, version: Version) -> Checkpoint:
         spec = self._known_spec()
         parent = ModelId(bytes.fromhex(spec.parent_model)) if spec.parent_model else None
         _require(version.round == 0, "there is no genesis")
         _require(version.parent == parent, "its parent is not the one that the specification names")
         _require(version.model_root.hex() == spec.genesis.root, "its root is not the one that the specification names")
-        return fetch_model(self._store, self._scope(), version.model_root, cid_on_chain(version.cid))
+        state_root = zero_state_root(spec.format)
+        _require(self._task.genesis_state_root == state_root, "the task does not start from a state of zeros")
+        return fetch_checkpoint(self._store, self._scope(), version.model_root, state_root, cid_on_chain(version.cid))
 
-    def _replayed(self, version: Version, before: Version) -> Int32Array:
-        assert self._model is not None, "the link before holds"
+    def _replayed(self, version: Version, before: Version) -> Checkpoint:
+        assert self._held is not None, "the link before holds"
         _require(
             updates_hash(version.updates) == version.updates_hash, "its updates do not hash to what was registered"
         )
@@ -409,23 +411,23 @@ class _Verifier:
         tallied = [TalliedUpdate(u.worker, u.root, u.weight, u.score) for u in version.updates]
         scope = self._scope()
         updates = accepted_updates(self._store, scope, version.round, before.model_root, revealed, tallied)
-        replayed = replay_round(self._model, updates, scope.format)
+        replayed = replay_round(self._held.model, updates, scope.format, state=self._held.state)
         _require(
             replayed.root == version.model_root,
             f"its updates give the root {replayed.root.hex()}, registered is {version.model_root.hex()}",
         )
-        return replayed.model
+        return Checkpoint(replayed.model, replayed.state)
 
     def _check_published(self, version: Version) -> None:
         """Both files are functions of the integers. Whoever still serves them must serve exactly these bytes."""
-        assert self._model is not None
+        assert self._held is not None
         scope = self._scope()
         exact, floats = io.BytesIO(), io.BytesIO()
-        write_model(exact, self._model, scope.model_metadata())
+        write_model(exact, self._held.model, scope.model_metadata(), self._held.state)
         _require(cid_of(exact.getbuffer()) == version.cid, "its CID is not that of its exact bytes")
         spec = self._known_spec()
         layout = Layout.from_json(spec.layout.to_json())
-        write_float_model(floats, layout, self._model, scope.format.model_scale_bits, spec.architecture())
+        write_float_model(floats, layout, self._held.model, scope.format.model_scale_bits, spec.architecture())
         _require(cid_of(floats.getbuffer()) == version.float_cid, "its float32 file is not the same model")
         for cid, made in ((version.cid, exact), (version.float_cid, floats)):
             with suppress(BlobNotFound):  # nobody need serve what everybody can compute

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from chainfl.encoding.arrays import Int16Array, Int32Array
-from chainfl.encoding.chunk_tree import UpdateCommitment, check_model_root
-from chainfl.encoding.payload import ModelMetadata, UpdateMetadata, max_model_bytes, max_update_bytes, read_model
+from chainfl.encoding.chunk_tree import (
+    UpdateCommitment,
+    VectorKind,
+    check_model_root,
+    check_root,
+    check_update_root,
+    vector_root,
+)
+from chainfl.encoding.payload import (
+    Checkpoint,
+    ModelMetadata,
+    UpdateMetadata,
+    max_model_bytes,
+    max_update_bytes,
+    open_update,
+    read_checkpoint,
+)
+from chainfl.encoding.sources import FileSource
 from chainfl.storage.port import BlobStore
 from chainfl.tasks.cids import cid_text
 from chainfl.tasks.spec import MAX_SPEC_BYTES, TaskSpec, parse, spec_cid
@@ -45,12 +64,30 @@ def fetch_spec(store: BlobStore, task: TaskView) -> TaskSpec:
 
 
 def fetch_model(store: BlobStore, scope: TaskScope, root: Root, cid: CidOnChain) -> Int32Array:
-    """A global model. returns: (P,) int32 that hashes to `root`. Raises StorageError or PayloadError."""
-    num_params = scope.format.num_params
-    data = store.get_bytes(cid_text(cid), max_bytes=max_model_bytes(num_params))
-    model = read_model(data, num_params=num_params, expected=scope.model_metadata())
-    check_model_root(model, scope.format.chunk_params, root)
-    return model
+    """A global model. returns: (P,) int32 that hashes to `root`. Raises StorageError or PayloadError.
+
+    The state that a task with momentum keeps in the same file is not looked at: see `fetch_checkpoint`.
+    """
+    return _fetch(store, scope, root, cid).model
+
+
+def fetch_checkpoint(store: BlobStore, scope: TaskScope, root: Root, state_root: Root, cid: CidOnChain) -> Checkpoint:
+    """A global model and the server's state next to it, None without momentum; each hashes to its root.
+
+    state_root: zeros without momentum. Raises StorageError or PayloadError.
+    """
+    found = _fetch(store, scope, root, cid)
+    if found.state is not None:
+        check_root(vector_root(found.state, scope.format.chunk_params, VectorKind.STATE), state_root)
+    return found
+
+
+def _fetch(store: BlobStore, scope: TaskScope, root: Root, cid: CidOnChain) -> Checkpoint:
+    num_params, has_state = scope.format.num_params, scope.format.has_momentum
+    data = store.get_bytes(cid_text(cid), max_bytes=max_model_bytes(num_params, has_state=has_state))
+    found = read_checkpoint(data, num_params=num_params, expected=scope.model_metadata(), has_state=has_state)
+    check_model_root(found.model, scope.format.chunk_params, root)
+    return found
 
 
 def fetch_update(
@@ -65,3 +102,32 @@ def fetch_update(
         binding=scope.update_metadata(round_number, revealed.worker, base_root),
         commitment=UpdateCommitment(revealed.root, revealed.squared_norm),
     )
+
+
+def spool_update(
+    store: BlobStore,
+    scope: TaskScope,
+    round_number: int,
+    base_root: Root,
+    revealed: RevealedUpdate,
+    *,
+    in_range: bool = True,
+    rooted: bool = True,
+) -> FileSource:
+    """The same as a file of no name, read in blocks: nothing of it stays in memory, and it vanishes with the result.
+
+    in_range: False lets a value of -32768 pass, for whoever wants to prove it to the contract; rooted: False also
+    what does not hash to the revealed root, for whoever looks for the lie in its tree.
+    Raises StorageError or PayloadError.
+    """
+    num_params = scope.format.num_params
+    binding = scope.update_metadata(round_number, revealed.worker, base_root)
+    with ExitStack() as on_failure, tempfile.TemporaryDirectory(prefix="chainfl-") as folder:
+        path = Path(folder) / "update"
+        store.get_file(cid_text(revealed.cid), path, max_bytes=max_update_bytes(num_params))
+        file = on_failure.enter_context(path.open("rb"))
+        source = open_update(file, num_params=num_params, expected=binding, in_range=in_range)
+        if rooted:
+            check_update_root(source, scope.format.chunk_params, UpdateCommitment(revealed.root, revealed.squared_norm))
+        on_failure.pop_all()
+    return source

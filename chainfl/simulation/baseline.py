@@ -1,15 +1,23 @@
-"""What one trainer with all the workers' data would have reached: the demo's yardstick."""
+"""What would have been reached otherwise: by one trainer with all the data, and by the same workers unattacked."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from chainfl.agents.learning import LocalLearning, RootDataScorer
 from chainfl.encoding.arrays import Int32Array
-from chainfl.encoding.fixed_point import dequantize_model
+from chainfl.encoding.chunk_tree import DEFAULT_CHUNK_PARAMS, update_root
+from chainfl.encoding.fixed_point import dequantize_model, quantize_update
+from chainfl.registry.material import TaskScope
+from chainfl.simulation.rounds import SimulatedRound, simulate_rounds
 from chainfl.tasks.spec import RegisteredModel, TaskSpec
 from chainfl.training.datasets import Dataset, concatenate
 from chainfl.training.models import build_model
+from chainfl.training.presets import Preset
 from chainfl.training.trainer import Evaluation, LocalTrainer
+from chainfl.types import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +53,41 @@ class Yardstick:
             seed=seed,
         )
         return self.trainer.evaluate(start + result.delta, test)
+
+    def unattacked(
+        self,
+        genesis: Int32Array,
+        scope: TaskScope,
+        workers: Mapping[Address, Dataset],
+        validators: Mapping[Address, Dataset],
+    ) -> list[SimulatedRound]:
+        """The task's rounds with the same accounts and shares, all of them honest: bit for bit what they would do.
+
+        genesis: (P,) int32. scope: of the task, since the seeds of training and scoring follow from it.
+        """
+        trainers = {
+            account: LocalLearning(self.spec, scope, account, self.trainer, share) for account, share in workers.items()
+        }
+        scorers = [
+            RootDataScorer(self.spec, scope, account, self.trainer, root_data)
+            for account, root_data in validators.items()
+        ]
+        rounds = simulate_rounds(self.spec.format, genesis, trainers, scorers)
+        return list(itertools.islice(rounds, self.spec.rounds))
+
+
+def usual_squared_norm(preset: Preset, root_data: Dataset, seed: int) -> int:
+    """The sum of squares of an update's integers after one round of local training on some data of the task's kind."""
+    trainer = LocalTrainer(build_model(preset.model, preset.model_params, seed))
+    trial = trainer.train(
+        trainer.initial_vector,
+        root_data,
+        steps=preset.steps,
+        batch_size=preset.batch_size,
+        learning_rate=preset.learning_rate,
+        momentum=preset.momentum,
+        weight_decay=preset.weight_decay,
+        seed=seed,
+    )
+    quantized = quantize_update(trial.delta, preset.update_scale_bits)
+    return update_root(quantized.values, DEFAULT_CHUNK_PARAMS).sum_of_squares

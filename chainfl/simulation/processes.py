@@ -24,11 +24,23 @@ class ParticipantFailed(ChainflError):
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """One process. name: as the view shows it; log: where standard output and error go."""
+    """One process. name: as the view shows it; log: where standard output and error go.
+
+    may_fail: it may end with an error, and the others go on.
+    """
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    may_fail: bool = False
+
+    def hold_up(self) -> None:
+        """Stops the clock of the process until `let_go`."""
+        _signal(self.process, signal.SIGSTOP)
+
+    def let_go(self) -> None:
+        """Ends `hold_up`."""
+        _signal(self.process, signal.SIGCONT)
 
 
 class ProcessGroup:
@@ -39,12 +51,20 @@ class ProcessGroup:
         self._grace_s = grace_s
         self._participants: list[Participant] = []
 
-    def start(self, name: str, arguments: Sequence[str], env: Mapping[str, str]) -> Participant:
-        """Runs `chainfl ARGUMENTS` with `env` added to this process's environment."""
+    def start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        module: str = "chainfl.cli.main",
+        may_fail: bool = False,
+    ) -> Participant:
+        """Runs `chainfl ARGUMENTS`, or another module's, with `env` added to this process's environment."""
         log = self._logs / f"{name}.log"
         with log.open("wb") as sink:
             process = subprocess.Popen(
-                [sys.executable, "-m", "chainfl.cli.main", *arguments],
+                [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
@@ -52,7 +72,7 @@ class ProcessGroup:
                 # A terminal sends Ctrl-C to its whole group; these are ended here, in order, and only once.
                 start_new_session=True,
             )
-        participant = Participant(name, process, log)
+        participant = Participant(name, process, log, may_fail)
         self._participants.append(participant)
         return participant
 
@@ -60,7 +80,7 @@ class ProcessGroup:
         """Raises ParticipantFailed if one ended with an error."""
         for participant in self._participants:
             code = participant.process.poll()
-            if code not in (None, 0):
+            if code not in (None, 0) and not participant.may_fail:
                 raise ParticipantFailed(
                     f"{participant.name} ended with exit code {code}: {last_line(participant.log)}",
                     log=str(participant.log),
@@ -81,6 +101,8 @@ class ProcessGroup:
         running = [p.process for p in self._participants if p.process.poll() is None]
         for process in running:
             _signal(process, signal.SIGTERM)
+            # One that is held up would not hear it.
+            _signal(process, signal.SIGCONT)
         deadline = time.monotonic() + self._grace_s
         for process in running:
             try:

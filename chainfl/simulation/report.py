@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from chainfl.simulation.attack_report import AttackReport
 from chainfl.types import Address
 
 
@@ -56,15 +57,24 @@ class Report:
     outcomes: tuple[str, ...]
     roles: Mapping[Address, str]
     folder: str
+    attacks: tuple[AttackReport, ...] = ()
+    """One for each attacker; the file has the first, as `attack`."""
 
     @property
     def is_balanced(self) -> bool:
         """Earned + refunded + burned = escrowed, to the wei."""
         return sum(self.payouts_wei.values()) + self.refund_wei + self.burned_wei == self.escrow_wei
 
+    @property
+    def attack(self) -> AttackReport | None:
+        """The demo's attack, if it had one."""
+        return self.attacks[0] if self.attacks else None
+
     def to_json(self) -> dict[str, Any]:
         """The fields by name; money as integers."""
-        return asdict(self)
+        found = asdict(self)
+        attacks = found.pop("attacks")
+        return found | {"attack": attacks[0] if attacks else None}
 
     def write(self, path: Path) -> None:
         """Writes the report as JSON."""

@@ -23,9 +23,11 @@ PHASE_WORDS: Mapping[Phase, str] = {
     Phase.REVEAL: "workers reveal and publish",
     Phase.SCORE_COMMIT: "validators fetch, check, score and commit",
     Phase.SCORE_REVEAL: "validators reveal their scores",
+    Phase.ANSWER: "demanded chunks are awaited",
     Phase.TALLY: "medians are settled",
     Phase.AGGREGATE: "the aggregator computes the next model",
     Phase.CHALLENGE: "anybody may still object",
+    Phase.DISPUTE: "a dispute is decided",
     Phase.SETTLEMENT: "pay, lineage, next round",
     Phase.COMPLETED: "done",
 }
@@ -54,10 +56,13 @@ class Progress:
 
     rounds: int
     round: int = 0
+    attempt: int = 0
     phase: Phase = Phase.ENROLMENT
     doing: dict[str, str] = field(default_factory=dict)
     accuracy: list[float] = field(default_factory=list)
     gas: int = 0
+    sent: set[str] = field(default_factory=set)
+    """Transactions whose gas is counted."""
     started: float = field(default_factory=time.monotonic)
 
     def observe(self, event: Mapping[str, Any]) -> None:
@@ -65,14 +70,14 @@ class Progress:
         if event["what"] == "report":
             return
         self.doing[str(event["agent"])] = _told(event)
-        gas = event.get("gas")
-        if isinstance(gas, int):
-            self.gas += gas
+        if event.get("tx") not in self.sent and isinstance(event.get("gas"), int):
+            self.sent.add(str(event.get("tx")))
+            self.gas += event["gas"]
 
     def at(self, view: RoundView) -> bool:
         """Takes in where the task stands. returns: whether that is news."""
-        news = (view.round, view.phase) != (self.round, self.phase)
-        self.round, self.phase = view.round, view.phase
+        news = (view.round, view.attempt, view.phase) != (self.round, self.attempt, self.phase)
+        self.round, self.attempt, self.phase = view.round, view.attempt, view.phase
         return news
 
 
@@ -119,7 +124,8 @@ class PlainView:
         accuracy = f", accuracy {100 * progress.accuracy[-1]:.1f}%" if progress.accuracy else ""
         elapsed = time.monotonic() - progress.started
         words = PHASE_WORDS.get(progress.phase, progress.phase.name.lower())
-        line = f"{elapsed:6.1f} s  round {progress.round}/{progress.rounds}: {words}{accuracy}"
+        again = f", attempt {progress.attempt}" if progress.attempt > 1 else ""
+        line = f"{elapsed:6.1f} s  round {progress.round}/{progress.rounds}{again}: {words}{accuracy}"
         self._console.print(line, highlight=False, soft_wrap=True)
 
     def close(self) -> None:

@@ -1,14 +1,14 @@
 """The hashes that a contract opens later: what a sender binds itself to before it shows it.
 
-Each is keccak256(abi.encode(...)) as ITaskCoordinator.sol states it. Every component is a static type, so
-abi.encode is one 32-byte word a component, in order; no ABI library is needed.
+Each is keccak256(abi.encode(...)) as ITaskCoordinator.sol and IDisputes.sol state it. Every component but a claim's
+group roots is a static type, so abi.encode is one 32-byte word a component, in order; no ABI library is needed.
 """
 
 from __future__ import annotations
 
 from eth_hash.auto import keccak
 
-from chainfl.tasks.state import CidOnChain
+from chainfl.tasks.state import CidOnChain, Claim
 from chainfl.types import Address, Root, TaskId
 
 SALT_BYTES = 32
@@ -66,12 +66,54 @@ def aggregate_commitment(
     round_number: int,
     attempt: int,
     aggregator: Address,
-    model_root: Root,
+    claim: Claim,
     salt: bytes,
 ) -> bytes:
     """What `commitAggregate` takes and `postAggregate` opens in the open window. 32 bytes."""
     scope = _scope(chain_id, coordinator, task_id, round_number)
-    return _hash([*scope, _uint(attempt, 8), _address(aggregator), _bytes32(model_root), _bytes32(salt)])
+    return _hash([*scope, _uint(attempt, 8), _address(aggregator), claim_hash(claim), _bytes32(salt)])
+
+
+def challenge_commitment(
+    *,
+    chain_id: int,
+    coordinator: Address,
+    task_id: TaskId,
+    round_number: int,
+    attempt: int,
+    challenger: Address,
+    proof_hash: bytes,
+    salt: bytes,
+) -> bytes:
+    """What `commitChallenge` takes and `proveAggregate` opens. proof_hash: keccak256 of the proof. 32 bytes."""
+    scope = _scope(chain_id, coordinator, task_id, round_number)
+    return _hash([*scope, _uint(attempt, 8), _address(challenger), _bytes32(proof_hash), _bytes32(salt)])
+
+
+def proof_commitment(
+    *,
+    chain_id: int,
+    coordinator: Address,
+    task_id: TaskId,
+    round_number: int,
+    challenger: Address,
+    proof_hash: bytes,
+    salt: bytes,
+) -> bytes:
+    """What `commitProof` takes and `proveUpdate` or `proveInGame` opens. proof_hash: keccak256 of it. 32 bytes."""
+    scope = _scope(chain_id, coordinator, task_id, round_number)
+    return _hash([*scope, _address(challenger), _bytes32(proof_hash), _bytes32(salt)])
+
+
+def claim_hash(claim: Claim) -> bytes:
+    """keccak256(abi.encode(claim)): a dynamic struct, so its offset and that of the group roots are words, too."""
+    fixed = [_uint(32, 256), _bytes32(claim.model_root), _bytes32(claim.state_root), _uint(96, 256)]
+    return _hash([*fixed, _uint(len(claim.group_roots), 256), *(_bytes32(root) for root in claim.group_roots)])
+
+
+def proof_hash_of(proof: bytes) -> bytes:
+    """keccak256 of a proof: what a challenger commits to."""
+    return keccak(proof)
 
 
 def votes_hash(votes: bytes) -> bytes:

@@ -27,7 +27,10 @@ class Pots:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """One worker's part in a round that is over. is_requester: counts in the model and earns nothing."""
+    """One worker's part in a round that is over. is_requester: counts in the model and earns nothing.
+
+    is_refuted: its update was proven wrong, or asked for and not delivered; before the tally its weight is then 0.
+    """
 
     account: Address
     stake: Wei
@@ -35,6 +38,7 @@ class WorkerRecord:
     weight: int
     score: int
     is_requester: bool = False
+    is_refuted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,7 @@ def _pay_workers(
 ) -> bool:
     """False when nobody payable took part in the pot, which then waits for the next round."""
     by_stake = outcome is Outcome.QUORUM_MISSED
-    payable = [w for w in workers if w.revealed and not w.is_requester and (by_stake or w.weight > 0)]
+    payable = [w for w in workers if w.revealed and not w.is_requester and _counts(w, by_stake)]
     total_stake, total_score = sum(w.stake for w in payable), sum(w.score for w in payable)
     for worker in payable:
         if by_stake:
@@ -175,6 +179,11 @@ def _pay_workers(
             )
         ledger.pay(worker.account, amount)
     return total_stake > 0
+
+
+def _counts(worker: WorkerRecord, by_stake: bool) -> bool:
+    """Without quorum, weights say nothing of who was refuted; with it, weight 0 does."""
+    return not worker.is_refuted if by_stake else worker.weight > 0
 
 
 def _pay_validators(ledger: _Ledger, outcome: Outcome, pot: Wei, validators: Sequence[ValidatorRecord]) -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from chainfl.tasks.state import ZERO_ADDRESS, Outcome, Phase, RoundView, Windows
-from chainfl.types import Address
+from chainfl.tasks.state import ZERO_ADDRESS, Economics, Outcome, Phase, RoundView, Windows
+from chainfl.types import Address, Wei
 
 MAX_SLOTS = 3
+MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,22 @@ class Progress:
     posted_at: int = 0
     num_slots: int = 0
     outcome: Outcome = Outcome.PENDING
+    tallied: int = 0
+    settled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Docket:
+    """What is disputed in a round.
+
+    challenges, games: of the current attempt, that are not over. demands: for updates, neither answered nor closed;
+    demand_end: the end of the latest clock among them.
+    """
+
+    challenges: int = 0
+    games: int = 0
+    demands: int = 0
+    demand_end: int = 0
 
 
 def open_round(windows: Windows, number: int, start: int, *, workers: int, validators: int) -> Clock:
@@ -79,7 +96,7 @@ def after_score_reveal(clock: Clock, now: int) -> Clock:
     return replace(counted, score_reveal_end=now) if counted.scores_revealed == counted.scores_committed else counted
 
 
-def phase_at(clock: Clock, progress: Progress, windows: Windows, now: int) -> tuple[Phase, int]:
+def phase_at(clock: Clock, progress: Progress, docket: Docket, windows: Windows, now: int) -> tuple[Phase, int]:
     """The phase of an open round at `now`, and when it ends by itself (0: only an action ends it)."""
     if now < clock.commit_end:
         return Phase.COMMIT, clock.commit_end
@@ -93,7 +110,7 @@ def phase_at(clock: Clock, progress: Progress, windows: Windows, now: int) -> tu
         return Phase.SCORE_COMMIT, clock.score_commit_end
     if clock.scores_committed > 0 and now < clock.score_reveal_end:
         return Phase.SCORE_REVEAL, clock.score_reveal_end
-    return _after_scores(progress, windows, now)
+    return _after_scores(progress, docket, windows, now)
 
 
 def outcome_of(clock: Clock, progress: Progress) -> Outcome:
@@ -138,18 +155,38 @@ def slot_start(view: RoundView, windows: Windows, account: Address) -> int | Non
     return view.aggregate_start + holders.index(account) * windows.slot if account in holders else None
 
 
+def bond_of(economics: Economics, attempt: int) -> Wei:
+    """What an aggregator has at stake: twice as much with every attempt."""
+    return Wei(economics.aggregator_bond << (attempt - 1))
+
+
 def _chain_scores(clock: Clock, windows: Windows) -> Clock:
     score_commit_end = clock.reveal_end + windows.score_commit
     return replace(clock, score_commit_end=score_commit_end, score_reveal_end=score_commit_end + windows.score_reveal)
 
 
-def _after_scores(progress: Progress, windows: Windows, now: int) -> tuple[Phase, int]:
+def _after_scores(progress: Progress, docket: Docket, windows: Windows, now: int) -> tuple[Phase, int]:
+    # INVARIANT: whoever vouched for what nobody delivers pays, whatever becomes of the aggregate meanwhile.
+    waits = progress.aggregate_start > 0 and docket.demands > 0 and progress.settled == 0
     if progress.outcome is not Outcome.PENDING:
-        return Phase.SETTLEMENT, 0
+        return (Phase.DISPUTE if waits and progress.outcome is Outcome.REFUTED else Phase.SETTLEMENT), 0
     if progress.aggregate_start == 0:
-        return Phase.TALLY, 0
+        answers = progress.tallied == 0 and docket.demands > 0 and now < docket.demand_end
+        return (Phase.ANSWER, docket.demand_end) if answers else (Phase.TALLY, 0)
     if progress.posted_at > 0:
-        end = progress.posted_at + windows.challenge
-        return (Phase.CHALLENGE, end) if now < end else (Phase.SETTLEMENT, 0)
+        return _after_posting(progress, docket, windows, now)
     end = open_end(progress.aggregate_start, progress.num_slots, windows)
-    return (Phase.AGGREGATE, end) if now < end else (Phase.SETTLEMENT, 0)
+    if now < end:
+        return Phase.AGGREGATE, end
+    return (Phase.DISPUTE if waits else Phase.SETTLEMENT), 0
+
+
+def _after_posting(progress: Progress, docket: Docket, windows: Windows, now: int) -> tuple[Phase, int]:
+    challenge_end = progress.posted_at + windows.challenge
+    if now < challenge_end:
+        return Phase.CHALLENGE, challenge_end
+    proof_end = challenge_end + windows.proof
+    # INVARIANT: no model becomes final while somebody may still prove it wrong, or waits for what it is made of.
+    if docket.challenges > 0 and now < proof_end:
+        return Phase.DISPUTE, proof_end
+    return (Phase.DISPUTE if docket.games or docket.demands else Phase.SETTLEMENT), 0

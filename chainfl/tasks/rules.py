@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chainfl.storage.cid import DAG_PB, RAW
-from chainfl.tasks.state import Bounds, CidOnChain, Economics, Format, TaskParams, Windows
+from chainfl.tasks.state import ZERO_ROOT, Bounds, CidOnChain, Economics, Format, Rule, TaskParams, Windows
 
 BPS = 10_000
 MAX_WORKERS = 1024
@@ -16,10 +16,25 @@ MAX_DURATION_S = 365 * 24 * 3600
 MAX_LICENCE_BYTES = 128
 MAX_NUM_PARAMS = 1 << 40
 MAX_CHUNK_PARAMS = 1 << 16
+MAX_ATTEMPTS = 3
+MAX_DOUBLINGS = 16
+"""Of the fee of a demand."""
+MAX_PROOF_BYTES = 100_000
+"""Nodes refuse transactions above 128 KB."""
 
 _FULL_WEIGHT = 10_000
 _UPDATE_MAGNITUDE = 32_768
-_WINDOW_NAMES = ("commit", "reveal", "score_commit", "score_reveal", "slot", "challenge")
+_WINDOW_NAMES = ("commit", "reveal", "score_commit", "score_reveal", "slot", "challenge", "answer", "proof")
+_POSITIVE_AMOUNTS = ("worker_stake", "validator_stake", "aggregator_bond", "challenger_bond", "demand_fee")
+_SHARES = (
+    "base_bps",
+    "worker_slash_bps",
+    "validator_slash_bps",
+    "range_slash_bps",
+    "withheld_slash_bps",
+    "vouch_slash_bps",
+)
+_LEVELS_AN_ANSWER = 8
 
 
 def problems_of(params: TaskParams) -> list[str]:
@@ -49,7 +64,9 @@ def _problems(p: TaskParams) -> Iterator[str]:
         yield f"named_validators has {named} names, not from {p.validators.min} to {MAX_VALIDATORS}"
     yield from _format_problems(p.format, p.workers.max)
     yield from _window_problems(p.windows)
-    if p.rounds * longest_round_s(p.windows) > MAX_DURATION_S:
+    if (p.genesis_state_root == ZERO_ROOT) == p.format.has_momentum or len(p.genesis_state_root) != 32:
+        yield "genesis.state_root is there exactly when the server keeps a momentum"
+    if p.rounds * longest_round_s(p.windows, p.format) > MAX_DURATION_S:
         yield f"{p.rounds} rounds with these windows could lock a stake for more than {MAX_DURATION_S // 86_400} days"
     yield from _economics_problems(p.economics)
 
@@ -77,6 +94,47 @@ def _format_problems(f: Format, max_workers: int) -> Iterator[str]:
         yield "format: the server step is not positive"
     elif _could_overflow(f, max_workers):
         yield "format: the server step could overflow 64 bits with this many workers"
+    yield from _momentum_problems(f)
+    yield from _rule_problems(f, max_workers)
+
+
+def _momentum_problems(f: Format) -> Iterator[str]:
+    if not 0 <= f.momentum_num <= f.momentum_den < 1 << 32:
+        yield f"format: the momentum {f.momentum_num}/{f.momentum_den} is not from 0 to 1"
+    elif (f.momentum_num << 32) + 2 * f.momentum_den >= 1 << 63:
+        yield "format: the momentum could overflow 64 bits"
+
+
+def _rule_problems(f: Format, max_workers: int) -> Iterator[str]:
+    if f.rule is Rule.TRIMMED_MEAN:
+        if not (0 <= 2 * f.trim_num < f.trim_den < 1 << 16):
+            yield f"format: a trim of {f.trim_num}/{f.trim_den} at each end leaves nothing"
+    elif f.trim_num or f.trim_den:
+        yield f"format: the rule {f.rule.name.lower()} trims nothing"
+    if not 1 <= f.group_size < 1 << 16:
+        yield f"format.group_size is {f.group_size}, not from 1 to 65,535"
+        return
+    if f.rule is not Rule.MEAN and max_workers > f.group_size:
+        yield f"format: {f.rule.name.lower()} of {max_workers} workers needs one group, not groups of {f.group_size}"
+    if f.chunk_params > 0 and f.num_params > 0 and (size := largest_proof(f, max_workers)) > MAX_PROOF_BYTES:
+        yield f"format: a proof of a wrong coordinate could have {size:,} bytes, more than {MAX_PROOF_BYTES:,}"
+
+
+def largest_proof(f: Format, max_workers: int) -> int:
+    """Bytes of the largest proof of a wrong coordinate; see IDisputes.sol for the layout."""
+    depth, chunk = depth_of(f), f.chunk_params
+    groups = -(-max_workers // f.group_size)
+    updates = min(max_workers, f.group_size) * (11 + 2 * chunk + 40 * depth)
+    steps = 14 + (3 if f.has_momentum else 2) * (4 * chunk + 32 * depth)
+    if groups <= 1:
+        return steps + updates
+    group_sum = 8 * chunk + 32 * depth
+    return max(steps + groups * (32 + group_sum), 11 + 32 * groups + group_sum + updates)
+
+
+def depth_of(f: Format) -> int:
+    """The depth of the tree over a vector of the task's model."""
+    return (-(-f.num_params // f.chunk_params) - 1).bit_length()
 
 
 def _could_overflow(f: Format, max_workers: int) -> bool:
@@ -86,10 +144,22 @@ def _could_overflow(f: Format, max_workers: int) -> bool:
     return max(numerator, 2 * f.step_den * total_weight) >= 1 << 63
 
 
-def longest_round_s(windows: Windows) -> int:
-    """Seconds of a round in which every window is used to its end: three exclusive slots, an open window as long."""
-    before = windows.commit + windows.reveal + windows.score_commit + windows.score_reveal
-    return before + 6 * windows.slot + windows.challenge
+def longest_round_s(windows: Windows, form: Format) -> int:
+    """Seconds that a round can last, whatever is disputed in it.
+
+    Every window is used to its end, in three attempts: three exclusive slots and an open window as long, Challenge,
+    and the longest of what Dispute waits for.
+    """
+    before = windows.commit + windows.reveal + windows.score_commit + max(windows.score_reveal, windows.answer)
+    return before + MAX_ATTEMPTS * (6 * windows.slot + windows.challenge + longest_game_s(windows, form))
+
+
+def longest_game_s(windows: Windows, form: Format) -> int:
+    """Seconds of a game: an answer and a pointer for every eight levels, the leaf, and the proof."""
+    if form.chunk_params <= 0 or form.num_params <= 0:
+        return windows.answer + windows.proof
+    moves = 2 * -(-depth_of(form) // _LEVELS_AN_ANSWER) + 1
+    return moves * windows.answer + windows.proof
 
 
 def _window_problems(windows: Windows) -> Iterator[str]:
@@ -100,9 +170,11 @@ def _window_problems(windows: Windows) -> Iterator[str]:
 
 
 def _economics_problems(e: Economics) -> Iterator[str]:
-    for name in ("worker_stake", "validator_stake", "aggregator_bond"):
+    for name in _POSITIVE_AMOUNTS:
         if not 0 < getattr(e, name) < 1 << 96:
             yield f"economics.{name} is not a positive uint96"
+    if e.demand_fee << MAX_DOUBLINGS >= 1 << 96:
+        yield "economics.demand_fee is too large to double with every demand"
     if not 0 <= e.slot_fee < 1 << 96:
         yield "economics.slot_fee is not a uint96"
     elif e.slot_fee > e.aggregator_bond:
@@ -110,6 +182,6 @@ def _economics_problems(e: Economics) -> Iterator[str]:
     shares = (e.workers_bps, e.validators_bps, e.aggregator_bps)
     if min(shares) < 0 or sum(shares) != BPS:
         yield f"economics: the shares add up to {sum(shares)}, not {BPS} basis points"
-    for name in ("base_bps", "worker_slash_bps", "validator_slash_bps"):
+    for name in _SHARES:
         if not 0 <= getattr(e, name) <= BPS:
             yield f"economics.{name} is not from 0 to {BPS}"

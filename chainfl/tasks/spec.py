@@ -20,15 +20,17 @@ from chainfl.errors import InvalidCid, SpecificationError, SpecificationMismatch
 from chainfl.storage.cid import RAW, make_cid, parse_cid
 from chainfl.tasks.cids import cid_on_chain
 from chainfl.tasks.rules import problems_of
-from chainfl.tasks.state import Bounds, Economics, Format, TaskParams, TaskView, Windows
+from chainfl.tasks.state import ZERO_ROOT, Bounds, Economics, Format, TaskParams, TaskView, Windows
 from chainfl.types import Address, Cid, Root, Wei
 
 MAX_SPEC_BYTES = 1 << 20
 TOKEN = 10**18
 """Wei of one token of 18 decimals."""
 
-LOCAL_WINDOWS = Windows(commit=20, reveal=10, score_commit=15, score_reveal=15, slot=10, challenge=3)
-PUBLIC_WINDOWS = Windows(commit=600, reveal=300, score_commit=600, score_reveal=300, slot=300, challenge=900)
+LOCAL_WINDOWS = Windows(commit=20, reveal=10, score_commit=15, score_reveal=15, slot=10, challenge=3, answer=5, proof=5)
+PUBLIC_WINDOWS = Windows(
+    commit=600, reveal=300, score_commit=600, score_reveal=300, slot=300, challenge=900, answer=300, proof=600
+)
 DEFAULT_ECONOMICS = Economics(
     worker_stake=Wei(100 * TOKEN),
     validator_stake=Wei(300 * TOKEN),
@@ -40,10 +42,16 @@ DEFAULT_ECONOMICS = Economics(
     base_bps=3_000,
     worker_slash_bps=2_000,
     validator_slash_bps=1_000,
+    challenger_bond=Wei(50 * TOKEN),
+    demand_fee=Wei(2 * TOKEN),
+    range_slash_bps=10_000,
+    withheld_slash_bps=5_000,
+    vouch_slash_bps=5_000,
 )
 DEFAULT_CHUNK_PARAMS = 256
 DEFAULT_MODEL_SCALE_BITS = 20
 DEFAULT_UPDATE_SCALE_BITS = 14
+DEFAULT_GROUP_SIZE = 64
 
 _UPDATE_LIMIT = 32_767
 
@@ -137,11 +145,15 @@ class ValidationEntry(_Strict):
 
 
 class GenesisEntry(_Strict):
-    """The model that round 1 starts from: its root, and where its exact and its float32 bytes are."""
+    """The model that round 1 starts from: its root, and where its exact and its float32 bytes are.
+
+    state_root: of the server's state, which starts at zero; None without momentum.
+    """
 
     root: Hash
     cid: CidText
     float_cid: CidText
+    state_root: Hash | None = None
 
 
 class TaskSpec(_Strict):
@@ -189,6 +201,7 @@ class TaskSpec(_Strict):
         return TaskParams(
             spec_hash=self.spec_hash(),
             genesis_root=Root(bytes.fromhex(self.genesis.root)),
+            genesis_state_root=Root(bytes.fromhex(self.genesis.state_root)) if self.genesis.state_root else ZERO_ROOT,
             genesis_cid=cid_on_chain(Cid(self.genesis.cid)),
             genesis_float_cid=cid_on_chain(Cid(self.genesis.float_cid)),
             parent_model=bytes.fromhex(self.parent_model) if self.parent_model else bytes(32),
@@ -256,7 +269,7 @@ def spec_cid(spec_hash: bytes) -> Cid:
 
 
 def default_format(num_params: int) -> Format:
-    """The defaults of docs/protocol.md, with no norm bound but the one that the range itself sets."""
+    """The defaults of docs/protocol.md: the plain mean, and no norm bound but the one that the range itself sets."""
     return Format(
         num_params=num_params,
         chunk_params=DEFAULT_CHUNK_PARAMS,
@@ -265,6 +278,7 @@ def default_format(num_params: int) -> Format:
         step_num=1,
         step_den=1,
         max_squared_norm=min((1 << 64) - 1, num_params * _UPDATE_LIMIT**2),
+        group_size=DEFAULT_GROUP_SIZE,
     )
 
 
@@ -322,6 +336,7 @@ def _layout_problems(spec: TaskSpec) -> Iterator[str]:
 _COMPARED = (
     "spec_hash",
     "genesis_root",
+    "genesis_state_root",
     "rounds",
     "enrolment_end",
     "reward",

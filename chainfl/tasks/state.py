@@ -18,11 +18,16 @@ ZERO_ROOT = Root(bytes(32))
 
 
 class Role(IntEnum):
-    """What an account does in a task."""
+    """What an account does in a task. Nobody enrols as a challenger: bonds and fees of disputes are locked under it."""
 
     WORKER = 0
     VALIDATOR = 1
     AGGREGATOR = 2
+    CHALLENGER = 3
+
+
+ENROLLED_ROLES = (Role.WORKER, Role.VALIDATOR, Role.AGGREGATOR)
+"""The roles that have members."""
 
 
 class Phase(IntEnum):
@@ -34,12 +39,14 @@ class Phase(IntEnum):
     REVEAL = 3
     SCORE_COMMIT = 4
     SCORE_REVEAL = 5
-    TALLY = 6
-    AGGREGATE = 7
-    CHALLENGE = 8
-    SETTLEMENT = 9
-    COMPLETED = 10
-    CANCELLED = 11
+    ANSWER = 6
+    TALLY = 7
+    AGGREGATE = 8
+    CHALLENGE = 9
+    DISPUTE = 10
+    SETTLEMENT = 11
+    COMPLETED = 12
+    CANCELLED = 13
 
     @property
     def is_terminal(self) -> bool:
@@ -56,6 +63,33 @@ class Outcome(IntEnum):
     QUORUM_MISSED = 3
     NOTHING_ACCEPTED = 4
     NO_AGGREGATE = 5
+    REFUTED = 6
+    WITHHELD = 7
+
+
+class Verdict(IntEnum):
+    """What became of an attempt at a round's aggregate."""
+
+    OPEN = 0
+    STOOD = 1
+    REFUTED = 2
+    ABANDONED = 3
+
+
+class Rule(IntEnum):
+    """How the updates of a round become one step."""
+
+    MEAN = 0
+    TRIMMED_MEAN = 1
+    MEDIAN = 2
+
+
+class Target(IntEnum):
+    """Which vector of a posted aggregate is meant."""
+
+    MODEL = 0
+    STATE = 1
+    GROUP = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +118,8 @@ class Windows:
     score_reveal: int
     slot: int
     challenge: int
+    answer: int
+    proof: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +136,11 @@ class Economics:
     base_bps: int
     worker_slash_bps: int
     validator_slash_bps: int
+    challenger_bond: Wei
+    demand_fee: Wei
+    range_slash_bps: int
+    withheld_slash_bps: int
+    vouch_slash_bps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +154,31 @@ class Format:
     step_num: int
     step_den: int
     max_squared_norm: int
+    group_size: int = 64
+    rule: Rule = Rule.MEAN
+    trim_num: int = 0
+    trim_den: int = 0
+    momentum_num: int = 0
+    momentum_den: int = 0
+
+    @property
+    def has_momentum(self) -> bool:
+        """Whether the server keeps a state."""
+        return self.momentum_den > 0
+
+    def num_groups(self, accepted: int) -> int:
+        """How many group sums an aggregate of so many updates posts; 0 when one group holds them all."""
+        groups = -(-accepted // self.group_size)
+        return groups if groups > 1 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an aggregator claims. state_root: zeros without momentum. group_roots: empty unless there are groups."""
+
+    model_root: Root
+    state_root: Root
+    group_roots: tuple[Root, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +187,7 @@ class TaskParams:
 
     spec_hash: bytes
     genesis_root: Root
+    genesis_state_root: Root
     genesis_cid: CidOnChain
     genesis_float_cid: CidOnChain
     parent_model: bytes
@@ -144,6 +211,7 @@ class TaskView:
     requester: Address
     spec_hash: bytes
     genesis_root: Root
+    genesis_state_root: Root
     rounds: int
     enrolment_end: int
     created_at: int
@@ -177,6 +245,7 @@ class RoundView:
     num_validators: int
     num_aggregators: int
     model_root: Root
+    state_root: Root
     tallied: int
     settled: int
     aggregate_start: int
@@ -189,11 +258,155 @@ class RoundView:
     aggregator: Address
     posted_at: int
     aggregate_root: Root
+    aggregate_state_root: Root
     aggregate_cid: CidOnChain
     aggregate_float_cid: CidOnChain
     outcome: Outcome
     carry: Wei
     ended_at: int
+    challenges: int
+    games: int
+    demands: int
+    num_games: int
+
+
+@dataclass(frozen=True, slots=True)
+class Game:
+    """A dispute about an aggregate whose bytes are withheld.
+
+    node: the posted root until the first answer, then the node in question, number `index` of its level with `height`
+    levels below. answers_turn: whose move is awaited until `deadline`.
+    """
+
+    challenger: Address
+    round: int
+    attempt: int
+    target: Target
+    group: int
+    height: int
+    index: int
+    answers_turn: bool
+    is_open: bool
+    deadline: int
+    node: bytes
+    answerer: Address
+    bond: Wei
+    own_root: Root
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Somebody asked for a chunk of a worker's update."""
+
+    challenger: Address
+    fee: Wei
+    round: int
+    worker_index: int
+    chunk_index: int
+    deadline: int
+    is_late: bool
+    is_open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """A commitment to a proof against an attempt's aggregate. bond: 0 when it is over, or when there was none."""
+
+    challenger: Address
+    commitment: bytes
+    round: int
+    attempt: int
+    bond: Wei
+    block_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class PostedAggregate:
+    """What a poster claimed, as its event says."""
+
+    round: int
+    attempt: int
+    poster: Address
+    claim: Claim
+    cid: CidOnChain
+    float_cid: CidOnChain
+    block_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodesAnswered:
+    """A move of a game: all nodes eight levels below the one in question, 32 bytes each, from left to right."""
+
+    answerer: Address
+    nodes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NodePointed:
+    """A move of a game: node number `index` of the level with `height` levels below is in question next."""
+
+    height: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkAnswered:
+    """A move of a game: the chunk of the leaf in question."""
+
+    answerer: Address
+    chunk: bytes
+
+
+GameMove = NodesAnswered | NodePointed | ChunkAnswered
+
+
+@dataclass(frozen=True, slots=True)
+class GameRecord:
+    """A game with its moves, oldest first, as its events say. is_lost: by its challenger; None while it is open."""
+
+    game_id: int
+    challenger: Address
+    round: int
+    attempt: int
+    target: Target
+    group: int
+    own_root: Root
+    moves: tuple[GameMove, ...]
+    is_lost: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateRefutation:
+    """An attempt that fell. reason: the contract's own word."""
+
+    round: int
+    attempt: int
+    aggregator: Address
+    challenger: Address
+    reason: str
+    block_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRefutation:
+    """An update that was proven wrong or not delivered. challenger: the zero address when the tally found it open."""
+
+    round: int
+    worker: Address
+    challenger: Address
+    reason: str
+    block_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What changes when somebody acts on a task: the cheap question of an agent that waits."""
+
+    phase: Phase
+    phase_end: int
+    attempt: int
+    demands: int
+    games: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,11 @@ class Vote:
         """The validator could not fetch the update."""
         return self.weight == ABSTAIN
 
+    @property
+    def vouches(self) -> bool:
+        """The validator says that it holds the update's bytes."""
+        return 0 < self.weight <= MAX_WEIGHT
+
 
 REJECTION = Vote(0, 0)
 ABSTENTION = Vote(ABSTAIN, 0)

@@ -176,14 +176,10 @@ class _Cosines:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Updates that share one score. replays_last_step: the last global step is among them, and earns nothing."""
+    """Updates that share one score. replays_last_step: the last global step is among them: they bring nothing new."""
 
     members: tuple[int, ...]
     replays_last_step: bool
-
-    @property
-    def num_shares(self) -> int:
-        return len(self.members) + self.replays_last_step
 
 
 def _cosine_matrix(vectors: Sequence[NDArray[np.int16] | NDArray[np.float32]]) -> NDArray[np.float64]:
@@ -214,7 +210,8 @@ def _removal_costs(
 ) -> dict[int, float]:
     """What leaving each accepted update out of the round's aggregate costs in held-out loss, negative if it helps.
 
-    Near-duplicates are left out together and share the cost; otherwise each would be covered by its copies.
+    Near-duplicates are left out together and share the cost; otherwise each would be covered by its copies. Leaving out
+    a replay of the last step counts as no cost: scaled up, such a replay would earn more than the work that it copies.
     """
     if not accepted:
         return {}
@@ -231,7 +228,8 @@ def _removal_costs(
     for group in groups:
         weights = {i: accepted[i] for i in group.members}
         cost = loss_of(total - _weighted_sum(held, weights), total_weight - sum(weights.values())) - with_all
-        costs.update(dict.fromkeys(group.members, cost / group.num_shares))
+        share = 0.0 if group.replays_last_step else cost / len(group.members)
+        costs.update(dict.fromkeys(group.members, share))
     return costs
 
 

@@ -45,7 +45,7 @@ contract ModelRegistry is IModelRegistry {
         mapping(address account => bool) granted;
     }
 
-    string public constant version = "chainfl-1";
+    string public constant version = "chainfl-2";
 
     address public immutable coordinator;
 

@@ -26,7 +26,7 @@ contract StakeVault is IStakeVault, ReentrancyGuardTransient {
         uint128 credit;
     }
 
-    string public constant version = "chainfl-1";
+    string public constant version = "chainfl-2";
 
     /// @dev Nobody has its key. Not address(0), which OpenZeppelin's tokens refuse.
     address internal constant BURN_ADDRESS = 0x000000000000000000000000000000000000dEaD;
@@ -131,7 +131,8 @@ contract StakeVault is IStakeVault, ReentrancyGuardTransient {
     function unlock(uint256 taskId, Role role, address account) external {
         // Check
         uint128 amount = _locks[taskId][role][account];
-        if (amount == 0) revert NothingLocked(taskId, role, account);
+        // INVARIANT: a bond that is to burn must not come free by waiting.
+        if (amount == 0 || role == Role.Challenger) revert NothingLocked(taskId, role, account);
         uint256 unlockable = unlockableAt(taskId);
         if (block.timestamp < unlockable) revert StillBonded(taskId, unlockable);
 

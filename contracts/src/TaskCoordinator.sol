@@ -1,21 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import { IDisputes } from "./interfaces/IDisputes.sol";
 import { IModelRegistry } from "./interfaces/IModelRegistry.sol";
 import { IStakeVault } from "./interfaces/IStakeVault.sol";
 import { ITaskCoordinator } from "./interfaces/ITaskCoordinator.sol";
-import { Cid, Member, ModelResult, Phase, Role, RoundView, TaskParams, TaskView } from "./interfaces/Types.sol";
+import {
+    Cid,
+    Claim,
+    Demand,
+    Game,
+    Member,
+    ModelResult,
+    Phase,
+    Role,
+    RoundView,
+    Target,
+    TaskParams,
+    TaskView,
+    Verdict
+} from "./interfaces/Types.sol";
 import { Aggregates } from "./libraries/Aggregates.sol";
+import { Demands } from "./libraries/Demands.sol";
+import { Disputes } from "./libraries/Disputes.sol";
 import { Lifecycle } from "./libraries/Lifecycle.sol";
 import { Members } from "./libraries/Members.sol";
-import { Clock, Phases, Progress } from "./libraries/Phases.sol";
+import { Clock, Docket, Phases, Progress } from "./libraries/Phases.sol";
 import { Rounds } from "./libraries/Rounds.sol";
 import { Settlement } from "./libraries/Settlement.sol";
 import { Tally } from "./libraries/Tally.sol";
-import { Posting, Task } from "./libraries/TaskStorage.sol";
+import { Challenge, Posting, Task } from "./libraries/TaskStorage.sol";
 
 /// @title The round state machine of every task; see ITaskCoordinator for the promises.
-/// @dev What workers and validators call every round is here; what is called once a round, or once a task, is in four
+/// @dev What workers and validators call every round is here; what is called once a round, or once a task, is in seven
 /// linked libraries (a contract's code is limited to 24,576 bytes). A task keeps one round at a time and overwrites it
 /// with the next: what has passed is in the events and in the registry. Every call ends in the vault or the registry,
 /// which are wired for good; neither calls a stranger.
@@ -186,17 +203,102 @@ contract TaskCoordinator is ITaskCoordinator {
     function postAggregate(
         uint256 taskId,
         uint16 round,
-        bytes32 modelRoot,
+        Claim calldata claim,
         Cid calldata cid,
         Cid calldata floatCid,
         bytes32 salt
     ) external {
-        Aggregates.postAggregate(_tasks[taskId], taskId, round, modelRoot, cid, floatCid, salt, _VAULT);
+        Aggregates.postAggregate(_tasks[taskId], taskId, round, claim, cid, floatCid, salt, _VAULT);
     }
 
     /// @inheritdoc ITaskCoordinator
     function settle(uint256 taskId, uint16 maxWorkers) external {
         Settlement.settle(_tasks[taskId], taskId, maxWorkers, _VAULT, _REGISTRY);
+    }
+
+    // ---------------------------------------------------------------------------------------------
+    // Disputes
+    // ---------------------------------------------------------------------------------------------
+
+    /// @inheritdoc IDisputes
+    function commitChallenge(uint256 taskId, uint16 round, uint8 attempt, bytes32 commitment) external {
+        Disputes.commitChallenge(_tasks[taskId], taskId, round, attempt, commitment, _VAULT);
+    }
+
+    /// @inheritdoc IDisputes
+    function proveAggregate(uint256 taskId, uint16 round, uint8 attempt, bytes calldata proof, bytes32 salt) external {
+        Disputes.proveAggregate(_tasks[taskId], taskId, round, attempt, proof, salt, _VAULT);
+    }
+
+    /// @inheritdoc IDisputes
+    function closeChallenge(uint256 taskId, address challenger, bytes32 commitment) external {
+        Disputes.closeChallenge(_tasks[taskId], taskId, challenger, commitment, _VAULT);
+    }
+
+    /// @inheritdoc IDisputes
+    function openGame(
+        uint256 taskId,
+        uint16 round,
+        uint8 attempt,
+        Target target,
+        uint16 group,
+        bytes32[] calldata groupRoots,
+        bytes32 ownRoot
+    ) external returns (uint32 gameId) {
+        Task storage t = _tasks[taskId];
+        return Disputes.openGame(t, taskId, round, attempt, target, group, groupRoots, ownRoot, _VAULT);
+    }
+
+    /// @inheritdoc IDisputes
+    function answerNodes(uint256 taskId, uint32 gameId, bytes calldata nodes) external {
+        Disputes.answerNodes(_tasks[taskId], taskId, gameId, nodes);
+    }
+
+    /// @inheritdoc IDisputes
+    function pointAt(uint256 taskId, uint32 gameId, uint8 child, bytes32 node, bytes32[] calldata siblings) external {
+        Disputes.pointAt(_tasks[taskId], taskId, gameId, child, node, siblings);
+    }
+
+    /// @inheritdoc IDisputes
+    function answerChunk(uint256 taskId, uint32 gameId, bytes calldata chunk) external {
+        Disputes.answerChunk(_tasks[taskId], taskId, gameId, chunk);
+    }
+
+    /// @inheritdoc IDisputes
+    function proveInGame(uint256 taskId, uint32 gameId, bytes calldata proof, bytes32 salt) external {
+        Disputes.proveInGame(_tasks[taskId], taskId, gameId, proof, salt, _VAULT);
+    }
+
+    /// @inheritdoc IDisputes
+    function closeGame(uint256 taskId, uint32 gameId) external {
+        Disputes.closeGame(_tasks[taskId], taskId, gameId, _VAULT);
+    }
+
+    /// @inheritdoc IDisputes
+    function commitProof(uint256 taskId, bytes32 commitment) external {
+        Demands.commitProof(_tasks[taskId], commitment);
+    }
+
+    /// @inheritdoc IDisputes
+    function proveUpdate(uint256 taskId, uint16 round, bytes calldata proof, bytes32 salt) external {
+        Demands.proveUpdate(_tasks[taskId], taskId, round, proof, salt, _VAULT);
+    }
+
+    /// @inheritdoc IDisputes
+    function demandChunk(uint256 taskId, uint16 round, uint16 workerIndex, uint64 chunkIndex) external {
+        Demands.demandChunk(_tasks[taskId], taskId, round, workerIndex, chunkIndex, _VAULT);
+    }
+
+    /// @inheritdoc IDisputes
+    function answerDemand(uint256 taskId, uint16 round, uint16 workerIndex, uint64 chunkIndex, bytes calldata opening)
+        external
+    {
+        Demands.answerDemand(_tasks[taskId], taskId, round, workerIndex, chunkIndex, opening, _VAULT);
+    }
+
+    /// @inheritdoc IDisputes
+    function closeDemand(uint256 taskId, uint16 round, uint16 workerIndex, uint64 chunkIndex) external {
+        Demands.closeDemand(_tasks[taskId], taskId, round, workerIndex, chunkIndex, _VAULT);
     }
 
     // ---------------------------------------------------------------------------------------------
@@ -262,7 +364,7 @@ contract TaskCoordinator is ITaskCoordinator {
 
     /// @inheritdoc ITaskCoordinator
     function version() external pure returns (string memory) {
-        return "chainfl-1";
+        return "chainfl-2";
     }
 
     /// @inheritdoc ITaskCoordinator
@@ -294,7 +396,8 @@ contract TaskCoordinator is ITaskCoordinator {
         r.numWorkers = uint16(t.lists[Role.Worker].length);
         r.numValidators = uint16(t.lists[Role.Validator].length);
         r.numAggregators = uint16(t.lists[Role.Aggregator].length);
-        r.modelRoot = t.modelRoot;
+        (r.modelRoot, r.stateRoot) = (t.modelRoot, t.stateRoot);
+        _viewDocket(r, t.docket);
         if (r.tallied > 0) r.totalWeight = t.sums.weight;
         (r.carry, r.endedAt) = (t.carry, t.endedAt);
         if (r.orderDrawn) r.order = t.order.holders;
@@ -316,10 +419,58 @@ contract TaskCoordinator is ITaskCoordinator {
         (r.numSlots, r.orderDrawn, r.outcome) = (p.numSlots, p.orderDrawn, p.outcome);
     }
 
+    function _viewDocket(RoundView memory r, Docket memory d) private pure {
+        (r.challenges, r.games, r.demands, r.numGames) = (d.challenges, d.games, d.demands, d.numGames);
+    }
+
     function _viewPosting(RoundView memory r, Posting memory a) private pure {
-        (r.aggregator, r.aggregateRoot) = (a.aggregator, a.root);
+        (r.aggregator, r.aggregateRoot, r.aggregateStateRoot) = (a.aggregator, a.root, a.stateRoot);
         r.aggregateCid = Cid(a.digest, a.codec);
         r.aggregateFloatCid = Cid(a.floatDigest, a.floatCodec);
+    }
+
+    /// @inheritdoc IDisputes
+    function verdictOf(uint256 taskId, uint16 round, uint8 attempt) external view returns (Verdict) {
+        return _tasks[taskId].verdicts[Rounds.keyOf(round, attempt)];
+    }
+
+    /// @inheritdoc IDisputes
+    function challengeOf(uint256 taskId, address challenger, bytes32 commitment)
+        external
+        view
+        returns (uint16 round, uint8 attempt, uint96 bond, uint40 blockNumber)
+    {
+        Challenge memory ch = _tasks[taskId].challenges[challenger][commitment];
+        return (ch.round, ch.attempt, ch.bond, ch.blockNumber);
+    }
+
+    /// @inheritdoc IDisputes
+    function gameOf(uint256 taskId, uint32 gameId) external view returns (Game memory) {
+        return _tasks[taskId].games[gameId];
+    }
+
+    /// @inheritdoc IDisputes
+    function demandOf(uint256 taskId, uint16 round, uint16 workerIndex, uint64 chunkIndex)
+        external
+        view
+        returns (Demand memory)
+    {
+        return _tasks[taskId].demands[Demands.keyOf(round, workerIndex, chunkIndex)];
+    }
+
+    /// @inheritdoc IDisputes
+    function isRefuted(uint256 taskId, uint16 round, uint16 workerIndex) external view returns (bool) {
+        return Rounds.isRefuted(_tasks[taskId], round, workerIndex);
+    }
+
+    /// @inheritdoc IDisputes
+    function isExcluded(uint256 taskId, uint16 round, address account) external view returns (bool) {
+        return round > 0 && _tasks[taskId].excluded[account] == round;
+    }
+
+    /// @inheritdoc IDisputes
+    function acceptedHash(uint256 taskId, uint16 group) external view returns (bytes32) {
+        return _tasks[taskId].acceptedHashes[group];
     }
 
     /// @inheritdoc ITaskCoordinator

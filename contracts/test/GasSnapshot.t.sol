@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import { Phase, Role, TaskParams } from "../src/interfaces/Types.sol";
+import { Claim, Phase, Role, Rule, TaskParams, Verdict } from "../src/interfaces/Types.sol";
+import { ChunkTree } from "../src/libraries/ChunkTree.sol";
 import { Deployed } from "./base/Deployed.sol";
+import { Trees } from "./base/Trees.sol";
 
 /// @notice Gas of every kind of transaction as it stands in a receipt (base fee, calldata, execution, less refunds), and
 /// the size of every deployed code, against what is committed in contracts/snapshots.
@@ -168,6 +170,113 @@ contract GasSnapshotTest is Deployed {
         reveal = vm.lastCallGas().gasTotalUsed;
     }
 
+    // --- disputes --------------------------------------------------------------------------------------------------
+
+    uint256 private constant UPDATES = 32;
+    uint64 private constant AT = 0x5a5a5;
+    bytes32 private constant SALT = "salt";
+
+    /// @dev The proof of a wrong coordinate, slashing included: 32 updates, 128 values a chunk, a depth of 20.
+    /// forge-config: default.isolate = true
+    function test_gas__wrongCoordinate__isAsCommittedAndWithinTheTarget() external optimised {
+        vm.assertLe(_keepDispute("mean", Rule.Mean, false), 600_000, "mean");
+        vm.assertLe(_keepDispute("median", Rule.Median, false), 700_000, "median");
+        vm.assertLe(_keepDispute("trimmedMean", Rule.TrimmedMean, false), 700_000, "trimmed mean");
+        _keepDispute("meanMomentum", Rule.Mean, true);
+        _compare("disputes.json");
+    }
+
+    /// @dev Returns the execution alone: without the base fee and the calldata.
+    function _keepDispute(string memory name, Rule rule, bool hasMomentum) private returns (uint256 execution) {
+        TaskParams memory p = _params(uint16(UPDATES), 1, 1);
+        (p.format.numParams, p.format.chunkParams, p.format.rule) = (128 << 20, 128, rule);
+        if (rule == Rule.TrimmedMean) (p.format.trimNum, p.format.trimDen) = (1, 4);
+        if (hasMomentum) (p.format.momentumNum, p.format.momentumDen) = (9, 10);
+        (bytes memory openings, Claim memory claim) = _vectors(p);
+        uint256 id = _create(p);
+        _enrolAll(id, UPDATES, 1, 1);
+        (bytes memory updates, uint16 low, uint16 high) = _playUpdates(id, p);
+        bytes memory proof = abi.encodePacked(uint8(1), uint8(0), AT * 128 + 7, low, high, openings, updates);
+        _postClaim(id, _draw(id)[0], claim, 0);
+        bytes memory data = _challenged(id, proof);
+        _mine(1);
+        vm.prank(stranger);
+        (bool ok,) = address(coordinator).call(data);
+        uint256 total = _keep(string.concat(name, "_total"));
+        vm.assertTrue(ok, "refused");
+        vm.assertEq(uint256(coordinator.verdictOf(id, 1, 1)), uint256(Verdict.Refuted));
+        execution = total - 21_000 - _calldataGas(data);
+        _keep(string.concat(name, "_execution"), execution);
+        _keep(string.concat(name, "_calldataBytes"), data.length);
+    }
+
+    function _challenged(uint256 id, bytes memory proof) private returns (bytes memory data) {
+        bytes32 hash = keccak256(proof);
+        bytes32 commitment =
+            keccak256(abi.encode(block.chainid, address(coordinator), id, uint16(1), uint8(1), stranger, hash, SALT));
+        _fund(stranger, CHALLENGER_BOND);
+        vm.prank(stranger);
+        coordinator.commitChallenge(id, 1, 1, commitment);
+        return abi.encodeCall(coordinator.proveAggregate, (id, 1, 1, proof, SALT));
+    }
+
+    function _calldataGas(bytes memory data) private pure returns (uint256 gas) {
+        for (uint256 i; i < data.length; ++i) {
+            gas += data[i] == 0 ? 4 : 16;
+        }
+    }
+
+    /// @dev Model and state before, and the claimed model, which is anything but right.
+    function _vectors(TaskParams memory p) private pure returns (bytes memory openings, Claim memory claim) {
+        bytes memory before;
+        (p.genesisRoot, before) = _vector(p, ChunkTree.MODEL, "model");
+        (claim.modelRoot, openings) = _vector(p, ChunkTree.MODEL, "claimed");
+        if (p.format.momentumDen == 0) return (bytes.concat(before, openings), claim);
+        bytes memory state;
+        (p.genesisStateRoot, state) = _vector(p, ChunkTree.STATE, "state");
+        before = bytes.concat(before, state);
+        claim.stateRoot = keccak256("claimed state");
+        return (bytes.concat(before, openings), claim);
+    }
+
+    function _vector(TaskParams memory p, uint8 kind, bytes32 seed) private pure returns (bytes32, bytes memory) {
+        ChunkTree.Shape memory shape = ChunkTree.Shape(kind, p.format.numParams, p.format.chunkParams);
+        return Trees.alone(shape, AT, _chunk(512, seed), seed);
+    }
+
+    function _chunk(uint256 length, bytes32 seed) private pure returns (bytes memory chunk) {
+        for (uint256 i; i < length / 32; ++i) {
+            chunk = bytes.concat(chunk, keccak256(abi.encode(seed, i)));
+        }
+    }
+
+    /// @dev All updates from Commit to Aggregate. Value 7 of the chunk of worker i is i, so that the ranks are plain.
+    function _playUpdates(uint256 id, TaskParams memory p)
+        private
+        returns (bytes memory openings, uint16 low, uint16 high)
+    {
+        ChunkTree.Shape memory shape = ChunkTree.Shape(ChunkTree.UPDATE, p.format.numParams, p.format.chunkParams);
+        Update[] memory updates = new Update[](UPDATES);
+        for (uint256 i; i < UPDATES; ++i) {
+            bytes memory chunk = _chunk(256, bytes32(i));
+            (chunk[14], chunk[15]) = (0, bytes1(uint8(i)));
+            bytes memory opening;
+            updates[i] = _update(_worker(i), 1);
+            (updates[i].root, updates[i].squaredNorm, opening) = Trees.aloneUpdate(shape, AT, chunk, 1, bytes32(i));
+            openings = abi.encodePacked(openings, uint16(10_000), opening);
+            bytes32 commitment = _updateCommitment(id, 1, _worker(i), updates[i]);
+            vm.prank(_worker(i));
+            coordinator.commitUpdate(id, 1, commitment);
+        }
+        for (uint256 i; i < UPDATES; ++i) {
+            _revealUpdate(id, 1, _worker(i), updates[i]);
+        }
+        _scoresAlike(id, 1, _same(UPDATES, 10_000, 2000));
+        _tallyAll(id);
+        if (p.format.rule == Rule.Median) return (openings, 15, 0);
+        return (openings, 8, 23);
+    }
+
     function test_size__everyContract__isAsCommittedAndWithinTheLimit() external optimised {
         _keep("TaskCoordinator", address(coordinator).code.length);
         _keep("StakeVault", address(vault).code.length);
@@ -177,6 +286,9 @@ contract GasSnapshotTest is Deployed {
         _keep("Tally", vm.getDeployedCode("Tally.sol:Tally").length);
         _keep("Aggregates", vm.getDeployedCode("Aggregates.sol:Aggregates").length);
         _keep("Settlement", vm.getDeployedCode("Settlement.sol:Settlement").length);
+        _keep("Disputes", vm.getDeployedCode("Disputes.sol:Disputes").length);
+        _keep("Proofs", vm.getDeployedCode("Proofs.sol:Proofs").length);
+        _keep("Demands", vm.getDeployedCode("Demands.sol:Demands").length);
         for (uint256 i; i < _values.length; ++i) {
             vm.assertLe(_values[i], 24_576, _names[i]);
         }

@@ -7,20 +7,10 @@ for the length of a call (a state override), so nothing is deployed and no block
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import re
-import signal
-import subprocess
-import threading
-import urllib.request
-from collections import deque
-from pathlib import Path
 
 import numpy as np
 import pytest
-from eth_abi import decode, encode
-from eth_utils import function_signature_to_4byte_selector
+from harness import CallReverted, Harness, compile_contracts
 
 from chainfl.aggregation.mean import WeightedMean
 from chainfl.aggregation.server_step import ServerStep, check_widths
@@ -38,75 +28,18 @@ from chainfl.errors import AggregationError, PayloadError, RootMismatch, ValueOu
 
 pytestmark = [pytest.mark.integration, pytest.mark.enable_socket]
 
-ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("FixedPoint", "ChunkTree")
-HARNESS_ADDRESS = "0x" + "c0de" * 10
 CASE = "(int32,int16[],uint16[],uint32,uint32,uint8,uint8)"
 WIDTHS = "(uint32,uint32,uint32,uint8,uint8)"
 SHAPE = "(uint8,uint64,uint32)"
 OPENING = "(uint64,bytes,bytes32[],uint64[])"
 
 
-class CallReverted(Exception):
-    """The contract refused."""
-
-
-class Harness:
-    """Calls functions of one harness contract by their signature."""
-
-    def __init__(self, rpc_url: str, code: str) -> None:
-        self._rpc_url, self._code = rpc_url, code
-
-    def call(self, name: str, takes: list[str], gives: list[str], *arguments):
-        selector = function_signature_to_4byte_selector(f"{name}({','.join(takes)})")
-        data = "0x" + (selector + encode(takes, arguments)).hex()
-        transaction = {"to": HARNESS_ADDRESS, "data": data, "gas": "0x7fffffff"}
-        params = [transaction, "latest", {HARNESS_ADDRESS: {"code": self._code}}]
-        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": params}).encode()
-        request = urllib.request.Request(self._rpc_url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as response:
-            answer = json.load(response)
-        if "error" in answer:
-            raise CallReverted(answer["error"])
-        values = decode(gives, bytes.fromhex(answer["result"][2:]))
-        return values[0] if len(values) == 1 else values
-
-
-@pytest.fixture(scope="module")
-def anvil():
-    command = [ROOT / "node_modules" / ".bin" / "anvil", "--port", "0", "--gas-limit", str(2**31)]
-    # npm's anvil is a launcher with a child of its own: a group of theirs, so that both end.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        for line in process.stdout:
-            if found := re.search(r"Listening on (\S+)", line):
-                break
-        else:
-            pytest.fail("anvil ended before it listened")
-        # Anvil logs every call: read on, or it stops at a full pipe.
-        threading.Thread(target=deque, args=(process.stdout, 0), daemon=True).start()
-        yield f"http://{found[1]}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-
-
 @pytest.fixture(scope="module")
 def bytecode():
-    tests = [f"contracts/test/unit/{library}.t.sol" for library in LIBRARIES]
-    sources = [*tests, "contracts/test/base/Test.sol", *(f"contracts/src/libraries/{name}.sol" for name in LIBRARIES)]
-    wanted = {
-        test: {f"{name}Harness": ["evm.deployedBytecode.object"]} for test, name in zip(tests, LIBRARIES, strict=True)
-    }
-    settings = {"evmVersion": "cancun", "optimizer": {"enabled": True}, "outputSelection": wanted}
-    contents = {source: {"content": (ROOT / source).read_text()} for source in sources}
-    request = {"language": "Solidity", "sources": contents, "settings": settings}
-    compiler = [ROOT / "scripts" / "solc", "--standard-json"]
-    done = subprocess.run(compiler, input=json.dumps(request), capture_output=True, text=True, check=True)
-    compiled = json.loads(done.stdout)["contracts"]
     return {
-        name: "0x" + compiled[test][f"{name}Harness"]["evm"]["deployedBytecode"]["object"]
-        for test, name in zip(tests, LIBRARIES, strict=True)
+        name: compile_contracts(f"contracts/test/unit/{name}.t.sol", [f"{name}Harness"])[f"{name}Harness"]
+        for name in LIBRARIES
     }
 
 

@@ -10,10 +10,11 @@ from theatre import Theatre, poison, theatre
 
 from chainfl.registry.lineage import verify_lineage
 from chainfl.simulation.demo import DemoConfig
-from chainfl.tasks.state import Outcome, Role, Windows
+from chainfl.tasks.spec import LOCAL_WINDOWS
+from chainfl.tasks.state import Outcome, Role
 
 # Phases end when everybody has acted, so long windows cost nothing, and a busy machine does not decide a test.
-PATIENT = Windows(commit=300, reveal=300, score_commit=300, score_reveal=300, slot=300, challenge=3)
+PATIENT = replace(LOCAL_WINDOWS, commit=300, reveal=300, score_commit=300, score_reveal=300, slot=300)
 # Who deserts is waited for once in each of these.
 BRISK = replace(PATIENT, commit=45, reveal=20)
 

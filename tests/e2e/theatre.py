@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from chainfl.chain.anvil import AnvilProcess
-from chainfl.simulation.demo import DemoConfig, Stage, participant_command, set_stage
+from chainfl.simulation.demo import DemoConfig, Stage, set_stage, start_participant
 from chainfl.simulation.processes import Participant, ProcessGroup
 from chainfl.tasks.state import Outcome, Phase
 
@@ -33,8 +33,7 @@ class Theatre:
         """Starts these participants; all of them if none is named."""
         for part in self.stage.cast.parts:
             if not names or part.name in names:
-                arguments, env = participant_command(self.stage, part)
-                self.running[part.name] = self.group.start(part.name, arguments, env)
+                self.running[part.name] = start_participant(self.stage, self.group, part)
 
     def kill(self, name: str) -> None:
         """kill -9, as a power cut would."""
@@ -87,10 +86,9 @@ class Theatre:
 @contextmanager
 def theatre(config: DemoConfig) -> Iterator[Theatre]:
     """A theatre in `config.folder`; nothing of it runs any more afterwards."""
-    accounts = config.workers + config.validators + 3
     config.folder.mkdir(parents=True, exist_ok=True)
     with (
-        AnvilProcess(config.folder / "chain", accounts=accounts, keep_state=True) as anvil,
+        AnvilProcess(config.folder / "chain", accounts=config.num_accounts, keep_state=True) as anvil,
         ProcessGroup(config.folder / "logs") as group,
     ):
         yield Theatre(set_stage(config, anvil), group)

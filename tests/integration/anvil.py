@@ -12,7 +12,8 @@ from chainfl.chain.deployment import TOKEN, Deployment
 from chainfl.chain.keys import Signer
 from chainfl.chain.networks import LOCAL
 from chainfl.chain.operator import Operator
-from chainfl.tasks.state import Bounds, CidOnChain, Economics, Format, TaskParams
+from chainfl.tasks.spec import DEFAULT_ECONOMICS
+from chainfl.tasks.state import ZERO_ROOT, Bounds, CidOnChain, Format, TaskParams
 from chainfl.types import Root, Wei
 
 ETHER = 10**18
@@ -63,6 +64,7 @@ def task_params(chain: LocalChain, **changes: object) -> TaskParams:
     params = TaskParams(
         spec_hash=bytes([1]) * 32,
         genesis_root=Root(bytes([2]) * 32),
+        genesis_state_root=ZERO_ROOT,
         genesis_cid=cid,
         genesis_float_cid=cid,
         parent_model=bytes(32),
@@ -79,20 +81,6 @@ def task_params(chain: LocalChain, **changes: object) -> TaskParams:
         licence="Apache-2.0",
     )
     return replace(params, **changes)  # type: ignore[arg-type]
-
-
-DEFAULT_ECONOMICS = Economics(
-    worker_stake=Wei(100 * TOKEN),
-    validator_stake=Wei(300 * TOKEN),
-    aggregator_bond=Wei(200 * TOKEN),
-    slot_fee=Wei(5 * TOKEN),
-    workers_bps=7_000,
-    validators_bps=2_000,
-    aggregator_bps=1_000,
-    base_bps=3_000,
-    worker_slash_bps=2_000,
-    validator_slash_bps=1_000,
-)
 
 
 def expect_sent(result: object) -> Sent:

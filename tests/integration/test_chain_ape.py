@@ -44,4 +44,4 @@ def test_ape__run_deploy_and_console__work_on_the_recorded_contracts(tmp_path: P
         operator = Operator(ChainClient(anvil.rpc_url), Deployment.load(path), signer)
         operator.check()
         assert operator.token_info().symbol == "CFL"
-        assert "chainfl-1 60" in ape("console", "-c", "print(coordinator.version(), vault.unbonding())")
+        assert "chainfl-2 60" in ape("console", "-c", "print(coordinator.version(), vault.unbonding())")

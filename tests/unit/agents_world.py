@@ -12,7 +12,7 @@ from fake_chain import CHAIN_ID, COORDINATOR, TASK, FakeChain, FakePort, MemoryS
 
 from chainfl.agents.actions import Act, Do, Stop
 from chainfl.agents.aggregator import Aggregator
-from chainfl.agents.chores import Standing, roster_of
+from chainfl.agents.chores import Standing, next_closing, roster_of
 from chainfl.agents.context import AgentContext
 from chainfl.agents.events import AgentReport, EventLog
 from chainfl.agents.journal import Journal
@@ -20,7 +20,7 @@ from chainfl.agents.player import Player
 from chainfl.agents.ports import Sent
 from chainfl.agents.validator import Validator
 from chainfl.agents.worker import TrainedUpdate, Worker
-from chainfl.encoding.chunk_tree import model_root
+from chainfl.encoding.chunk_tree import model_root, zero_state_root
 from chainfl.encoding.fixed_point import dequantize_model
 from chainfl.encoding.payload import ModelMetadata, write_model
 from chainfl.registry.material import TaskScope
@@ -66,16 +66,21 @@ class World:
         self.tmp_path = tmp_path
         self.store = MemoryStore()
         self.genesis = np.zeros(NUM_PARAMS, np.int32)
+        form = changes.pop("format", replace(specs.default_format(NUM_PARAMS), chunk_params=16))
         stream = io.BytesIO()
-        write_model(stream, self.genesis, ModelMetadata(LAYOUT_HASH, 20))
+        state = np.zeros(NUM_PARAMS, np.int32) if form.has_momentum else None
+        write_model(stream, self.genesis, ModelMetadata(LAYOUT_HASH, 20), state)
         cid = self.store.put_bytes(stream.getvalue())
+        genesis = {"root": model_root(self.genesis, 16).hex(), "cid": cid, "float_cid": cid}
+        if form.has_momentum:
+            genesis["state_root"] = zero_state_root(form).hex()
         fields = {
             "name": "test",
             "licence": "",
             "code_version": "0",
             "model": {"kind": "registered", "name": "mlp", "params": {}, "seed": 0},
             "layout": {"hash": LAYOUT_HASH.hex(), "tensors": TENSORS},
-            "format": replace(specs.default_format(NUM_PARAMS), chunk_params=16),
+            "format": form,
             "training": {"steps": 1, "batch_size": 1, "learning_rate": "0.1"},
             "dataset": {"name": "none", "input_shape": [1], "num_classes": 2},
             "rounds": rounds,
@@ -86,7 +91,7 @@ class World:
             "aggregators": Bounds(0, aggregators),
             "windows": LOCAL_WINDOWS,
             "economics": specs.DEFAULT_ECONOMICS,
-            "genesis": {"root": model_root(self.genesis, 16).hex(), "cid": cid, "float_cid": cid},
+            "genesis": genesis,
         }
         self.spec = specs.build(**fields | changes)
         self.store.put_bytes(self.spec.to_bytes())
@@ -140,7 +145,8 @@ class World:
         if self.since.get(account, (None, 0))[0] != stage:
             self.since[account] = (stage, self.chain.now)
         roster = roster_of(*(list(self.chain.members[r]) for r in (Role.AGGREGATOR, Role.VALIDATOR, Role.WORKER)))
-        return Standing(account, roster, self.since[account][1])
+        closing = next_closing(self.ports[account], snapshot)
+        return Standing(account, roster, self.since[account][1], closing)
 
     def look(self, account: str) -> Do | None:
         """One look of one player; what it did, or None if it waits or has stopped."""

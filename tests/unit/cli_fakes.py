@@ -40,6 +40,7 @@ TASK_VIEW = TaskView(
     requester=ME,
     spec_hash=bytes(32),
     genesis_root=Root(bytes([1]) * 32),
+    genesis_state_root=ZERO_ROOT,
     rounds=10,
     enrolment_end=NOW + 600,
     created_at=NOW - 100,
@@ -70,6 +71,7 @@ ROUND_VIEW = RoundView(
     num_validators=1,
     num_aggregators=0,
     model_root=ZERO_ROOT,
+    state_root=ZERO_ROOT,
     tallied=0,
     settled=0,
     aggregate_start=0,
@@ -82,11 +84,16 @@ ROUND_VIEW = RoundView(
     aggregator=ZERO_ADDRESS,
     posted_at=0,
     aggregate_root=ZERO_ROOT,
+    aggregate_state_root=ZERO_ROOT,
     aggregate_cid=CidOnChain(bytes(32), 0),
     aggregate_float_cid=CidOnChain(bytes(32), 0),
     outcome=Outcome.PENDING,
     carry=Wei(0),
     ended_at=0,
+    challenges=0,
+    games=0,
+    demands=0,
+    num_games=0,
 )
 
 

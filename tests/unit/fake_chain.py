@@ -9,24 +9,33 @@ import hashlib
 from dataclasses import dataclass, field, fields, replace
 
 from chainfl.agents.ports import SendResult, Sent, Slash, WouldRevert
+from chainfl.disputes.openings import read_update_opening
 from chainfl.errors import AlreadyDone, BlobNotFound, ChainflError, NotEligible, TransactionReverted, UnexpectedPhase
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks import commitments, phases
 from chainfl.tasks.payouts import slash_amount
-from chainfl.tasks.phases import Clock, Progress
+from chainfl.tasks.phases import Clock, Docket, Progress
+from chainfl.tasks.rules import depth_of
 from chainfl.tasks.state import (
+    ENROLLED_ROLES,
     ZERO_ADDRESS,
     ZERO_ROOT,
     Block,
     CidOnChain,
+    Claim,
+    Demand,
+    Game,
     Member,
     Outcome,
     Phase,
+    PostedAggregate,
+    Pulse,
     RevealedUpdate,
     Role,
     RoundView,
     Snapshot,
     TalliedUpdate,
+    Target,
     TaskParams,
     TaskView,
 )
@@ -40,6 +49,7 @@ FOR_EVER = 65_535
 SHARED_FIELDS = {f.name for f in fields(TaskView)} & {f.name for f in fields(TaskParams)}
 NOBODY = Member(Wei(0), 0, 0, 0, 0, False, 0, 0, 0, bytes(32))
 NO_CID = CidOnChain(bytes(32), 0)
+NO_CLAIM = Claim(ZERO_ROOT, ZERO_ROOT, ())
 
 
 def account_of(number: int) -> Address:
@@ -101,7 +111,13 @@ class FakeChain:
         self.tallied = self.settled = self.opened_block = self.seed_block = 0
         self.order: tuple[Address, ...] = ()
         self.model_root = params.genesis_root
-        self.posting: tuple[Address, Root, CidOnChain, CidOnChain] | None = None
+        self.state_root = params.genesis_state_root
+        self.posting: tuple[Address, Claim, CidOnChain, CidOnChain] | None = None
+        self.posted: dict[int, list[PostedAggregate]] = {}
+        self.attempt, self.docket = 1, Docket()
+        self.excluded: set[tuple[int, Address]] = set()
+        self.demands: list[Demand] = []
+        self.games: dict[int, Game] = {}
         self.models: dict[int, tuple[Root, CidOnChain]] = {0: (params.genesis_root, params.genesis_cid)}
         self.reveals: dict[int, list[RevealedUpdate]] = {}
         self.tallies: dict[int, list[TalliedUpdate]] = {}
@@ -129,18 +145,18 @@ class FakeChain:
             return Phase.COMPLETED, 0
         if self.clock.round == 0:
             return Phase.ENROLMENT, self.task.enrolment_end
-        return phases.phase_at(self.clock, self.progress, self.task.windows, self.now)
+        return phases.phase_at(self.clock, self.progress, self.docket, self.task.windows, self.now)
 
     def view(self) -> RoundView:
         phase, end = self.phase()
         clock, progress = self.clock, self.progress
-        poster, root, cid, float_cid = self.posting or (ZERO_ADDRESS, ZERO_ROOT, NO_CID, NO_CID)
+        poster, claim, cid, float_cid = self.posting or (ZERO_ADDRESS, NO_CLAIM, NO_CID, NO_CID)
         settling = phase is Phase.SETTLEMENT
         return RoundView(
             phase=phase,
             phase_end=end,
             round=clock.round,
-            attempt=1,
+            attempt=self.attempt,
             opened_block=self.opened_block,
             eligible_workers=clock.eligible_workers,
             committed=clock.committed,
@@ -152,6 +168,7 @@ class FakeChain:
             num_validators=len(self.members[Role.VALIDATOR]),
             num_aggregators=len(self.members[Role.AGGREGATOR]),
             model_root=self.model_root,
+            state_root=self.state_root,
             tallied=self.tallied,
             settled=self.settled,
             aggregate_start=progress.aggregate_start,
@@ -163,12 +180,17 @@ class FakeChain:
             total_weight=sum(t.weight for t in self.tallies.get(clock.round, [])),
             aggregator=poster,
             posted_at=progress.posted_at,
-            aggregate_root=root,
+            aggregate_root=claim.model_root,
+            aggregate_state_root=claim.state_root,
             aggregate_cid=cid,
             aggregate_float_cid=float_cid,
             outcome=phases.outcome_of(clock, progress) if settling else Outcome.PENDING,
             carry=Wei(0),
             ended_at=0,
+            challenges=self.docket.challenges,
+            games=self.docket.games,
+            demands=self.docket.demands,
+            num_games=len(self.games),
         )
 
     def need(self, phase: Phase, round_number: int | None = None) -> None:
@@ -187,9 +209,55 @@ class FakeChain:
         workers, validators = len(self.active(Role.WORKER)), len(self.active(Role.VALIDATOR))
         self.clock = phases.open_round(self.task.windows, number, self.now, workers=workers, validators=validators)
         self.progress, self.posting, self.order = Progress(), None, ()
+        self.attempt, self.docket = 1, Docket()
+        self.posted[number] = []
         self.tallied = self.settled = self.seed_block = 0
         self.opened_block, self.votes = self.number, {}
         self.reveals[number], self.tallies[number] = [], []
+
+    def refute(self) -> None:
+        """Somebody proved the posted aggregate wrong."""
+        assert self.posting is not None
+        self.excluded.add((self.clock.round, self.posting[0]))
+        self.attempt, self.posting, self.order = self.attempt + 1, None, ()
+        left = [a for a in self.active(Role.AGGREGATOR) if (self.clock.round, a) not in self.excluded]
+        self.progress = Progress(aggregate_start=self.now, num_slots=min(3, len(left)), tallied=self.tallied)
+        self.docket = replace(self.docket, challenges=0, games=0)
+        self.seed_block = self.number
+
+    def demand(self, worker_index: int, chunk_index: int = 0) -> Demand:
+        """A stranger asks for a chunk of an update."""
+        deadline = self.now + self.task.windows.answer
+        is_late = self.progress.aggregate_start > 0
+        number = self.clock.round
+        fee = self.task.economics.demand_fee
+        made = Demand(account_of(888), fee, number, worker_index, chunk_index, deadline, is_late, True)
+        self.demands.append(made)
+        self.docket = replace(self.docket, demands=self.docket.demands + 1, demand_end=deadline)
+        return made
+
+    def dispute(self, *, answers_turn: bool = True) -> int:
+        """A stranger opens a game against the posted aggregate's model."""
+        number, root = len(self.games), Root(bytes(32))
+        deadline = self.now + self.task.windows.answer
+        self.games[number] = Game(
+            challenger=account_of(888),
+            round=self.clock.round,
+            attempt=self.attempt,
+            target=Target.MODEL,
+            group=0,
+            height=depth_of(self.task.format),
+            index=0,
+            answers_turn=answers_turn,
+            is_open=True,
+            deadline=deadline,
+            node=bytes(self.posting[1].model_root),
+            answerer=ZERO_ADDRESS,
+            bond=self.task.economics.challenger_bond,
+            own_root=root,
+        )
+        self.docket = replace(self.docket, games=self.docket.games + 1)
+        return number
 
 
 class FakePort:
@@ -215,6 +283,13 @@ class FakePort:
 
     def phase(self, task_id, block=None):
         return self.chain.phase()
+
+    def pulse(self, task_id, block=None):
+        view = self.chain.view()
+        return Pulse(view.phase, view.phase_end, view.attempt, view.demands, view.games)
+
+    def gas_price_wei(self) -> int:
+        return 10**9
 
     def num_tasks(self) -> int:
         return 1
@@ -247,7 +322,20 @@ class FakePort:
         return self.chain.models[max(n for n in self.chain.models if n <= round_number)]
 
     def slashes(self, task_id, account, from_block):
-        return tuple(slash for who, slash in self.chain.slashed if who == account)
+        return tuple(slash for who, slash in self.chain.slashed if account in (None, who))
+
+    def is_excluded(self, task_id, round_number, account, block=None):
+        return (round_number, account) in self.chain.excluded
+
+    def posted_aggregates(self, task_id, round_number, from_block):
+        return tuple(self.chain.posted.get(round_number, []))
+
+    def open_demands(self, task_id, round_number, from_block):
+        return tuple(d for d in self.chain.demands if d.is_open and d.round == round_number)
+
+    def open_games(self, task_id, block=None):
+        now = (self.chain.clock.round, self.chain.attempt)
+        return tuple((n, g) for n, g in self.chain.games.items() if g.is_open and (g.round, g.attempt) == now)
 
     # --- sends ---
 
@@ -275,7 +363,7 @@ class FakePort:
             task, members = self.chain.task, self.chain.members
             full = {Role.WORKER: task.workers.max, Role.VALIDATOR: task.validators.max}
             full[Role.AGGREGATOR] = task.aggregators.max
-            if all(len(members[r]) == full[r] for r in Role):
+            if all(len(members[r]) == full[r] for r in ENROLLED_ROLES):
                 self.chain.open_round(1)
 
         return self._send("enrol", change)
@@ -376,7 +464,9 @@ class FakePort:
             for place, worker in enumerate(chain.members[Role.WORKER]):
                 update = next((u for u in chain.reveals[chain.clock.round] if u.worker == worker), None)
                 if update is not None:
-                    chain.tallies[chain.clock.round].append(self._tallied(place, update))
+                    is_open = any(d.is_open and d.worker_index == place for d in chain.demands)
+                    zero = TalliedUpdate(worker, update.root, 0, 0)
+                    chain.tallies[chain.clock.round].append(zero if is_open else self._tallied(place, update))
             chain.tallied = len(chain.members[Role.WORKER])
             if not chain.votes:
                 chain.progress = replace(chain.progress, outcome=Outcome.QUORUM_MISSED)
@@ -385,6 +475,7 @@ class FakePort:
             else:
                 slots = min(3, len(chain.active(Role.AGGREGATOR)))
                 chain.progress = Progress(aggregate_start=chain.now, num_slots=slots)
+                chain.docket = Docket()
                 chain.seed_block = chain.number
 
         return self._send("tally", change)
@@ -409,7 +500,8 @@ class FakePort:
     def _draw(self) -> None:
         if self.chain.number <= self.chain.seed_block:
             raise Refused(TransactionReverted("SeedNotReady"))
-        self.chain.order = tuple(self.chain.active(Role.AGGREGATOR))[:3]
+        number, active = self.chain.clock.round, self.chain.active(Role.AGGREGATOR)
+        self.chain.order = tuple(a for a in active if (number, a) not in self.chain.excluded)[:3]
 
     def commit_aggregate(self, task_id, round_number, commitment):
         def change():
@@ -418,10 +510,17 @@ class FakePort:
 
         return self._send("commit_aggregate", change)
 
-    def post_aggregate(self, task_id, round_number, model_root, cid, float_cid, salt):
+    def post_aggregate(self, task_id, round_number, claim, cid, float_cid, salt):
         def change():
             chain = self.chain
             chain.need(Phase.AGGREGATE, round_number)
+            if (round_number, self.account) in chain.excluded:
+                raise Refused(TransactionReverted("Excluded"))
+            form = chain.task.format
+            if (claim.state_root == ZERO_ROOT) == form.has_momentum:
+                raise Refused(TransactionReverted("InvalidClaim(stateRoot)"))
+            if len(claim.group_roots) != form.num_groups(chain.view().accepted):
+                raise Refused(TransactionReverted("InvalidClaim(groupRoots)"))
             exclusive = phases.exclusive_end(
                 chain.progress.aggregate_start, chain.progress.num_slots, chain.task.windows
             )
@@ -431,22 +530,24 @@ class FakePort:
                 if phases.slot_holder(chain.view(), chain.task.windows, chain.now) != self.account:
                     raise Refused(TransactionReverted("NotYourSlot"))
             else:
-                self._check_open_window(model_root, round_number, salt)
-            chain.posting = (self.account, model_root, cid, float_cid)
+                self._check_open_window(claim, round_number, salt)
+            chain.posting = (self.account, claim, cid, float_cid)
+            posted = PostedAggregate(round_number, chain.attempt, self.account, claim, cid, float_cid, chain.number)
+            chain.posted[round_number].append(posted)
             chain.progress = replace(chain.progress, posted_at=chain.now)
 
         return self._send("post_aggregate", change)
 
-    def _check_open_window(self, model_root, round_number, salt) -> None:
+    def _check_open_window(self, claim, round_number, salt) -> None:
         commitment, number = self.chain.open_commits.get(self.account, (bytes(32), 0))
         opened = commitments.aggregate_commitment(
             chain_id=CHAIN_ID,
             coordinator=COORDINATOR,
             task_id=TASK,
             round_number=round_number,
-            attempt=1,
+            attempt=self.chain.attempt,
             aggregator=self.account,
-            model_root=model_root,
+            claim=claim,
             salt=salt,
         )
         if commitment != opened:
@@ -463,7 +564,8 @@ class FakePort:
             self._slash_silent(number)
             if chain.outcomes[number] is Outcome.FINAL:
                 assert chain.posting is not None
-                _, chain.model_root, cid, _ = chain.posting
+                _, claim, cid, _ = chain.posting
+                chain.model_root, chain.state_root = claim.model_root, claim.state_root
                 chain.models[number] = (chain.model_root, cid)
             if number == chain.task.rounds:
                 chain.over = True
@@ -478,8 +580,70 @@ class FakePort:
             if member.last_round == number and not member.revealed:
                 lost = slash_amount(economics.worker_stake, economics.worker_slash_bps, member.stake)
                 self.chain.members[Role.WORKER][account] = replace(member, stake=Wei(member.stake - lost))
-                slash = Slash(number, Role.WORKER, lost, "no reveal", self.chain.number, "0xabc")
+                slash = Slash(number, Role.WORKER, lost, "no reveal", self.chain.number, "0xabc", account)
                 self.chain.slashed.append((account, slash))
+
+    def answer_demand(self, task_id, round_number, worker_index, chunk_index, opening):
+        def change():
+            chain, found = self.chain, self._demand(round_number, worker_index, chunk_index)
+            if chain.now >= found.deadline:
+                raise Refused(TransactionReverted("TooLate"))
+            worker = list(chain.members[Role.WORKER])[worker_index]
+            update = next(u for u in chain.reveals[round_number] if u.worker == worker)
+            opened = read_update_opening(opening, chain.task.format, chunk_index)
+            if opened.root != update.root:
+                raise Refused(TransactionReverted("NotRevealed"))
+            self._end_demand(found)
+
+        return self._send("answer_demand", change)
+
+    def close_demand(self, task_id, round_number, worker_index, chunk_index):
+        def change():
+            found = self._demand(round_number, worker_index, chunk_index)
+            if self.chain.now < found.deadline:
+                raise Refused(TransactionReverted("StillOpen"))
+            self._end_demand(found)
+            if found.is_late:
+                self.chain.progress = replace(self.chain.progress, outcome=Outcome.WITHHELD)
+
+        return self._send("close_demand", change)
+
+    def _demand(self, round_number, worker_index, chunk_index) -> Demand:
+        key = (round_number, worker_index, chunk_index)
+        for demand in self.chain.demands:
+            if demand.is_open and (demand.round, demand.worker_index, demand.chunk_index) == key:
+                return demand
+        raise Refused(AlreadyDone("no such demand is open"))
+
+    def _end_demand(self, demand: Demand) -> None:
+        chain = self.chain
+        chain.demands[chain.demands.index(demand)] = replace(demand, is_open=False)
+        chain.docket = replace(chain.docket, demands=max(0, chain.docket.demands - 1))
+
+    def answer_nodes(self, task_id, game_id, nodes):
+        def change():
+            chain, game = self.chain, self.chain.games[game_id]
+            if not (game.is_open and game.answers_turn):
+                raise Refused(TransactionReverted("NotYourMove"))
+            assert len(nodes) == 32 << min(8, game.height)
+            deadline = chain.now + chain.task.windows.answer
+            chain.games[game_id] = replace(game, answers_turn=False, answerer=self.account, deadline=deadline)
+
+        return self._send("answer_nodes", change)
+
+    def close_game(self, task_id, game_id):
+        def change():
+            chain, game = self.chain, self.chain.games[game_id]
+            if not game.is_open:
+                raise Refused(AlreadyDone("the game is over"))
+            if chain.now < game.deadline:
+                raise Refused(TransactionReverted("StillOpen"))
+            chain.games[game_id] = replace(game, is_open=False)
+            chain.docket = replace(chain.docket, games=chain.docket.games - 1)
+            if game.answers_turn:
+                chain.refute()
+
+        return self._send("close_game", change)
 
     def claim(self):
         def change():

@@ -15,7 +15,7 @@ from chainfl.agents.chores import Standing, roster_of
 from chainfl.agents.validator import ValidatorMemory
 from chainfl.agents.worker import WorkerMemory
 from chainfl.errors import NotEligible, StakeTooLow, UsageError
-from chainfl.tasks.state import ZERO_ADDRESS, Phase, Role, Snapshot
+from chainfl.tasks.state import ENROLLED_ROLES, ZERO_ADDRESS, Phase, Role, Snapshot
 from chainfl.types import Root
 
 ME, OTHER, THIRD = account_of(1), account_of(2), account_of(3)
@@ -337,7 +337,7 @@ def test_chores__enrolment_ends_without_the_minima__is_cancelled(blank):
     assert chores.decide(at(blank, Phase.ENROLMENT, **view), FIRST, 2_000) == Act(Do.CANCEL_TASK)
 
 
-@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("role", ENROLLED_ROLES)
 @pytest.mark.parametrize(
     ("now", "missing", "taken", "error"),
     [

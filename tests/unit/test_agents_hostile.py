@@ -44,11 +44,11 @@ def post_nonsense(world: World, number: int = 1) -> None:
     """The round's aggregate is a root of nothing, under a CID of nothing."""
     post = world.ports[AGGREGATOR].post_aggregate
 
-    def posted(task_id, round_number, root, cid, float_cid, salt):
+    def posted(task_id, round_number, claim, cid, float_cid, salt):
         if round_number != number:
-            return post(task_id, round_number, root, cid, float_cid, salt)
+            return post(task_id, round_number, claim, cid, float_cid, salt)
         nothing = CidOnChain(b"\x07" * 32, 0x55)
-        return post(task_id, round_number, Root(b"\x08" * 32), nothing, nothing, salt)
+        return post(task_id, round_number, replace(claim, model_root=Root(b"\x08" * 32)), nothing, nothing, salt)
 
     world.ports[AGGREGATOR].post_aggregate = posted
 

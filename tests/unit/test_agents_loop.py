@@ -243,7 +243,7 @@ def _is_not_tally(world: World) -> bool:
 
 def test_loop__slashed__is_told_with_reason_and_transaction(tmp_path):
     world = World(tmp_path, rounds=1)
-    world.chain.slashed.append((WORKER, Slash(1, Role.WORKER, Wei(5), "no reveal", 9, "0xabc")))
+    world.chain.slashed.append((WORKER, Slash(1, Role.WORKER, Wei(5), "no reveal", 9, "0xabc", WORKER)))
     world.run(until=lambda w: w.chain.clock.round == 1)
     run(world, WORKER)
     told = world.told(WORKER, "slashed")

@@ -222,7 +222,7 @@ def test_read__not_a_result__raises(answer: Any, error: type[ChainError]):
         client.read(Call(VAULT, FREE_OF, (VAULT,), int))
 
 
-@pytest.mark.parametrize("answer", [text_result("chainfl-2"), "0x", "0x12", RpcError(3, "execution reverted", b"")])
+@pytest.mark.parametrize("answer", [text_result("chainfl-1"), "0x", "0x12", RpcError(3, "execution reverted", b"")])
 def test_check_contract__another_version__raises(answer: Any):
     client, _, _ = fake_client(
         {"eth_chainId": lambda: "0x1", "eth_getCode": lambda *_: "0x60", "eth_call": lambda *_: answer}

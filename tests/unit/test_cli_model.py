@@ -11,7 +11,7 @@ from cli_fakes import ME, MY_LINE, ROUND_VIEW, Shell, shell_with_chain
 from fake_chain import account_of
 
 from chainfl.chain.records import Model
-from chainfl.cli import model as model_commands
+from chainfl.cli import round as round_commands
 from chainfl.cli.model import tree
 from chainfl.errors import RegistryError
 from chainfl.registry import lineage as lineage_module
@@ -174,7 +174,7 @@ def test_replay__no_such_round__is_told(shell, arguments, code):
 def test_replay__roots__decide_the_exit_code(shell, monkeypatch, computed, code):
     shell.operator.round_view = replace(ROUND_VIEW, phase=Phase.COMPLETED, round=2)
     replayed = ReplayedRound(np.zeros(1, np.int32), Root(bytes([computed]) * 32), 2, 20_000, 0)
-    monkeypatch.setattr(model_commands, "_replay", lambda app, task_id, number: replayed)
+    monkeypatch.setattr(round_commands, "_replay", lambda app, task_id, number: replayed)
     assert shell("round", "replay", "1", "2", "--json") == code
     assert json.loads(shell.out)["matches"] is (code == 0)
 
@@ -182,6 +182,6 @@ def test_replay__roots__decide_the_exit_code(shell, monkeypatch, computed, code)
 def test_replay__posted_and_not_yet_final__is_compared_with_what_is_posted(shell, monkeypatch):
     posted = Root(bytes([7]) * 32)
     shell.operator.round_view = replace(ROUND_VIEW, phase=Phase.CHALLENGE, round=3, posted_at=1, aggregate_root=posted)
-    monkeypatch.setattr(model_commands, "_replay", lambda *_: ReplayedRound(np.zeros(1, np.int32), posted, 2, 1, 0))
+    monkeypatch.setattr(round_commands, "_replay", lambda *_: ReplayedRound(np.zeros(1, np.int32), posted, 2, 1, 0))
     assert shell("round", "replay", "1", "3") == 0
     assert posted.hex() in shell.out

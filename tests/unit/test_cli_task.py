@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections import OrderedDict
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from cli_fakes import ME, NOW, ROUND_VIEW, TASK_VIEW, Shell, shell_with_chain
 from fake_chain import account_of
 
+from chainfl.agents.requester import ProgramFile
 from chainfl.chain.events import Event, Log
 from chainfl.cli.output import Money
-from chainfl.cli.task_file import bounds_of, draft_of, read_toml, seconds_of, task_file
+from chainfl.cli.task_file import bounds_of, draft_of, fraction_of, read_toml, seconds_of, task_file
+from chainfl.encoding.chunk_tree import zero_state_root
 from chainfl.errors import SpecificationError, UsageError
 from chainfl.storage.cid import digest_of
 from chainfl.tasks.spec import DEFAULT_ECONOMICS, LOCAL_WINDOWS, TOKEN, parse
-from chainfl.tasks.state import Bounds, Phase
+from chainfl.tasks.state import Bounds, Phase, Rule
 
 MINIMAL = """
 preset = "digits"
@@ -59,6 +64,48 @@ def test_task_file__windows_and_economics__change_only_what_they_name():
     assert made.economics == replace(DEFAULT_ECONOMICS, worker_stake=75 * TOKEN // 10, base_bps=0)
 
 
+def test_task_file__rule_trim_momentum_and_groups__reach_the_draft():
+    form = {"rule": "trimmed_mean", "trim_num": 1, "trim_den": 5, "momentum_num": 9, "momentum_den": 10}
+    made = draft({"preset": "digits", "reward": "1", "format": {**form, "group_size": 32}})
+    assert (made.rule, made.trim_num, made.trim_den) == (Rule.TRIMMED_MEAN, 1, 5)
+    assert (made.momentum_num, made.momentum_den, made.group_size, made.momentum) == (9, 10, 32, "0.9")
+
+
+def test_task_file__no_word_of_a_rule__is_the_plain_mean():
+    made = draft({"preset": "digits", "reward": "1"})
+    assert (made.rule, made.trim_den, made.momentum_den, made.group_size) == (Rule.MEAN, 0, 0, 64)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("9/10", (9, 10)), ("0", (0, 0)), (" 1/5 ", (1, 5))])
+def test_fraction_of__each_spelling__is_two_integers(text, expected):
+    assert fraction_of(text) == expected
+
+
+@pytest.mark.parametrize("text", ["0.9", "1/0", "-1/5", "", "1/", "9"])
+def test_fraction_of__anything_else__is_refused(text):
+    with pytest.raises(UsageError, match="fraction"):
+        fraction_of(text)
+
+
+def test_create__rule_and_momentum__are_shown_and_published(shell):
+    shell.use(free=10 * TOKEN)
+    flags = ("--preset", "digits", "--reward", "10", "--rule", "median", "--momentum", "9/10")
+    assert shell("task", "create", *flags, "--dry-run") == 0
+    assert "median" in shell.err
+    assert "server momentum 9/10" in shell.err
+    assert shell("task", "create", *flags, "--yes", "--json") == 0
+    document = json.loads(shell.out)
+    spec = parse(shell.store.blobs[document["spec_cid"]], bytes.fromhex(document["spec_hash"][2:]))
+    assert (spec.format.rule, spec.format.momentum_num, spec.format.momentum_den) == (Rule.MEDIAN, 9, 10)
+    assert spec.genesis.state_root == zero_state_root(spec.format).hex()
+
+
+def test_show__rule_windows_and_disputes__are_told(shell):
+    assert shell("task", "show", "1") == 0
+    for word in ("mean; groups of 64", "answer 5", "a round lasts", "whatever is disputed", "50 CFL to challenge"):
+        assert word in shell.out
+
+
 def test_template__as_it_is__says_what_the_preset_and_the_defaults_say(shell):
     assert shell("task", "template") == 0
     named = {"name": "x", "reward": "1000", "workers": "3-5", "validators": "1-3", "aggregators": "1-2"}
@@ -70,6 +117,34 @@ def test_template__as_it_is__says_what_the_preset_and_the_defaults_say(shell):
 def test_task_file__another_model__keeps_none_of_the_presets_parameters():
     made = draft({"preset": "digits", "reward": "1", "model": {"name": "mlp", "params": {"hidden": 8}}})
     assert dict(made.model_params) == {"hidden": 8}
+
+
+def test_task_file__program__keeps_the_presets_data_and_training():
+    made = draft({"preset": "digits", "reward": "1", "program": "model.pt2"})
+    assert made.model == ProgramFile(Path("model.pt2"))
+    assert (made.steps, made.dataset.input_shape, dict(made.model_params)) == (40, [1, 8, 8], {})
+
+
+def test_task_file__program_named_in_a_file__lies_beside_it(tmp_path):
+    document = {"preset": "digits", "reward": "1", "program": "model.pt2"}
+    assert task_file(document, {}, tmp_path).program == tmp_path / "model.pt2"
+    assert task_file(document, {"program": Path("other.pt2")}, tmp_path).program == Path("other.pt2")
+
+
+@pytest.mark.parametrize(
+    ("document", "flags", "told"),
+    [
+        ({"program": "m.pt2", "model": {"name": "cnn"}}, {}, "model and program contradict"),
+        ({"model": {"name": "cnn"}}, {"program": Path("m.pt2")}, "model and program contradict"),
+        ({"program": "m.pt2"}, {"model": {"seed": 1}}, "seed and a program contradict"),
+        ({}, {}, "model is missing"),
+    ],
+)
+def test_task_file__not_exactly_one_model__is_told_with_all_else(document, flags, told):
+    with pytest.raises(SpecificationError) as caught:
+        task_file({**document, "colour": 1, "rounds": "many"}, flags)
+    for word in (told, "colour", "rounds", "reward is missing", "dataset is missing"):
+        assert word in str(caught.value)
 
 
 def test_task_file__many_problems__are_all_told():
@@ -87,6 +162,10 @@ def test_task_file__many_problems__are_all_told():
         {"economics": {"base_bps": "30%"}},
         {"windows": {"tea": 1}},
         {"training": {"momentum": "x"}},
+        {"dataset": {"input_shape": [0]}},
+        {"dataset": {"num_classes": "ten"}},
+        {"model": {"seed": -1}},
+        {"program": 5},
     ],
 )
 def test_task_file__wrong_table__is_a_problem(changes):
@@ -175,6 +254,51 @@ def test_create__without_terminal_and_yes__publishes_nothing(shell):
 def test_create__a_wrong_task__has_an_exit_code(shell, flags, code):
     assert shell("task", "create", *flags, "--yes") == code
     assert shell.operator.sent == []
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("program") / "model.pt2"
+    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    module = torch.nn.Sequential(OrderedDict(layers=layers))
+    batch = torch.export.Dim("batch")
+    exported = torch.export.export(module, (torch.zeros(2, 1, 8, 8),), dynamic_shapes=({0: batch},))
+    torch.export.save(exported, path)
+    return path
+
+
+def test_create__program__publishes_it_with_the_rest(shell, program):
+    shell.use(free=10 * TOKEN)
+    flags = ("--preset", "digits", "--program", str(program), "--reward", "10")
+    assert shell("task", "create", *flags, "--yes", "--json") == 0
+    document = json.loads(shell.out)
+    spec = parse(shell.store.blobs[document["spec_cid"]], bytes.fromhex(document["spec_hash"][2:]))
+    assert shell.store.blobs[spec.model.cid] == program.read_bytes()
+    assert set(shell.store.blobs) == {spec.model.cid, spec.genesis.cid, spec.genesis.float_cid, document["spec_cid"]}
+
+
+def test_create__program__is_shown_before_anything_is_sent(shell, program):
+    shell.use(free=10 * TOKEN)
+    flags = ("--preset", "digits", "--program", str(program), "--reward", "10")
+    assert shell("task", "create", *flags, "--dry-run") == 0
+    assert "program bafk" in shell.err
+    assert (shell.operator.sent, shell.store.blobs) == ([], {})
+
+
+def test_create__program_that_cannot_be_used__says_how_to_make_one(shell, tmp_path):
+    (tmp_path / "model.pt2").write_bytes(b"junk")
+    (tmp_path / "task.toml").write_text(MINIMAL.replace("rounds", 'program = "model.pt2"\nrounds'))
+    assert shell("task", "create", "--file", "task.toml", "--yes") == 75
+    assert "model.pt2 is not a torch.export archive" in shell.err
+    assert "task create --help" in shell.err
+    shell("task", "create", "--help")
+    assert "torch.export.save(program" in shell.out
+
+
+def test_create__program_and_seed__contradict_one_another(shell, program):
+    flags = ("--preset", "digits", "--program", str(program), "--reward", "10", "--seed", "1")
+    assert shell("task", "create", *flags, "--yes") == 40
+    assert "contradict" in shell.err
 
 
 def test_list__one_task__is_a_row(shell):

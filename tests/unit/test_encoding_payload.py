@@ -21,18 +21,24 @@ from chainfl.encoding.payload import (
     UpdateMetadata,
     max_model_bytes,
     max_update_bytes,
+    open_checkpoint,
+    open_update,
+    read_checkpoint,
     read_model,
     read_update,
     write_float_model,
     write_model,
     write_update,
 )
+from chainfl.encoding.sources import FileSource
 from chainfl.errors import (
     EncodingError,
     PayloadBindingMismatch,
     PayloadDtypeMismatch,
     PayloadError,
     PayloadShapeMismatch,
+    PayloadTooLarge,
+    PayloadTruncated,
     ValueOutOfRange,
 )
 
@@ -201,3 +207,100 @@ def test_read_update__any_byte_changed__a_payload_error_or_other_values(position
         return
     # Only the values themselves carry no redundancy; that is what the root is for.
     assert position >= len(UPDATE_FILE) - UPDATE.nbytes or values.tolist() == UPDATE.tolist()
+
+
+# --- the server's state --------------------------------------------------------------------------
+
+STATE = np.arange(5, dtype=np.int32) - 2
+
+
+def checkpoint_file() -> bytes:
+    target = io.BytesIO()
+    write_model(target, MODEL, MODEL_METADATA, STATE)
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("wrap", [bytes, io.BytesIO, Trickle], ids=["bytes", "file", "trickling stream"])
+def test_read_checkpoint__model_and_state__both_come_back(wrap):
+    read = read_checkpoint(wrap(checkpoint_file()), num_params=5, expected=MODEL_METADATA, has_state=True)
+    np.testing.assert_array_equal(read.model, MODEL)
+    np.testing.assert_array_equal(read.state, STATE)
+    assert len(checkpoint_file()) <= max_model_bytes(5, has_state=True)
+
+
+def test_write_model__with_a_state__safetensors_library_reads_both():
+    tensors = safetensors.numpy.load(checkpoint_file())
+    np.testing.assert_array_equal(tensors["model"], MODEL)
+    np.testing.assert_array_equal(tensors["state"], STATE)
+
+
+def test_write_model__state_of_another_length__refused():
+    with pytest.raises(EncodingError, match="lengths"):
+        write_model(io.BytesIO(), MODEL, MODEL_METADATA, STATE[:-1].copy())
+
+
+def test_read_checkpoint__state_missing_or_unexpected__refused():
+    for data, has_state in ((MODEL_FILE, True), (checkpoint_file(), False)):
+        with pytest.raises(PayloadError, match="hold just"):
+            read_checkpoint(data, num_params=5, expected=MODEL_METADATA, has_state=has_state)
+
+
+@pytest.mark.parametrize("change", [lambda d: d[:-1], lambda d: d + b"\0", lambda d: d[:-21]])
+def test_read_checkpoint__cut_or_too_long__refused(change, tmp_path):
+    data, path = change(checkpoint_file()), tmp_path / "model"
+    path.write_bytes(data)
+    with pytest.raises((PayloadTruncated, PayloadTooLarge)):
+        read_checkpoint(data, num_params=5, expected=MODEL_METADATA, has_state=True)
+    with path.open("rb") as file, pytest.raises((PayloadTruncated, PayloadTooLarge)):
+        open_checkpoint(file, num_params=5, expected=MODEL_METADATA, has_state=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"state":{"data_offsets":[20,40]', b'"state":{"data_offsets":[00,20]'),
+        (b'"state":{"data_offsets":[20,40],"dtype":"I32"', b'"state":{"data_offsets":[20,40],"dtype":"F32"'),
+        (b'"state"', b'"stat3"'),
+    ],
+)
+def test_read_checkpoint__state_that_overlaps_or_is_no_state__refused(old, new):
+    assert old in checkpoint_file()
+    with pytest.raises(PayloadError):
+        data = checkpoint_file().replace(old, new)
+        read_checkpoint(data, num_params=5, expected=MODEL_METADATA, has_state=True)
+
+
+def test_open_checkpoint__file__the_same_values_in_pieces(tmp_path):
+    path = tmp_path / "model"
+    path.write_bytes(checkpoint_file())
+    model, state = open_checkpoint(path.open("rb"), num_params=5, expected=MODEL_METADATA, has_state=True)
+    path.unlink()
+    np.testing.assert_array_equal(model.read(1, 4), MODEL[1:4])
+    np.testing.assert_array_equal(state.read(0, 5), STATE)
+
+
+def test_open_update__shared_vectors__same_values_and_same_refusals(tmp_path):
+    path = tmp_path / "update"
+    path.write_bytes(UPDATE_FILE)
+    source = open_update(path.open("rb"), num_params=5, expected=BINDING)
+    np.testing.assert_array_equal(source.read(0, 5), UPDATE)
+    for case in VECTORS["malformed_updates"]:
+        path.write_bytes(unhex(case["file"]))
+        with path.open("rb") as file, pytest.raises(PayloadError) as raised:
+            open_update(file, num_params=5, expected=BINDING)
+        assert type(raised.value).__name__ == case["error"], case["name"]
+
+
+def test_read_update__out_of_range_let_through__for_who_proves_it():
+    case = next(c for c in VECTORS["malformed_updates"] if c["error"] == "ValueOutOfRange")
+    read = read_update(unhex(case["file"]), num_params=5, expected=BINDING, in_range=False)
+    assert int(read.min()) == -32768
+
+
+def test_file_source__file_ends_early__truncated(tmp_path):
+    path = tmp_path / "short"
+    path.write_bytes(bytes(6))
+    source = FileSource(path.open("rb"), 0, 4, np.dtype(np.int16))
+    assert source.read(0, 3).tolist() == [0, 0, 0]
+    with pytest.raises(PayloadTruncated):
+        source.read(1, 4)

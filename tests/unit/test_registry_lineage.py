@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
-from agents_world import World
+from agents_world import LAYOUT_HASH, NUM_PARAMS, World
 from fake_chain import CHAIN_ID, COORDINATOR, TASK, account_of
 
+from chainfl.encoding.chunk_tree import model_root, zero_state_root
+from chainfl.encoding.payload import ModelMetadata, write_model
 from chainfl.errors import CidMismatch, LineageBroken, RegistryError
 from chainfl.registry import lineage as lineages
 from chainfl.registry.lineage import UpdateLink, model_id_of, read_lineage, updates_hash, verify_lineage
+from chainfl.storage.unixfs import cid_of
+from chainfl.tasks import spec as specs
 from chainfl.tasks.cids import cid_on_chain, cid_text
-from chainfl.tasks.state import CidOnChain, Outcome
+from chainfl.tasks.state import CidOnChain, Outcome, Rule
 from chainfl.types import Address, Root
 
 
@@ -238,3 +244,55 @@ def test_updates_hash__two_updates__is_the_coordinators_chain():
         types = ["bytes32", "address", "bytes32", "uint16", "uint16"]
         digest = keccak(encode(types, [digest, worker, root, 10_000, i]))
     assert updates_hash(links) == digest
+
+
+# --- other rules ---------------------------------------------------------------------------------
+
+
+def world_with(tmp_path, **changes) -> World:
+    """Two rounds under another format, whose genesis file holds a state where the task has momentum."""
+    form = replace(specs.default_format(NUM_PARAMS), chunk_params=16, **changes)
+    genesis, stream = np.zeros(NUM_PARAMS, np.int32), io.BytesIO()
+    write_model(stream, genesis, ModelMetadata(LAYOUT_HASH, 20), genesis if form.has_momentum else None)
+    cid = cid_of(stream.getvalue())
+    entry = {"root": model_root(genesis, 16).hex(), "cid": cid, "float_cid": cid}
+    if form.has_momentum:
+        entry["state_root"] = zero_state_root(form).hex()
+    world = World(tmp_path, rounds=2, format=form, genesis=entry)
+    world.store.put_bytes(stream.getvalue())
+    return world
+
+
+@pytest.fixture(
+    params=[
+        {"momentum_num": 9, "momentum_den": 10},
+        {"rule": Rule.MEDIAN, "momentum_num": 1, "momentum_den": 2},
+        {"rule": Rule.TRIMMED_MEAN, "trim_num": 1, "trim_den": 3},
+        {"group_size": 2, "momentum_num": 1, "momentum_den": 2},
+    ],
+    ids=["momentum", "median with momentum", "trimmed mean", "groups with momentum"],
+)
+def other(request, tmp_path) -> Reader:
+    world = world_with(tmp_path, **request.param)
+    float_cids = {0: publish_float_genesis(world)}
+
+    def note(w: World) -> bool:
+        if w.chain.posting is not None:
+            float_cids[w.chain.clock.round] = w.chain.posting[3]
+        return w.chain.over
+
+    world.run(until=note)
+    assert list(world.chain.outcomes.values()) == [Outcome.FINAL, Outcome.FINAL]
+    return Reader(world, float_cids)
+
+
+def test_lineage__other_rules_and_momentum__the_state_is_carried_from_genesis(other):
+    found = verify(other)
+    assert [link.problem for link in found.links] == [None] * 4
+    assert found.is_valid
+
+
+def test_lineage__task_that_starts_from_another_state__fails_at_genesis(other):
+    if other.world.spec.format.has_momentum:
+        other.world.chain.task = replace(other.world.chain.task, genesis_state_root=Root(b"\x07" * 32))
+        assert verify(other).first_failure is not None

@@ -43,6 +43,21 @@ def test_process_group__ended_well__is_no_failure(group: ProcessGroup):
         group.wait(30)
 
 
+def test_process_group__may_fail__is_no_failure(group: ProcessGroup):
+    with group:
+        participant = group.start("attacker", ["no-such-command"], {}, may_fail=True)
+        participant.process.wait()
+        group.check()
+
+
+def test_process_group__held_up__ends_all_the_same(group: ProcessGroup, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("subprocess.Popen", _running(sys.executable, "import time; time.sleep(600)"))
+    with group:
+        participant = group.start("aggregator", [], {})
+        participant.hold_up()
+    assert participant.process.returncode == -signal.SIGTERM
+
+
 def test_last_line__empty_log__says_so(tmp_path: Path):
     (tmp_path / "x.log").write_text("\n")
     assert last_line(tmp_path / "x.log") == "it wrote nothing"

@@ -97,9 +97,22 @@ def test_event_files__line_still_being_written__waits_for_its_end(tmp_path: Path
 
 def test_progress__final_report_of_an_agent__does_not_count_its_gas_twice():
     progress = Progress(rounds=1)
-    progress.observe({"agent": "worker-1", "what": "committed", "gas": 7})
+    progress.observe({"agent": "worker-1", "what": "committed", "gas": 7, "tx": "0x1"})
     progress.observe({"agent": "worker-1", "what": "report", "gas": 7})
     assert (progress.gas, progress.doing) == (7, {"worker-1": "committed"})
+
+
+def test_progress__transaction_told_of_twice__does_not_count_its_gas_twice():
+    progress = Progress(rounds=1)
+    progress.observe({"agent": "watcher", "what": "proven", "gas": 7, "tx": "0x1"})
+    progress.observe({"agent": "watcher", "what": "sent", "gas": 7, "tx": "0x1"})
+    assert progress.gas == 7
+
+
+def test_plain_view__another_attempt__is_told():
+    told = io.StringIO()
+    PlainView(Console(file=told, width=200)).show(Progress(rounds=2, round=2, attempt=2, phase=Phase.AGGREGATE), True)
+    assert "round 2/2, attempt 2: the aggregator" in told.getvalue()
 
 
 def test_plain_view__nothing_new__says_nothing():
@@ -128,7 +141,7 @@ def test_live_view__drawn__shows_round_participants_and_accuracy():
 
 
 def test_cast__keys__one_for_each_participant_and_none_shown():
-    cast = Cast.of(KEYS, workers=2, validators=1)
+    cast = Cast.of(KEYS, DemoConfig(Path("x"), workers=2, validators=1))
     assert [(part.name, part.role) for part in cast.parts] == [
         ("worker-1", Role.WORKER),
         ("worker-2", Role.WORKER),

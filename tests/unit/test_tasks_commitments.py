@@ -8,7 +8,7 @@ from eth_hash.auto import keccak
 
 from chainfl.errors import EncodingError
 from chainfl.tasks import commitments, votes
-from chainfl.tasks.state import ABSTAIN, CidOnChain
+from chainfl.tasks.state import ABSTAIN, CidOnChain, Claim
 from chainfl.types import Address, Root, TaskId
 
 COORDINATOR = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
@@ -49,17 +49,43 @@ def test_scores_commitment__any__is_keccak_of_abi_encode():
     assert commitments.scores_commitment(**SCOPE, validator=ACCOUNT, votes=data, salt=SALT) == expected
 
 
-def test_aggregate_commitment__any__is_keccak_of_abi_encode():
+@pytest.mark.parametrize("num_groups", [0, 1, 3])
+def test_aggregate_commitment__any_claim__is_keccak_of_abi_encode(num_groups: int):
+    groups = tuple(Root(bytes([number]) * 32) for number in range(num_groups))
+    claim = Claim(Root(b"\x33" * 32), Root(b"\x44" * 32), groups)
+    hashed = keccak(encode(["(bytes32,bytes32,bytes32[])"], [(claim.model_root, claim.state_root, groups)]))
+    assert commitments.claim_hash(claim) == hashed
     expected = keccak(
         encode(
             ["uint256", "address", "uint256", "uint16", "uint8", "address", "bytes32", "bytes32"],
-            [31337, COORDINATOR, 7, 65_533, 3, ACCOUNT, b"\x33" * 32, SALT],
+            [31337, COORDINATOR, 7, 65_533, 3, ACCOUNT, hashed, SALT],
         )
     )
-    root = Root(b"\x33" * 32)
-    assert expected == commitments.aggregate_commitment(
-        **SCOPE, attempt=3, aggregator=ACCOUNT, model_root=root, salt=SALT
+    assert expected == commitments.aggregate_commitment(**SCOPE, attempt=3, aggregator=ACCOUNT, claim=claim, salt=SALT)
+
+
+def test_challenge_commitment__any__is_keccak_of_abi_encode():
+    proof_hash = commitments.proof_hash_of(b"proof")
+    assert proof_hash == keccak(b"proof")
+    expected = keccak(
+        encode(
+            ["uint256", "address", "uint256", "uint16", "uint8", "address", "bytes32", "bytes32"],
+            [31337, COORDINATOR, 7, 65_533, 2, ACCOUNT, proof_hash, SALT],
+        )
     )
+    assert expected == commitments.challenge_commitment(
+        **SCOPE, attempt=2, challenger=ACCOUNT, proof_hash=proof_hash, salt=SALT
+    )
+
+
+def test_proof_commitment__any__is_keccak_of_abi_encode():
+    expected = keccak(
+        encode(
+            ["uint256", "address", "uint256", "uint16", "address", "bytes32", "bytes32"],
+            [31337, COORDINATOR, 7, 65_533, ACCOUNT, b"\x55" * 32, SALT],
+        )
+    )
+    assert expected == commitments.proof_commitment(**SCOPE, challenger=ACCOUNT, proof_hash=b"\x55" * 32, salt=SALT)
 
 
 def test_update_commitment__value_beyond_its_type__is_our_bug():

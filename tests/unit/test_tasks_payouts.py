@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,6 +47,19 @@ def test_settle__no_aggregate__pays_all_but_the_aggregator():
 def test_settle__quorum_missed__by_stake():
     done = settle(Outcome.QUORUM_MISSED, validators=[VALIDATORS[0]])
     assert done.paid == {A: 1750, B: 5250, V: 2000}
+    assert done.burned == 1000
+
+
+def test_settle__quorum_missed_and_one_refuted__is_not_paid():
+    workers = [replace(WORKERS[0], is_refuted=True), WORKERS[1]]
+    done = settle(Outcome.QUORUM_MISSED, workers=workers)
+    assert (A in done.paid, done.paid[B]) == (False, 7000)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.REFUTED, Outcome.WITHHELD])
+def test_settle__refuted_or_withheld__pays_all_but_the_aggregator(outcome):
+    done = settle(outcome)
+    assert done.paid == {A: 4200, B: 2800, V: 1333, U: 666}
     assert done.burned == 1000
 
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from chainfl.agents.genesis import check_genesis_state
+from chainfl.encoding.chunk_tree import zero_state_root
 from chainfl.encoding.layout import Layout
 from chainfl.errors import SpecificationError, SpecificationMismatch
 from chainfl.storage.cid import RAW, make_cid
 from chainfl.tasks import spec as specs
-from chainfl.tasks.rules import longest_round_s, problems_of
-from chainfl.tasks.state import Bounds, TaskParams, TaskView
+from chainfl.tasks.rules import largest_proof, longest_game_s, longest_round_s, problems_of
+from chainfl.tasks.state import Bounds, Rule, TaskParams, TaskView
 from chainfl.types import Address
 
 CID = make_cid(RAW, bytes(range(32)))
@@ -181,11 +183,94 @@ def test_check_created__anything_else_on_chain__is_named(name: str):
 
 def test_rules__rounds_that_could_last_for_years__are_refused():
     params = make_spec().to_params()
-    longest = 365 * 24 * 3600 // longest_round_s(params.windows)
+    longest = 365 * 24 * 3600 // longest_round_s(params.windows, params.format)
     assert problems_of(replace(params, rounds=min(longest, 65_533))) == []
     week = 7 * 24 * 3600
     windows = replace(params.windows, slot=week)
     assert any("365 days" in told for told in problems_of(replace(params, rounds=10, windows=windows)))
+
+
+def test_longest_round__of_the_presets__adds_every_window_up():
+    form = replace(specs.default_format(10_000_000), chunk_params=256)
+    # Depth 16: two answers and two pointers, the leaf, the proof.
+    assert longest_game_s(specs.LOCAL_WINDOWS, form) == 5 * 5 + 5
+    assert longest_round_s(specs.LOCAL_WINDOWS, form) == 20 + 10 + 15 + 15 + 3 * (60 + 3 + 30)
+
+
+MOMENTUM = {"momentum_num": 9, "momentum_den": 10}
+STATE_ROOT = bytes([7]) * 32
+
+
+@pytest.mark.parametrize(
+    ("form", "state_root", "told"),
+    [
+        ({}, bytes(32), None),
+        ({}, STATE_ROOT, "momentum"),
+        (MOMENTUM, STATE_ROOT, None),
+        (MOMENTUM, bytes(32), "momentum"),
+        ({"momentum_num": 11, "momentum_den": 10}, STATE_ROOT, "momentum 11/10"),
+        ({"momentum_num": 2**31, "momentum_den": 2**31}, STATE_ROOT, "overflow"),
+        ({"rule": Rule.TRIMMED_MEAN, "trim_num": 1, "trim_den": 5}, bytes(32), None),
+        ({"rule": Rule.TRIMMED_MEAN, "trim_num": 1, "trim_den": 2}, bytes(32), "leaves nothing"),
+        ({"rule": Rule.TRIMMED_MEAN}, bytes(32), "leaves nothing"),
+        ({"rule": Rule.MEDIAN, "trim_num": 1, "trim_den": 5}, bytes(32), "trims nothing"),
+        ({"rule": Rule.MEDIAN, "group_size": 5}, bytes(32), None),
+        ({"rule": Rule.MEDIAN, "group_size": 4}, bytes(32), "one group"),
+        ({"group_size": 2}, bytes(32), None),
+        ({"group_size": 0}, bytes(32), "group_size"),
+        ({"chunk_params": 1 << 14}, bytes(32), "a proof of a wrong coordinate"),
+    ],
+)
+def test_rules__rule_and_momentum__are_refused_as_on_chain(form, state_root, told):
+    params = make_spec().to_params()
+    problems = problems_of(replace(params, format=replace(params.format, **form), genesis_state_root=state_root))
+    assert problems == [] if told is None else any(told in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("workers", "rule_bytes"),
+    [
+        (32, 14 + 2 * (4 * 128 + 32 * 20) + 32 * (11 + 2 * 128 + 40 * 20)),
+        (1024, 14 + 2 * (4 * 128 + 32 * 20) + 16 * (32 + 8 * 128 + 32 * 20)),
+    ],
+)
+def test_largest_proof__mean__is_as_the_layout_says(workers, rule_bytes):
+    form = replace(specs.default_format(128 << 20), chunk_params=128)
+    updates = 11 + 32 * (workers // 64) + 8 * 128 + 32 * 20 + 64 * (11 + 2 * 128 + 40 * 20)
+    assert largest_proof(form, workers) == (rule_bytes if workers == 32 else max(rule_bytes, updates))
+
+
+@pytest.mark.parametrize("name", ["challenger_bond", "demand_fee"])
+def test_rules__nothing_to_lose_by_disputing__is_refused(name):
+    params = make_spec().to_params()
+    problems = problems_of(replace(params, economics=replace(params.economics, **{name: 0})))
+    assert any(name in problem for problem in problems)
+
+
+def test_build__momentum__has_a_state_root_on_chain():
+    form = replace(specs.default_format(15), **MOMENTUM)
+    genesis = {"root": "11" * 32, "cid": CID, "float_cid": CID, "state_root": STATE_ROOT.hex()}
+    spec = make_spec(format=form, genesis=genesis)
+    assert spec.to_params().genesis_state_root == STATE_ROOT
+    assert specs.parse(spec.to_bytes(), spec.spec_hash()) == spec
+    with pytest.raises(SpecificationMismatch, match="genesis_state_root"):
+        spec.check_against(replace(view_of(spec.to_params()), genesis_state_root=bytes(32)))
+
+
+def test_check_genesis_state__not_zeros__is_refused_by_every_agent():
+    form = replace(specs.default_format(15), **MOMENTUM)
+    genesis = {"root": "11" * 32, "cid": CID, "float_cid": CID, "state_root": zero_state_root(form).hex()}
+    check_genesis_state(make_spec(format=form, genesis=genesis))
+    with pytest.raises(SpecificationMismatch, match="zeros"):
+        check_genesis_state(make_spec(format=form, genesis=genesis | {"state_root": STATE_ROOT.hex()}))
+
+
+def test_check_genesis_state__model_too_large_to_hash__is_refused_at_once():
+    form = replace(specs.default_format(1 << 40), **MOMENTUM)
+    genesis = specs.GenesisEntry(root="11" * 32, cid=CID, float_cid=CID, state_root=STATE_ROOT.hex())
+    spec = make_spec().model_copy(update={"format": form, "genesis": genesis})
+    with pytest.raises(SpecificationMismatch, match="too large"):
+        check_genesis_state(spec)
 
 
 def test_rules__slot_fee_above_the_bond__is_refused():

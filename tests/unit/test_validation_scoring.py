@@ -156,12 +156,14 @@ def test_score_round__copies_scaled_or_slightly_changed__are_still_copies():
     assert len({vote.score for vote in group[:3]}) == 1
 
 
-def test_score_round__replay_of_the_last_step__shares_with_it():
+def test_score_round__replay_of_the_last_step__scores_the_least():
     last = MODEL - axis(0).astype(np.int32) * 64
     fresh = votes(revealed(axis(0)), revealed(axis(1)))
     replayed = votes(revealed(axis(0)), revealed(axis(1)), previous_model=last)
     assert [vote.score for vote in fresh] == [5_000, 5_000]
-    assert [vote.score for vote in replayed] == [3_333, 6_667]
+    assert [vote.score for vote in replayed] == [1, 10_000]
+    scaled = votes(revealed(axis(0, length=2000)), revealed(axis(1)), previous_model=last)
+    assert scaled[0].score == 1
 
 
 def test_score_round__first_step_of_zero__is_nobodys_copy():

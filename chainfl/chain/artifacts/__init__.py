@@ -10,8 +10,8 @@ from importlib.resources import files
 from typing import Any, Final
 
 CONTRACTS: Final = ("TaskCoordinator", "StakeVault", "ModelRegistry", "TrainingToken")
-LIBRARIES: Final = ("Lifecycle", "Tally", "Aggregates", "Settlement")
-"""Code that the coordinator delegates to; each is deployed before it and linked into it."""
+LIBRARIES: Final = ("Proofs", "Disputes", "Demands", "Lifecycle", "Tally", "Aggregates", "Settlement")
+"""Code that the coordinator delegates to, in an order of deployment: a library comes after those that it links."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,8 @@ interface IStakeVault {
 
     /// @notice Frees an account's stake of a task that is over, once unbonded. Anybody may call; the stake goes to the
     /// account's free balance.
-    /// @dev Reverts NothingLocked, StillBonded. Until this is called the stake can still be slashed.
+    /// @dev Reverts NothingLocked (for a challenger, too: disputes free or burn its bonds), StillBonded. Until this is
+    /// called the stake can still be slashed.
     function unlock(uint256 taskId, Role role, address account) external;
 
     /// @notice Sends what waits to be burned to the burn address. Anybody may call.

@@ -1,12 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import { Cid, Member, ModelResult, Outcome, Phase, Role, RoundView, TaskParams, TaskView } from "./Types.sol";
+import {
+    Cid,
+    Claim,
+    Demand,
+    Game,
+    Member,
+    ModelResult,
+    Outcome,
+    Phase,
+    Role,
+    RoundView,
+    Target,
+    TaskParams,
+    TaskView,
+    Verdict
+} from "./Types.sol";
+import { IDisputes } from "./IDisputes.sol";
 
 /// @title The round state machine of every task. Holds no tokens and has no administrator.
 /// @notice Phases are derived: a window is half-open [start, end), ends early when everybody eligible has acted
 /// (Challenge never does), and every phase has an exit that any address can trigger.
-interface ITaskCoordinator {
+interface ITaskCoordinator is IDisputes {
     event TaskCreated(uint256 indexed taskId, address indexed requester, TaskParams params);
     event TaskCancelled(uint256 indexed taskId, uint256 refund);
     event TaskCompleted(uint256 indexed taskId, uint256 refund);
@@ -48,7 +64,7 @@ interface ITaskCoordinator {
         uint16 indexed round,
         address indexed aggregator,
         uint8 attempt,
-        bytes32 modelRoot,
+        Claim claim,
         Cid cid,
         Cid floatCid
     );
@@ -87,6 +103,8 @@ interface ITaskCoordinator {
     error SeedExpired(uint256 seedBlock);
     error OrderAlreadyDrawn(uint256 taskId);
     error CommitmentTooYoung(uint256 committedBlock);
+    error InvalidClaim(bytes32 what);
+    error Excluded(uint256 taskId, address account);
     error NoResult(uint256 taskId);
 
     /// @notice Publishes a task and escrows its reward out of the caller's free balance in the vault.
@@ -158,19 +176,23 @@ interface ITaskCoordinator {
     function drawOrder(uint256 taskId) external;
 
     /// @notice Commits an aggregate for the open window, so that it cannot be copied from the mempool.
-    /// @param commitment keccak256(abi.encode(chainid, coordinator, taskId, round, attempt, aggregator, modelRoot, salt)).
+    /// @param commitment keccak256(abi.encode(chainid, coordinator, taskId, round, attempt, aggregator,
+    /// keccak256(abi.encode(claim)), salt)).
     /// @dev Phase: Aggregate.
     function commitAggregate(uint256 taskId, uint16 round, bytes32 commitment) external;
 
     /// @notice Posts the next global model and locks the bond. In an exclusive slot only its holder; in the open
     /// window, and in a slot without a holder, anybody whose matching commitment is at least a block old.
+    /// The bond doubles with every attempt; who posted a refuted aggregate in this round is excluded from it.
+    /// @param claim see `Claim`; groupRoots has one entry for each `groupSize` accepted updates, in the order of the
+    /// tally, or none if one group holds them all.
     /// @param salt of `commitAggregate`; ignored in an exclusive slot.
-    /// @dev Phase: Aggregate. Reverts NotYourSlot, SeedNotReady, SeedExpired (call `drawOrder`), CommitmentTooYoung, CommitmentMismatch,
+    /// @dev Phase: Aggregate. Reverts InvalidClaim, Excluded, NotYourSlot, SeedNotReady, SeedExpired (call `drawOrder`), CommitmentTooYoung, CommitmentMismatch,
     /// StakeTooLow (vault).
     function postAggregate(
         uint256 taskId,
         uint16 round,
-        bytes32 modelRoot,
+        Claim calldata claim,
         Cid calldata cid,
         Cid calldata floatCid,
         bytes32 salt

@@ -3,11 +3,13 @@ pragma solidity 0.8.30;
 
 /// @dev Plain values that cross contracts. Python reads them by component name from the ABI, never by position.
 
-/// @notice What an account does in a task. The order is part of the ABI.
+/// @notice What an account does in a task. The order is part of the ABI. Nobody enrols as a challenger: whoever disputes
+/// or demands something is one, and its bonds and fees are locked under that role.
 enum Role {
     Worker,
     Validator,
-    Aggregator
+    Aggregator,
+    Challenger
 }
 
 /// @notice Where a task stands. Derived from stored facts and the block time; nobody sets it.
@@ -19,9 +21,11 @@ enum Phase {
     Reveal,
     ScoreCommit,
     ScoreReveal,
+    Answer,
     Tally,
     Aggregate,
     Challenge,
+    Dispute,
     Settlement,
     Completed,
     Cancelled
@@ -34,7 +38,31 @@ enum Outcome {
     NoUpdates,
     QuorumMissed,
     NothingAccepted,
-    NoAggregate
+    NoAggregate,
+    Refuted,
+    Withheld
+}
+
+/// @notice What became of an attempt at a round's aggregate. `Open`: nothing yet.
+enum Verdict {
+    Open,
+    Stood,
+    Refuted,
+    Abandoned
+}
+
+/// @notice How the updates of a round become one step. The order is part of the ABI.
+enum Rule {
+    Mean,
+    TrimmedMean,
+    Median
+}
+
+/// @notice Which vector of a posted aggregate is meant.
+enum Target {
+    Model,
+    State,
+    Group
 }
 
 /// @notice Where bytes can be found: a CIDv1 with a SHA-256 multihash. `codec` is 0x55 (raw) or 0x70 (dag-pb).
@@ -50,7 +78,9 @@ struct Bounds {
     uint16 max;
 }
 
-/// @notice Lengths in seconds. Public networks: 600, 300, 600, 300, 300, 900.
+/// @notice Lengths in seconds. Public networks: 600, 300, 600, 300, 300, 900, 300, 600.
+/// `answer` is the clock of every demand and of every move in a dispute about withheld bytes; `proof` is what a committed
+/// challenger has after Challenge.
 struct Windows {
     uint32 commit;
     uint32 reveal;
@@ -58,6 +88,8 @@ struct Windows {
     uint32 scoreReveal;
     uint32 slot;
     uint32 challenge;
+    uint32 answer;
+    uint32 proof;
 }
 
 /// @notice What a task asks and pays. Token amounts in wei, shares in basis points.
@@ -72,6 +104,14 @@ struct Economics {
     uint16 baseBps;
     uint16 workerSlashBps;
     uint16 validatorSlashBps;
+    /// A challenger's bond, and the fee of the first demand for a worker's chunk in a round; each further one doubles it.
+    uint96 challengerBond;
+    uint96 demandFee;
+    /// Of the worker's stake: an update proven out of range or with a wrong sum; an update withheld.
+    uint16 rangeSlashBps;
+    uint16 withheldSlashBps;
+    /// Of the validator's stake: it vouched for bytes that nobody has.
+    uint16 vouchSlashBps;
 }
 
 /// @notice The integer format of a task; see docs/protocol.md, Numbers and Commitments.
@@ -83,6 +123,23 @@ struct Format {
     uint32 stepNum;
     uint32 stepDen;
     uint64 maxSquaredNorm;
+    /// Above so many accepted updates the mean is a sum of group sums.
+    uint16 groupSize;
+    Rule rule;
+    /// Trimmed mean: floor(N * trimNum / trimDen) values are dropped at each end. 0 and 0 for the other rules.
+    uint16 trimNum;
+    uint16 trimDen;
+    /// The server's momentum; 0 and 0 for the plain step.
+    uint32 momentumNum;
+    uint32 momentumDen;
+}
+
+/// @notice What an aggregator claims: the next model, the next server state (0 without momentum), and the sum of each
+/// group (empty unless more than `groupSize` updates were accepted).
+struct Claim {
+    bytes32 modelRoot;
+    bytes32 stateRoot;
+    bytes32[] groupRoots;
 }
 
 /// @notice Everything that `createTask` takes.
@@ -90,6 +147,8 @@ struct Format {
 struct TaskParams {
     bytes32 specHash;
     bytes32 genesisRoot;
+    /// Of a state of zeros; 0 without momentum.
+    bytes32 genesisStateRoot;
     Cid genesisCid;
     Cid genesisFloatCid;
     bytes32 parentModel;
@@ -111,6 +170,7 @@ struct TaskView {
     address requester;
     bytes32 specHash;
     bytes32 genesisRoot;
+    bytes32 genesisStateRoot;
     uint16 rounds;
     uint40 enrolmentEnd;
     uint40 createdAt;
@@ -142,8 +202,9 @@ struct RoundView {
     uint16 numWorkers;
     uint16 numValidators;
     uint16 numAggregators;
-    /// The model that the round starts from.
+    /// The model that the round starts from, and the server's state (0 without momentum).
     bytes32 modelRoot;
+    bytes32 stateRoot;
     uint16 tallied;
     uint16 settled;
     uint40 aggregateStart;
@@ -157,12 +218,53 @@ struct RoundView {
     address aggregator;
     uint40 postedAt;
     bytes32 aggregateRoot;
+    bytes32 aggregateStateRoot;
     Cid aggregateCid;
     Cid aggregateFloatCid;
     Outcome outcome;
     /// The worker's pot carried over from rounds in which nobody payable was accepted, in wei.
     uint128 carry;
     uint40 endedAt;
+    /// Of the current attempt: commitments that are not proven, open games; and open demands for updates.
+    uint32 challenges;
+    uint32 games;
+    uint32 demands;
+    /// The games opened in the task so far; the next one's number.
+    uint32 numGames;
+}
+
+/// @notice A dispute about an aggregate whose bytes are withheld: somebody asks for nodes, somebody answers.
+struct Game {
+    address challenger;
+    uint16 round;
+    uint8 attempt;
+    Target target;
+    uint16 group;
+    /// How many levels are below the node in question, and which one of its level it is.
+    uint8 height;
+    uint64 index;
+    /// Whose move is awaited until `deadline`. Who does not move loses.
+    bool answersTurn;
+    bool isOpen;
+    uint40 deadline;
+    /// The posted root until the first answer, then the node in question.
+    bytes32 node;
+    /// Who answered last; 0 before the first answer.
+    address answerer;
+    uint96 bond;
+    bytes32 ownRoot;
+}
+
+/// @notice Somebody asked for a chunk of a worker's update.
+struct Demand {
+    address challenger;
+    uint96 fee;
+    uint16 round;
+    uint16 workerIndex;
+    uint64 chunkIndex;
+    uint40 deadline;
+    bool isLate;
+    bool isOpen;
 }
 
 /// @notice One account's part in a task. One storage slot, and one for `commitment`.

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import { IDisputes } from "../interfaces/IDisputes.sol";
 import { IStakeVault } from "../interfaces/IStakeVault.sol";
 import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
-import { Cid, Phase, Role, Windows } from "../interfaces/Types.sol";
+import { Cid, Claim, Format, Outcome, Phase, Role, Verdict, Windows } from "../interfaces/Types.sol";
 import { Members } from "./Members.sol";
 import { Clock, Phases, Progress } from "./Phases.sol";
 import { Rounds } from "./Rounds.sol";
@@ -12,6 +13,8 @@ import { AggregateCommitment, Posting, Task } from "./TaskStorage.sol";
 /// @title Who posts the next global model. Linked: the coordinator delegates to it.
 library Aggregates {
     using Phases for Progress;
+
+    uint8 private constant MAX_ATTEMPTS = 3;
 
     function drawOrder(Task storage t, uint256 taskId, IStakeVault vault) external {
         Rounds.requirePhase(t, taskId, Phase.Aggregate);
@@ -41,7 +44,7 @@ library Aggregates {
         Task storage t,
         uint256 taskId,
         uint16 round,
-        bytes32 modelRoot,
+        Claim calldata claim,
         Cid calldata cid,
         Cid calldata floatCid,
         bytes32 salt,
@@ -51,20 +54,72 @@ library Aggregates {
         Rounds.requirePhase(t, taskId, Phase.Aggregate);
         Clock memory c = t.clock;
         Rounds.checkRound(taskId, c.round, round);
-        if (modelRoot == 0) revert ITaskCoordinator.ZeroRoot();
         Rounds.checkCid(cid);
         Rounds.checkCid(floatCid);
         Progress memory p = t.progress;
-        _checkTurn(t, taskId, c, p, modelRoot, salt, vault);
+        _checkClaim(t, p, claim);
+        if (t.excluded[msg.sender] == round) revert ITaskCoordinator.Excluded(taskId, msg.sender);
+        _checkTurn(t, taskId, c, p, keccak256(abi.encode(claim)), salt, vault);
 
         // Effect
         p.postedAt = uint40(block.timestamp);
         t.progress = p;
-        t.posting = Posting(msg.sender, cid.codec, floatCid.codec, modelRoot, cid.digest, floatCid.digest);
-        emit ITaskCoordinator.AggregatePosted(taskId, round, msg.sender, c.attempt, modelRoot, cid, floatCid);
+        _store(t, claim, cid, floatCid);
+        emit ITaskCoordinator.AggregatePosted(taskId, round, msg.sender, c.attempt, claim, cid, floatCid);
 
         // Interaction
-        vault.lock(taskId, Role.Aggregator, msg.sender, t.fixed_.economics.aggregatorBond);
+        vault.lock(taskId, Role.Aggregator, msg.sender, Rounds.bondOf(t, c.attempt));
+    }
+
+    /// @notice The posted aggregate is wrong: its poster loses the bond to the challenger and the fire, and the round
+    /// goes on with the next attempt, or ends void.
+    function refute(Task storage t, uint256 taskId, IStakeVault vault, address challenger, bytes32 reason) internal {
+        Clock memory c = t.clock;
+        Progress memory p = t.progress;
+        address poster = t.posting.aggregator;
+
+        // Effect
+        t.verdicts[Rounds.keyOf(c.round, c.attempt)] = Verdict.Refuted;
+        t.excluded[poster] = c.round;
+        (t.docket.challenges, t.docket.games) = (0, 0);
+        emit IDisputes.AggregateRefuted(taskId, c.round, poster, c.attempt, challenger, reason);
+        if (c.attempt == MAX_ATTEMPTS) p.outcome = Outcome.Refuted;
+        else _reopen(t, taskId, c, p);
+        t.progress = p;
+
+        // Interaction
+        uint256 taken = vault.slash(taskId, Role.Aggregator, poster, Rounds.bondOf(t, c.attempt), challenger);
+        emit ITaskCoordinator.Slashed(taskId, c.round, poster, Role.Aggregator, taken, reason);
+    }
+
+    function _reopen(Task storage t, uint256 taskId, Clock memory c, Progress memory p) private {
+        uint8 next = c.attempt + 1;
+        t.clock.attempt = next;
+        (p.postedAt, p.aggregateStart, p.orderDrawn) = (0, uint40(block.timestamp), false);
+        // The hash of this very block, which the challenger cannot know.
+        p.seedBlock = uint40(block.number);
+        (, uint256 count) = _candidates(t);
+        p.numSlots = uint8(count < Phases.MAX_SLOTS ? count : Phases.MAX_SLOTS);
+        t.order.knownFrom = 0;
+        emit IDisputes.AttemptOpened(taskId, c.round, next, Rounds.bondOf(t, next));
+    }
+
+    function _checkClaim(Task storage t, Progress memory p, Claim calldata claim) private view {
+        Format memory f = t.fixed_.format;
+        if (claim.modelRoot == 0) revert ITaskCoordinator.ZeroRoot();
+        if ((claim.stateRoot == 0) != (f.momentumDen == 0)) revert ITaskCoordinator.InvalidClaim("stateRoot");
+        uint256 groups = (uint256(p.accepted) + f.groupSize - 1) / f.groupSize;
+        if (claim.groupRoots.length != (groups == 1 ? 0 : groups)) revert ITaskCoordinator.InvalidClaim("groupRoots");
+    }
+
+    function _store(Task storage t, Claim calldata claim, Cid calldata cid, Cid calldata floatCid) private {
+        Posting storage a = t.posting;
+        (a.aggregator, a.codec, a.floatCodec) = (msg.sender, cid.codec, floatCid.codec);
+        (a.root, a.digest, a.floatDigest) = (claim.modelRoot, cid.digest, floatCid.digest);
+        // Written only where there is one, now or before: most tasks have neither.
+        if (a.stateRoot != claim.stateRoot) a.stateRoot = claim.stateRoot;
+        bytes32 groups = claim.groupRoots.length == 0 ? bytes32(0) : keccak256(abi.encodePacked(claim.groupRoots));
+        if (a.groupsHash != groups) a.groupsHash = groups;
     }
 
     /// @dev In an exclusive slot its holder; afterwards anybody with a commitment at least a block old.
@@ -73,7 +128,7 @@ library Aggregates {
         uint256 taskId,
         Clock memory c,
         Progress memory p,
-        bytes32 modelRoot,
+        bytes32 claimHash,
         bytes32 salt,
         IStakeVault vault
     ) private {
@@ -87,7 +142,7 @@ library Aggregates {
         }
         AggregateCommitment memory committed = t.aggregateCommitments[msg.sender];
         bytes32 opened = keccak256(
-            abi.encode(block.chainid, address(this), taskId, c.round, c.attempt, msg.sender, modelRoot, salt)
+            abi.encode(block.chainid, address(this), taskId, c.round, c.attempt, msg.sender, claimHash, salt)
         );
         if (committed.commitment != opened) revert ITaskCoordinator.CommitmentMismatch(committed.commitment, opened);
         if (block.number <= committed.blockNumber) revert ITaskCoordinator.CommitmentTooYoung(committed.blockNumber);
@@ -104,7 +159,7 @@ library Aggregates {
     /// from the seed alone: by moving money one can give up a slot, but not move the others.
     function _draw(Task storage t, uint256 taskId, Progress memory p, bytes32 seed, IStakeVault vault) private {
         (address[] memory candidates, uint256 count) = _candidates(t);
-        uint256 bond = t.fixed_.economics.aggregatorBond;
+        uint256 bond = Rounds.bondOf(t, t.clock.attempt);
         address[3] memory holders;
         uint256 held;
         for (uint256 i; i < count && held < p.numSlots; ++i) {
@@ -117,12 +172,13 @@ library Aggregates {
         emit ITaskCoordinator.OrderDrawn(taskId, t.clock.round, holders, uint8(held));
     }
 
-    /// @dev The round's aggregators: the first `count` entries.
+    /// @dev The round's aggregators but those who were refuted in it: the first `count` entries.
     function _candidates(Task storage t) private view returns (address[] memory candidates, uint256 count) {
         candidates = t.lists[Role.Aggregator];
         uint16 round = t.clock.round;
         for (uint256 i; i < candidates.length; ++i) {
             address a = candidates[i];
+            if (t.excluded[a] == round) continue;
             if (Members.isActive(t.members[Role.Aggregator][a], round)) candidates[count++] = a;
         }
     }

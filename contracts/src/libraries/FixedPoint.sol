@@ -22,6 +22,9 @@ library FixedPoint {
     error WeightTooLarge(uint256 index, uint16 weight);
     error ZeroTotalWeight();
     error InvalidDivisor(int256 divisor);
+    error InvalidMomentum(uint32 num, uint32 den);
+    error InvalidTrim(uint256 num, uint256 den);
+    error InvalidRank(uint256 position);
 
     /// @notice Proves, when a task is created, that no intermediate of the mean rule can leave 64 bits.
     /// @param maxWorkers the largest number of updates of one round.
@@ -40,6 +43,14 @@ library FixedPoint {
         uint256 numerator = ((2 * uint256(num) * totalWeight * UPDATE_MAGNITUDE) << shift) + den * totalWeight;
         uint256 denominator = 2 * uint256(den) * totalWeight;
         if (numerator >= LIMIT || denominator >= LIMIT) revert WidthOverflow(numerator, denominator);
+    }
+
+    /// @notice The same for the server's momentum num/den; 0 and 0 is the plain step.
+    /// @dev Reverts InvalidMomentum, WidthOverflow.
+    function checkMomentum(uint32 num, uint32 den) internal pure {
+        if (num > den) revert InvalidMomentum(num, den);
+        uint256 numerator = (uint256(num) << 32) + 2 * uint256(den);
+        if (numerator >= LIMIT) revert WidthOverflow(numerator, 2 * uint256(den));
     }
 
     /// @notice One coordinate of the next global model under the mean rule.
@@ -68,26 +79,93 @@ library FixedPoint {
         returns (int256 weightedSum, uint256 totalWeight)
     {
         if (updates.length != weights.length) revert LengthMismatch(updates.length, weights.length);
-        for (uint256 i = 0; i < updates.length; ++i) {
-            uint16 weight = weights[i];
-            if (weight > MAX_WEIGHT) revert WeightTooLarge(i, weight);
-            weightedSum += int256(updates[i]) * int256(uint256(weight));
-            totalWeight += weight;
+        // INVARIANT: an array in memory has far fewer entries than would fill 256 bits with products of 30.
+        unchecked {
+            for (uint256 i = 0; i < updates.length; ++i) {
+                uint16 weight = weights[i];
+                if (weight > MAX_WEIGHT) revert WeightTooLarge(i, weight);
+                weightedSum += int256(updates[i]) * int256(uint256(weight));
+                totalWeight += weight;
+            }
         }
     }
 
-    /// @notice sat32(g + floor((2 * num * a + den * W) / (2 * den * W))): the step num/den of the mean a / W.
-    /// @param scaledSum a, the weighted sum at the model's scale.
+    /// @notice The lower median: `values[at]`, once that is shown to be it.
+    /// @dev Reverts InvalidRank if there are not enough values below it or not enough up to it.
+    function medianAt(int16[] memory values, uint256 at) internal pure returns (int16) {
+        checkRank(values, at, (values.length - 1) / 2);
+        return values[at];
+    }
+
+    /// @notice The sum of what is left of `values` without the `trim` smallest and the `trim` largest ones.
+    /// @param low position of the smallest value kept, `high` of the largest.
+    /// @dev Reverts InvalidTrim, InvalidRank.
+    function trimmedSum(int16[] memory values, uint256 trim, uint256 low, uint256 high)
+        internal
+        pure
+        returns (int256 sum)
+    {
+        uint256 count = values.length;
+        if (2 * trim >= count) revert InvalidTrim(trim, count);
+        uint256 below = checkRank(values, low, trim);
+        checkRank(values, high, count - 1 - trim);
+        (int256 least, int256 most) = (values[low], values[high]);
+        // Strictly between the two all are kept; of those equal to one of them, as many as are left.
+        uint256 between;
+        uint256 equalLeast;
+        for (uint256 i = 0; i < count; ++i) {
+            int256 value = values[i];
+            if (value == least) ++equalLeast;
+            else if (value > least && value < most) (sum, between) = (sum + value, between + 1);
+        }
+        uint256 kept = count - 2 * trim;
+        if (least == most) return int256(kept) * least;
+        uint256 keptLeast = below + equalLeast - trim;
+        return sum + int256(keptLeast) * least + int256(kept - between - keptLeast) * most;
+    }
+
+    /// @notice Shows that `values[at]` is the one at `rank` (from 0) in ascending order. returns how many are below it.
+    /// @dev Reverts InvalidRank.
+    function checkRank(int16[] memory values, uint256 at, uint256 rank) internal pure returns (uint256 below) {
+        if (at >= values.length) revert InvalidRank(at);
+        int16 value = values[at];
+        uint256 upTo;
+        unchecked {
+            for (uint256 i = 0; i < values.length; ++i) {
+                int16 other = values[i];
+                if (other < value) ++below;
+                if (other <= value) ++upTo;
+            }
+        }
+        if (below > rank || upTo <= rank) revert InvalidRank(at);
+    }
+
+    /// @notice sat32(g + d): one coordinate after the plain step.
+    /// @param scaledSum a, the rule's sum at the model's scale; `totalWeight` is what it is divided by.
     /// @dev Reverts ZeroTotalWeight: such a round is void, and never divided.
     function applyStep(int32 model, int256 scaledSum, uint256 totalWeight, uint32 num, uint32 den)
         internal
         pure
         returns (int32)
     {
+        return sat32(model + delta(scaledSum, totalWeight, num, den));
+    }
+
+    /// @notice d = floor((2 * num * a + den * W) / (2 * den * W)): the step num/den of the mean a / W.
+    /// @dev Reverts ZeroTotalWeight.
+    function delta(int256 scaledSum, uint256 totalWeight, uint32 num, uint32 den) internal pure returns (int256) {
         if (totalWeight == 0) revert ZeroTotalWeight();
         // forge-lint: disable-next-line(unsafe-typecast) both factors were bounded by checkWidths
         int256 half = int256(uint256(den) * totalWeight);
-        return sat32(model + floorDiv(2 * int256(uint256(num)) * scaledSum + half, 2 * half));
+        return floorDiv(2 * int256(uint256(num)) * scaledSum + half, 2 * half);
+    }
+
+    /// @notice m' = sat32(floor((2 * num * m + den) / (2 * den)) + d): the server's state after a step with momentum
+    /// num/den. The model follows as sat32(g + m').
+    /// @dev The momentum is one that `checkMomentum` accepted, with den > 0.
+    function momentum(int32 state, int256 d, uint32 num, uint32 den) internal pure returns (int32) {
+        int256 den_ = int256(uint256(den));
+        return sat32(floorDiv(2 * int256(uint256(num)) * state + den_, 2 * den_) + d);
     }
 
     /// @notice Division that rounds toward minus infinity, as Python's and numpy's; Solidity's truncates.

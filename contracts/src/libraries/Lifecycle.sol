@@ -25,6 +25,7 @@ library Lifecycle {
         // Effect
         t.fixed_ = TaskRules.toView(params);
         t.modelRoot = params.genesisRoot;
+        t.stateRoot = params.genesisStateRoot;
         t.parentModel = params.parentModel;
         t.genesisCid = params.genesisCid;
         t.genesisFloatCid = params.genesisFloatCid;
@@ -105,6 +106,7 @@ library Lifecycle {
     }
 
     function _checkAdmission(Task storage t, uint256 taskId, Role role, uint96 stake) private view {
+        if (role == Role.Challenger) revert ITaskCoordinator.NotAdmitted(taskId, msg.sender);
         if (Members.isEnrolled(t, role, msg.sender)) revert ITaskCoordinator.AlreadyEnrolled(taskId, msg.sender);
         if (t.lists[role].length >= Members.bounds(t, role).max) revert ITaskCoordinator.RoleFull(taskId, role);
         uint256 required = Members.requiredStake(t, role);

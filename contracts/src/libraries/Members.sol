@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import { IStakeVault } from "../interfaces/IStakeVault.sol";
 import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
 import { Bounds, Member, Role } from "../interfaces/Types.sol";
+import { Payouts } from "./Payouts.sol";
 import { Task } from "./TaskStorage.sol";
 
 /// @title Who takes part in a task, and in its next round.
@@ -45,9 +47,50 @@ library Members {
     function miss(Task storage t, uint256 taskId, Role role, address account, uint16 round) internal {
         Member storage m = t.members[role][account];
         ++m.missed;
-        bool poor = 2 * uint256(m.stake) < requiredStake(t, role);
-        if ((poor || m.missed >= MAX_MISSED) && m.activeUntil > round + 1) {
-            deactivate(t, taskId, role, account, round);
-        }
+        if (m.missed >= MAX_MISSED || _isPoor(t, role, m)) _retire(t, taskId, role, account, round);
+    }
+
+    /// @notice Takes up to a share of the required stake, half of it for `challenger`. The member's own record follows
+    /// when the round is settled: until then votes and pay go by the stake that it opened with.
+    function slash(
+        Task storage t,
+        uint256 taskId,
+        IStakeVault vault,
+        Role role,
+        address account,
+        uint256 bps,
+        address challenger,
+        bytes32 reason
+    ) internal {
+        uint256 left = t.members[role][account].stake - t.slashed[role][account];
+        uint256 amount = Payouts.slashAmount(requiredStake(t, role), bps, left);
+        uint256 taken = vault.slash(taskId, role, account, amount, challenger);
+        emit ITaskCoordinator.Slashed(taskId, t.clock.round, account, role, taken, reason);
+        _recordSlash(t, taskId, role, account, taken);
+    }
+
+    function _recordSlash(Task storage t, uint256 taskId, Role role, address account, uint256 taken) private {
+        t.slashed[role][account] += uint96(taken);
+        // Once the settlement has begun nobody comes back to this member in the round.
+        if (t.progress.settled > 0 || t.endedAt > 0) applySlash(t, taskId, role, account, t.clock.round);
+        else t.docket.anySlashed = true;
+    }
+
+    /// @notice What disputes took in this round leaves the stake that the next round goes by.
+    function applySlash(Task storage t, uint256 taskId, Role role, address account, uint16 round) internal {
+        uint96 taken = t.slashed[role][account];
+        if (taken == 0) return;
+        Member storage m = t.members[role][account];
+        m.stake -= taken;
+        delete t.slashed[role][account];
+        if (_isPoor(t, role, m)) _retire(t, taskId, role, account, round);
+    }
+
+    function _isPoor(Task storage t, Role role, Member storage m) private view returns (bool) {
+        return 2 * uint256(m.stake) < requiredStake(t, role);
+    }
+
+    function _retire(Task storage t, uint256 taskId, Role role, address account, uint16 round) private {
+        if (t.members[role][account].activeUntil > round + 1) deactivate(t, taskId, role, account, round);
     }
 }

@@ -33,6 +33,19 @@ struct Progress {
     Outcome outcome;
 }
 
+/// @notice What is disputed in a round. One storage slot.
+/// `challenges` and `games` are those of the current attempt that are not over; `demands` those for updates that are
+/// neither answered nor closed, and `demandEnd` the end of the latest clock among them.
+struct Docket {
+    uint32 challenges;
+    uint32 games;
+    uint32 demands;
+    uint40 demandEnd;
+    bool anyRefuted;
+    bool anySlashed;
+    uint32 numGames;
+}
+
 /// @title Where a round stands, derived from stored facts and the time.
 /// @dev Windows are half-open [start, end): at `end` the next phase has begun. What every commit and reveal calls takes
 /// the clock in storage, and reads and writes only the fields that it needs; `current` takes it in memory.
@@ -100,14 +113,18 @@ library Phases {
     }
 
     /// @notice The phase of an open round and when it ends by itself (0: only an action ends it).
-    function current(Clock memory c, Progress memory p, Windows memory w) internal view returns (Phase, uint40) {
+    function current(Clock memory c, Progress memory p, Docket memory d, Windows memory w)
+        internal
+        view
+        returns (Phase, uint40)
+    {
         if (block.timestamp < c.commitEnd) return (Phase.Commit, c.commitEnd);
         if (c.committed == 0) return (Phase.Settlement, 0);
         if (block.timestamp < c.revealEnd) return (Phase.Reveal, c.revealEnd);
         if (c.revealed == 0) return (Phase.Settlement, 0);
         if (block.timestamp < c.scoreCommitEnd) return (Phase.ScoreCommit, c.scoreCommitEnd);
         if (c.scoresCommitted > 0 && block.timestamp < c.scoreRevealEnd) return (Phase.ScoreReveal, c.scoreRevealEnd);
-        return _afterScores(p, w);
+        return _afterScores(p, d, w);
     }
 
     /// @notice How a round in Settlement ended.
@@ -128,15 +145,31 @@ library Phases {
         return exclusiveEnd(p, w) + uint40(MAX_SLOTS) * w.slot;
     }
 
-    function _afterScores(Progress memory p, Windows memory w) private view returns (Phase, uint40) {
+    function _afterScores(Progress memory p, Docket memory d, Windows memory w) private view returns (Phase, uint40) {
+        // INVARIANT: whoever vouched for what nobody delivers pays, whatever becomes of the aggregate meanwhile.
+        bool waits = p.aggregateStart > 0 && d.demands > 0 && p.settled == 0;
         // The tally's last batch leaves either an outcome (the round is void) or a start.
-        if (p.outcome != Outcome.Pending) return (Phase.Settlement, 0);
-        if (p.aggregateStart == 0) return (Phase.Tally, 0);
-        if (p.postedAt > 0) {
-            uint40 challengeEnd = p.postedAt + w.challenge;
-            return block.timestamp < challengeEnd ? (Phase.Challenge, challengeEnd) : (Phase.Settlement, uint40(0));
+        if (p.outcome != Outcome.Pending) {
+            return (waits && p.outcome == Outcome.Refuted ? Phase.Dispute : Phase.Settlement, 0);
         }
+        if (p.aggregateStart == 0) {
+            bool answers = p.tallied == 0 && d.demands > 0 && block.timestamp < d.demandEnd;
+            return answers ? (Phase.Answer, d.demandEnd) : (Phase.Tally, uint40(0));
+        }
+        if (p.postedAt > 0) return _afterPosting(p, d, w);
         uint40 end = openEnd(p, w);
-        return block.timestamp < end ? (Phase.Aggregate, end) : (Phase.Settlement, uint40(0));
+        if (block.timestamp < end) return (Phase.Aggregate, end);
+        return (waits ? Phase.Dispute : Phase.Settlement, 0);
+    }
+
+    function _afterPosting(Progress memory p, Docket memory d, Windows memory w) private view returns (Phase, uint40) {
+        uint40 challengeEnd = p.postedAt + w.challenge;
+        if (block.timestamp < challengeEnd) return (Phase.Challenge, challengeEnd);
+        // INVARIANT: no model becomes final while somebody may still prove it wrong, or waits for what it is made of.
+        if (d.challenges > 0 && block.timestamp < challengeEnd + w.proof) {
+            return (Phase.Dispute, challengeEnd + w.proof);
+        }
+        // What is still open has a clock of its own, after which anybody can close it.
+        return d.games > 0 || d.demands > 0 ? (Phase.Dispute, uint40(0)) : (Phase.Settlement, uint40(0));
     }
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import { IDisputes } from "../interfaces/IDisputes.sol";
 import { IModelRegistry } from "../interfaces/IModelRegistry.sol";
 import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
 import { Cid, Phase } from "../interfaces/Types.sol";
-import { Clock, Phases, Progress } from "./Phases.sol";
+import { Clock, Docket, Phases, Progress } from "./Phases.sol";
 import { Task } from "./TaskStorage.sol";
 
 /// @title From round to round, and the one gate that every call passes.
@@ -18,7 +19,7 @@ library Rounds {
         if (t.endedAt > 0) return (Phase.Completed, 0);
         Clock memory c = t.clock;
         if (c.round == 0) return (Phase.Enrolment, t.fixed_.enrolmentEnd);
-        return c.current(t.progress, t.fixed_.windows);
+        return c.current(t.progress, t.docket, t.fixed_.windows);
     }
 
     function requirePhase(Task storage t, uint256 taskId, Phase expected) internal view {
@@ -44,8 +45,36 @@ library Rounds {
         Progress memory p;
         p.openedBlock = uint40(block.number);
         p.numSlots = t.nextAggregators < Phases.MAX_SLOTS ? t.nextAggregators : Phases.MAX_SLOTS;
-        (t.clock, t.progress, t.order.knownFrom) = (c, p, 0);
+        Docket memory d;
+        d.numGames = t.docket.numGames;
+        (t.clock, t.progress, t.docket, t.order.knownFrom) = (c, p, d, 0);
         emit ITaskCoordinator.RoundOpened(taskId, round, t.modelRoot, c.eligibleWorkers, c.eligibleValidators);
+    }
+
+    /// @dev The caller announced the proof at least a block ago; see `commitProof`.
+    function checkAnnounced(Task storage t, uint256 taskId, uint16 round, bytes32 proofHash, bytes32 salt)
+        internal
+        view
+    {
+        bytes32 commitment =
+            keccak256(abi.encode(block.chainid, address(this), taskId, round, msg.sender, proofHash, salt));
+        uint256 announced = t.proofCommitments[msg.sender][commitment];
+        if (announced == 0) revert IDisputes.NoChallenge(taskId, msg.sender, commitment);
+        if (block.number <= announced) revert ITaskCoordinator.CommitmentTooYoung(announced);
+    }
+
+    /// @notice What an aggregator has at stake: twice as much with every attempt.
+    function bondOf(Task storage t, uint8 attempt) internal view returns (uint256) {
+        return uint256(t.fixed_.economics.aggregatorBond) << (attempt - 1);
+    }
+
+    /// @notice Key of an attempt, of a worker, in the mappings that outlive a round.
+    function keyOf(uint16 round, uint256 which) internal pure returns (uint256) {
+        return uint256(round) << 16 | which;
+    }
+
+    function isRefuted(Task storage t, uint16 round, uint256 workerIndex) internal view returns (bool) {
+        return t.refuted[round][workerIndex / 256] >> (workerIndex % 256) & 1 == 1;
     }
 
     /// @dev Lets the registry pull the task's newest result; there is none before or after this call.

@@ -4,7 +4,7 @@ pragma solidity 0.8.30;
 import { IModelRegistry } from "../interfaces/IModelRegistry.sol";
 import { IStakeVault } from "../interfaces/IStakeVault.sol";
 import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
-import { Economics, Member, Outcome, Phase, Role } from "../interfaces/Types.sol";
+import { Economics, Member, Outcome, Phase, Role, Verdict } from "../interfaces/Types.sol";
 import { Members } from "./Members.sol";
 import { Payouts } from "./Payouts.sol";
 import { Clock, Phases, Progress } from "./Phases.sol";
@@ -43,8 +43,10 @@ library Settlement {
         Sums memory s = t.sums;
         address[] storage workers = t.lists[Role.Worker];
         uint256 end = Rounds.batchEnd(p.settled, maxWorkers, workers.length);
+        bool anySlashed = t.docket.anySlashed;
         for (uint256 i = p.settled; i < end; ++i) {
-            _settleWorker(t, taskId, pots, s, workers[i]);
+            _settleWorker(t, taskId, pots, s, workers[i], i);
+            if (anySlashed) Members.applySlash(t, taskId, Role.Worker, workers[i], pots.round);
         }
         p.settled = uint16(end);
         t.progress = p;
@@ -61,12 +63,21 @@ library Settlement {
         pots.workers += t.carry;
     }
 
-    function _settleWorker(Task storage t, uint256 taskId, Pots memory pots, Sums memory s, address worker) private {
+    function _settleWorker(
+        Task storage t,
+        uint256 taskId,
+        Pots memory pots,
+        Sums memory s,
+        address worker,
+        uint256 workerIndex
+    ) private {
         Member storage m = t.members[Role.Worker][worker];
         bool committed = m.lastRound == pots.round;
         if (committed && m.revealed) {
             m.missed = 0;
-            if (worker != t.fixed_.requester) _payWorker(t, taskId, pots, s, m, worker);
+            // Without quorum, weights say nothing of who was refuted; with it, weight 0 does.
+            bool paid = pots.outcome != Outcome.QuorumMissed || !Rounds.isRefuted(t, pots.round, workerIndex);
+            if (paid && worker != t.fixed_.requester) _payWorker(t, taskId, pots, s, m, worker);
         } else if (Members.isActive(m, pots.round)) {
             Economics memory e = t.fixed_.economics;
             if (committed) _slash(pots, taskId, Role.Worker, worker, m, e.workerStake, e.workerSlashBps);
@@ -116,6 +127,9 @@ library Settlement {
         if (pots.burned > 0) pots.vault.burnEscrow(taskId, pots.burned);
         if (pots.outcome == Outcome.Final) {
             t.modelRoot = t.posting.root;
+            if (t.fixed_.format.momentumDen > 0) t.stateRoot = t.posting.stateRoot;
+            // Bonds of challenges that were never proven burn from here on.
+            if (t.docket.challenges > 0) t.verdicts[Rounds.keyOf(pots.round, t.clock.attempt)] = Verdict.Stood;
             Rounds.publish(t, taskId, registry);
         }
         emit ITaskCoordinator.RoundClosed(taskId, pots.round, pots.outcome, t.modelRoot, pots.burned, t.carry);
@@ -138,6 +152,7 @@ library Settlement {
                 _slash(pots, taskId, Role.Validator, accounts[v], m, e.validatorStake, e.validatorSlashBps);
                 Members.miss(t, taskId, Role.Validator, accounts[v], pots.round);
             }
+            if (t.docket.anySlashed) Members.applySlash(t, taskId, Role.Validator, accounts[v], pots.round);
         }
     }
 
@@ -160,7 +175,7 @@ library Settlement {
     function _settleAggregator(Task storage t, uint256 taskId, Pots memory pots, Progress memory p) private {
         address poster = t.posting.aggregator;
         Economics memory e = t.fixed_.economics;
-        pots.vault.release(taskId, Role.Aggregator, poster, e.aggregatorBond);
+        pots.vault.release(taskId, Role.Aggregator, poster, Rounds.bondOf(t, t.clock.attempt));
         _pay(pots, taskId, poster, Role.Aggregator, pots.aggregator);
         t.members[Role.Aggregator][poster].missed = 0;
         if (!p.orderDrawn) return;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import { IDisputes } from "../interfaces/IDisputes.sol";
 import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
 import { Member, Outcome, Phase, Role } from "../interfaces/Types.sol";
 import { Members } from "./Members.sol";
+import { Openings } from "./Openings.sol";
 import { Payouts } from "./Payouts.sol";
 import { Progress } from "./Phases.sol";
 import { Rounds } from "./Rounds.sol";
@@ -27,6 +29,7 @@ library Tally {
         Sums sums;
         uint16 accepted;
         bytes32 updatesHash;
+        bytes32 acceptedHash;
         uint256 agreements;
     }
 
@@ -39,7 +42,7 @@ library Tally {
         Electorate memory e = _electorate(t, t.clock.round);
         Count memory count;
         // The first batch starts from nothing: what is stored is the last round's.
-        if (p.tallied > 0) count = Count(t.sums, p.accepted, t.updatesHash, t.agreements);
+        if (p.tallied > 0) count = _resume(t, p);
         address[] storage workers = t.lists[Role.Worker];
         uint256 end = Rounds.batchEnd(p.tallied, maxWorkers, workers.length);
         for (uint256 i = p.tallied; i < end; i += 8) {
@@ -47,8 +50,16 @@ library Tally {
         }
         (t.sums, t.updatesHash, t.agreements) = (count.sums, count.updatesHash, count.agreements);
         (p.tallied, p.accepted) = (uint16(end), count.accepted);
+        uint256 size = t.fixed_.format.groupSize;
+        if (count.accepted % size > 0) t.acceptedHashes[count.accepted / size] = count.acceptedHash;
         if (end == workers.length) _closeTally(t, taskId, e.quorum, p);
         t.progress = p;
+    }
+
+    function _resume(Task storage t, Progress memory p) private view returns (Count memory) {
+        uint256 group = p.accepted / t.fixed_.format.groupSize;
+        bytes32 acceptedHash = p.accepted % t.fixed_.format.groupSize == 0 ? bytes32(0) : t.acceptedHashes[group];
+        return Count(t.sums, p.accepted, t.updatesHash, acceptedHash, t.agreements);
     }
 
     /// @dev Settles the eight workers whose votes share a storage word.
@@ -61,7 +72,7 @@ library Tally {
         address[] storage workers = t.lists[Role.Worker];
         uint256 end = workers.length < 8 * word + 8 ? workers.length : 8 * word + 8;
         for (uint256 i = 8 * word; i < end; ++i) {
-            _tallyWorker(t, taskId, e, count, workers[i], _column(words, i % 8));
+            _tallyWorker(t, taskId, e, count, workers[i], i, _column(words, i % 8));
         }
     }
 
@@ -72,25 +83,49 @@ library Tally {
         Electorate memory e,
         Count memory count,
         address worker,
+        uint256 workerIndex,
         uint256[] memory votes
     ) private {
         uint16 round = t.clock.round;
         Member storage m = t.members[Role.Worker][worker];
         if (m.lastRound != round || !m.revealed) return;
-        (uint16 weight, uint16 score) = e.quorum ? _medians(e, count, votes) : (0, 0);
+        bool sound = _isSound(t, taskId, round, worker, workerIndex);
+        (uint16 weight, uint16 score) = e.quorum && sound ? _medians(e, count, votes) : (0, 0);
         (m.weight, m.score) = (weight, score);
 
         // The requester's own worker counts in the model, is in no denominator and earns nothing.
-        bool payable_ = worker != t.fixed_.requester;
+        bool payable_ = worker != t.fixed_.requester && sound;
         Sums memory s = count.sums;
         s.weight += weight;
-        if (weight > 0) ++count.accepted;
+        if (weight > 0) _accept(t, count, m.commitment, weight);
         if (payable_ && (weight > 0 || !e.quorum)) {
             s.stake += m.stake;
             s.score += score;
         }
         count.updatesHash = keccak256(abi.encode(count.updatesHash, worker, m.commitment, weight, score));
         emit ITaskCoordinator.UpdateTallied(taskId, round, worker, m.commitment, weight, score);
+    }
+
+    /// @dev False for an update that was refuted, or asked for and not delivered: weight 0, and in nobody's count.
+    function _isSound(Task storage t, uint256 taskId, uint16 round, address worker, uint256 workerIndex)
+        private
+        returns (bool)
+    {
+        if (t.docket.anyRefuted && Rounds.isRefuted(t, round, workerIndex)) return false;
+        // INVARIANT: no clock of a demand is still running; see Phases.
+        if (t.docket.demands == 0 || t.books[Rounds.keyOf(round, workerIndex)].open == 0) return true;
+        t.refuted[round][workerIndex / 256] |= 1 << (workerIndex % 256);
+        t.docket.anyRefuted = true;
+        emit IDisputes.UpdateRefuted(taskId, round, worker, address(0), "withheld");
+        return false;
+    }
+
+    /// @dev Chains the update to its group's, as the proofs do.
+    function _accept(Task storage t, Count memory count, bytes32 root, uint16 weight) private {
+        uint256 size = t.fixed_.format.groupSize;
+        bytes32 before = count.accepted % size == 0 ? bytes32(0) : count.acceptedHash;
+        count.acceptedHash = Openings.link(before, root, weight);
+        if (++count.accepted % size == 0) t.acceptedHashes[count.accepted / size - 1] = count.acceptedHash;
     }
 
     /// @dev Stake-weighted lower medians over those who did not abstain, and who agreed with them.
@@ -155,6 +190,8 @@ library Tally {
             p.outcome = Outcome.NothingAccepted;
         } else {
             p.aggregateStart = uint40(block.timestamp);
+            // Demands against workers are over; those against who vouched for them begin.
+            (t.docket.demands, t.docket.demandEnd) = (0, 0);
             // The hash of this very block: whoever chooses when to send the last batch cannot know it.
             p.seedBlock = uint40(block.number);
             emit ITaskCoordinator.AggregateOpened(taskId, t.clock.round, totalWeight, p.accepted, t.updatesHash);

@@ -2,7 +2,8 @@
 pragma solidity 0.8.30;
 
 import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
-import { Bounds, Cid, Economics, Format, TaskParams, TaskView, Windows } from "../interfaces/Types.sol";
+import { Bounds, Cid, Economics, Format, Rule, TaskParams, TaskView, Windows } from "../interfaces/Types.sol";
+import { ChunkTree } from "./ChunkTree.sol";
 import { FixedPoint } from "./FixedPoint.sol";
 
 /// @title What a task may ask for. Everything that could lock money for ever, overflow, or exceed a block is refused
@@ -16,6 +17,9 @@ library TaskRules {
     uint256 internal constant MAX_WINDOW = 7 days;
     // All rounds together, each with every window used to its end: how long a stake can be locked.
     uint256 internal constant MAX_DURATION = 365 days;
+    // Nodes refuse transactions above 128 KB.
+    uint256 internal constant MAX_PROOF_BYTES = 100_000;
+    uint256 internal constant MAX_ATTEMPTS = 3;
     uint256 internal constant MAX_LICENCE = 128;
     uint256 internal constant BPS = 10_000;
 
@@ -35,13 +39,14 @@ library TaskRules {
         _require(named == 0 || (named >= p.validators.min && named <= MAX_VALIDATORS), "namedValidators");
         _checkFormat(p.format, p.workers.max);
         _checkWindows(p.windows);
-        _require(p.rounds * _longestRound(p.windows) <= MAX_DURATION, "duration");
+        _require((p.genesisStateRoot == 0) == (p.format.momentumDen == 0), "genesisStateRoot");
+        _require(p.rounds * _longestRound(p.windows, p.format) <= MAX_DURATION, "duration");
         _checkEconomics(p.economics);
     }
 
     function toView(TaskParams calldata p) internal view returns (TaskView memory v) {
         v.requester = msg.sender;
-        (v.specHash, v.genesisRoot) = (p.specHash, p.genesisRoot);
+        (v.specHash, v.genesisRoot, v.genesisStateRoot) = (p.specHash, p.genesisRoot, p.genesisStateRoot);
         (v.rounds, v.enrolmentEnd, v.reward) = (p.rounds, p.enrolmentEnd, p.reward);
         (v.createdAt, v.createdBlock) = (uint40(block.timestamp), uint40(block.number));
         v.validatorsNamed = p.namedValidators.length > 0;
@@ -54,6 +59,31 @@ library TaskRules {
         _require(f.chunkParams > 0 && f.chunkParams % 16 == 0 && f.chunkParams <= 1 << 16, "chunkParams");
         _require(f.maxSquaredNorm > 0, "maxSquaredNorm");
         FixedPoint.checkWidths(f.stepNum, f.stepDen, uint32(maxWorkers), f.modelScaleBits, f.updateScaleBits);
+        FixedPoint.checkMomentum(f.momentumNum, f.momentumDen);
+        _checkRule(f, maxWorkers);
+        _require(largestProof(f, maxWorkers) <= MAX_PROOF_BYTES, "proofs too large");
+    }
+
+    function _checkRule(Format calldata f, uint256 maxWorkers) private pure {
+        if (f.rule == Rule.TrimmedMean) _require(f.trimDen > 0 && 2 * uint256(f.trimNum) < f.trimDen, "trim");
+        else _require(f.trimNum == 0 && f.trimDen == 0, "trim");
+        // A median of medians is not the median.
+        _require(f.groupSize > 0 && (f.rule == Rule.Mean || maxWorkers <= f.groupSize), "groupSize");
+    }
+
+    /// @notice Bytes of the largest proof of a wrong coordinate; see IDisputes for the layout.
+    function largestProof(Format calldata f, uint256 maxWorkers) internal pure returns (uint256) {
+        uint256 depth = ChunkTree.depthOf(ChunkTree.Shape(ChunkTree.MODEL, f.numParams, f.chunkParams));
+        uint256 groups = (maxWorkers + f.groupSize - 1) / f.groupSize;
+        uint256 updates =
+            (maxWorkers < f.groupSize ? maxWorkers : f.groupSize) * (11 + 2 * uint256(f.chunkParams) + 40 * depth);
+        uint256 vector = 4 * uint256(f.chunkParams) + 32 * depth;
+        uint256 steps = 14 + (f.momentumDen > 0 ? 3 : 2) * vector;
+        if (groups == 1) return steps + updates;
+        uint256 sum = 8 * uint256(f.chunkParams) + 32 * depth;
+        uint256 ofSums = steps + groups * (32 + sum);
+        uint256 ofGroup = 11 + 32 * groups + sum + updates;
+        return ofSums > ofGroup ? ofSums : ofGroup;
     }
 
     function _checkWindows(Windows calldata w) private pure {
@@ -63,11 +93,24 @@ library TaskRules {
         _requireWindow(w.scoreReveal, "windows.scoreReveal");
         _requireWindow(w.slot, "windows.slot");
         _requireWindow(w.challenge, "windows.challenge");
+        _requireWindow(w.answer, "windows.answer");
+        _requireWindow(w.proof, "windows.proof");
     }
 
-    /// @dev Up to three exclusive slots, and an open window as long.
-    function _longestRound(Windows calldata w) private pure returns (uint256) {
-        return uint256(w.commit) + w.reveal + w.scoreCommit + w.scoreReveal + 6 * uint256(w.slot) + w.challenge;
+    /// @notice How long a round can last, whatever is disputed in it.
+    /// @dev Up to three attempts, each with up to three exclusive slots and an open window as long, then Challenge, then
+    /// the longest of what `Dispute` waits for.
+    function _longestRound(Windows calldata w, Format calldata f) private pure returns (uint256) {
+        uint256 scored =
+            uint256(w.commit) + w.reveal + w.scoreCommit + (w.scoreReveal > w.answer ? w.scoreReveal : w.answer);
+        return scored + MAX_ATTEMPTS * (6 * uint256(w.slot) + w.challenge + longestGame(w, f));
+    }
+
+    /// @notice How long a game can last: an answer and a pointer for every eight levels, the leaf, and the proof.
+    /// @dev At least an answer and a proof, so that no demand and no committed proof takes longer.
+    function longestGame(Windows calldata w, Format calldata f) internal pure returns (uint256) {
+        uint256 depth = ChunkTree.depthOf(ChunkTree.Shape(ChunkTree.MODEL, f.numParams, f.chunkParams));
+        return (2 * ((depth + 7) / 8) + 1) * uint256(w.answer) + w.proof;
     }
 
     function _checkEconomics(Economics calldata e) private pure {
@@ -80,6 +123,11 @@ library TaskRules {
         _require(uint256(e.workersBps) + e.validatorsBps + e.aggregatorBps == BPS, "shares");
         _require(e.baseBps <= BPS, "baseBps");
         _require(e.workerSlashBps <= BPS && e.validatorSlashBps <= BPS, "slashBps");
+        _require(e.rangeSlashBps <= BPS && e.withheldSlashBps <= BPS && e.vouchSlashBps <= BPS, "slashBps");
+        // Who holds a round up must pay for it.
+        _require(e.challengerBond > 0, "challengerBond");
+        // It doubles up to sixteen times.
+        _require(e.demandFee > 0 && e.demandFee <= type(uint96).max >> 16, "demandFee");
     }
 
     function _checkBounds(Bounds calldata b, uint256 least, uint256 most, bytes32 what) private pure {

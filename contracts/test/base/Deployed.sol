@@ -11,12 +11,14 @@ import { IStakeVault } from "../../src/interfaces/IStakeVault.sol";
 import {
     Bounds,
     Cid,
+    Claim,
     Economics,
     Format,
     Member,
     Phase,
     Role,
     RoundView,
+    Rule,
     TaskParams,
     Windows
 } from "../../src/interfaces/Types.sol";
@@ -31,6 +33,8 @@ abstract contract Deployed is Test {
     uint96 internal constant VALIDATOR_STAKE = 300 ether;
     uint96 internal constant BOND = 200 ether;
     uint96 internal constant SLOT_FEE = 5 ether;
+    uint96 internal constant CHALLENGER_BOND = 50 ether;
+    uint96 internal constant DEMAND_FEE = 2 ether;
     uint128 internal constant REWARD = 1000 ether;
 
     uint32 internal constant COMMIT = 600;
@@ -39,6 +43,8 @@ abstract contract Deployed is Test {
     uint32 internal constant SCORE_REVEAL = 301;
     uint32 internal constant SLOT = 302;
     uint32 internal constant CHALLENGE = 900;
+    uint32 internal constant ANSWER = 303;
+    uint32 internal constant PROOF = 602;
 
     bytes32 internal constant GENESIS = keccak256("genesis");
     address internal constant BURN_ADDRESS = 0x000000000000000000000000000000000000dEaD;
@@ -120,13 +126,15 @@ abstract contract Deployed is Test {
     // ---------------------------------------------------------------------------------------------
 
     function _windows() internal pure returns (Windows memory) {
-        return Windows(COMMIT, REVEAL, SCORE_COMMIT, SCORE_REVEAL, SLOT, CHALLENGE);
+        return Windows(COMMIT, REVEAL, SCORE_COMMIT, SCORE_REVEAL, SLOT, CHALLENGE, ANSWER, PROOF);
     }
 
     function _economics() internal pure returns (Economics memory e) {
         (e.workerStake, e.validatorStake, e.aggregatorBond, e.slotFee) = (WORKER_STAKE, VALIDATOR_STAKE, BOND, SLOT_FEE);
         (e.workersBps, e.validatorsBps, e.aggregatorBps, e.baseBps) = (7000, 2000, 1000, 3000);
         (e.workerSlashBps, e.validatorSlashBps) = (2000, 1000);
+        (e.challengerBond, e.demandFee) = (CHALLENGER_BOND, DEMAND_FEE);
+        (e.rangeSlashBps, e.withheldSlashBps, e.vouchSlashBps) = (10_000, 5000, 5000);
     }
 
     function _format() internal pure returns (Format memory) {
@@ -137,7 +145,13 @@ abstract contract Deployed is Test {
             updateScaleBits: 14,
             stepNum: 1,
             stepDen: 1,
-            maxSquaredNorm: 1e12
+            maxSquaredNorm: 1e12,
+            groupSize: 64,
+            rule: Rule.Mean,
+            trimNum: 0,
+            trimDen: 0,
+            momentumNum: 0,
+            momentumDen: 0
         });
     }
 
@@ -377,6 +391,11 @@ abstract contract Deployed is Test {
         return keccak256(abi.encode("model", round));
     }
 
+    /// @dev Without state and groups.
+    function _claimOf(bytes32 modelRoot) internal pure returns (Claim memory claim) {
+        claim.modelRoot = modelRoot;
+    }
+
     function _aggregateCid(uint16 round) internal pure returns (Cid memory) {
         return Cid(keccak256(abi.encode("model cid", round)), 0x70);
     }
@@ -390,9 +409,13 @@ abstract contract Deployed is Test {
     }
 
     function _post(uint256 id, address aggregator, bytes32 salt) internal {
+        _postClaim(id, aggregator, _claimOf(_modelRoot(_round(id))), salt);
+    }
+
+    function _postClaim(uint256 id, address aggregator, Claim memory claim, bytes32 salt) internal {
         uint16 round = _round(id);
         vm.prank(aggregator);
-        coordinator.postAggregate(id, round, _modelRoot(round), _aggregateCid(round), _floatCid(round), salt);
+        coordinator.postAggregate(id, round, claim, _aggregateCid(round), _floatCid(round), salt);
     }
 
     function _aggregateCommitment(uint256 id, uint16 round, address aggregator, bytes32 salt)
@@ -400,14 +423,28 @@ abstract contract Deployed is Test {
         view
         returns (bytes32)
     {
-        return keccak256(
-            abi.encode(block.chainid, address(coordinator), id, round, uint8(1), aggregator, _modelRoot(round), salt)
-        );
+        return _claimCommitment(id, round, aggregator, _claimOf(_modelRoot(round)), salt);
+    }
+
+    /// @dev For the attempt that is current.
+    function _claimCommitment(uint256 id, uint16 round, address aggregator, Claim memory claim, bytes32 salt)
+        internal
+        view
+        returns (bytes32)
+    {
+        bytes32 claimHash = keccak256(abi.encode(claim));
+        uint8 attempt = coordinator.roundOf(id).attempt;
+        return
+            keccak256(abi.encode(block.chainid, address(coordinator), id, round, attempt, aggregator, claimHash, salt));
     }
 
     function _commitAggregate(uint256 id, address aggregator, bytes32 salt) internal {
+        _commitClaim(id, aggregator, _claimOf(_modelRoot(_round(id))), salt);
+    }
+
+    function _commitClaim(uint256 id, address aggregator, Claim memory claim, bytes32 salt) internal {
         uint16 round = _round(id);
-        bytes32 commitment = _aggregateCommitment(id, round, aggregator, salt);
+        bytes32 commitment = _claimCommitment(id, round, aggregator, claim, salt);
         vm.prank(aggregator);
         coordinator.commitAggregate(id, round, commitment);
     }

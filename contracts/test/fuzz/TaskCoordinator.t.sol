@@ -326,7 +326,7 @@ contract TaskCoordinatorFuzzTest is Deployed {
         _tallyAll(id);
         _draw(id);
         vm.prank(_aggregator(0));
-        coordinator.postAggregate(id, 1, modelRoot, _aggregateCid(1), _floatCid(1), 0);
+        coordinator.postAggregate(id, 1, _claimOf(modelRoot), _aggregateCid(1), _floatCid(1), 0);
         _endPhase(id);
         _settleAll(id);
         return (vault.creditOf(_worker(0)) - worker, vault.creditOf(_aggregator(0)) - aggregator);

@@ -82,7 +82,7 @@ contract TaskHandler is Deployed {
         (p.workers.min, p.validators.min, p.aggregators.min) = (1, 1, 0);
         (p.rounds, p.reward) = (uint16(1 + seed % 4), uint128((seed >> 8) % REWARD));
         p.enrolmentEnd = uint40(_now() + 1 + (seed >> 136) % 1000);
-        p.windows = Windows(20, 10, 15, 15, 10, 3);
+        p.windows = Windows(20, 10, 15, 15, 10, 3, 5, 5);
         p.economics.workerSlashBps = uint16((seed >> 180) % 10_001);
         p.economics.validatorSlashBps = uint16((seed >> 196) % 10_001);
         if (p.reward > 0) _fund(requester, p.reward);

@@ -100,7 +100,7 @@ contract ModelRegistryTest is Test {
 
     function test_construction__rightWiring__keepsCoordinator() external view {
         vm.assertEq(registry.coordinator(), address(coordinator));
-        vm.assertEq(registry.version(), "chainfl-1");
+        vm.assertEq(registry.version(), "chainfl-2");
         vm.assertEq(registry.numModels(), 0);
     }
 

@@ -2,7 +2,7 @@
 pragma solidity 0.8.30;
 
 import { Outcome, Phase, Windows } from "../../src/interfaces/Types.sol";
-import { Clock, Phases, Progress } from "../../src/libraries/Phases.sol";
+import { Clock, Docket, Phases, Progress } from "../../src/libraries/Phases.sol";
 import { Test } from "../base/Test.sol";
 
 /// @notice Follows Phases.tree: the derivation alone, without a task around it.
@@ -19,7 +19,7 @@ contract PhasesTest is Test {
     Clock private _stored;
 
     function _windows() private pure returns (Windows memory) {
-        return Windows(10, 20, 30, 40, 50, 60);
+        return Windows(10, 20, 30, 40, 50, 60, 70, 80);
     }
 
     /// @dev A round that opened at START with three workers and two validators.
@@ -34,8 +34,15 @@ contract PhasesTest is Test {
     }
 
     function _assertAt(uint256 at, Clock memory c, Progress memory p, Phase phase, uint256 end) private {
+        Docket memory d;
+        _assertDisputed(at, c, p, d, phase, end);
+    }
+
+    function _assertDisputed(uint256 at, Clock memory c, Progress memory p, Docket memory d, Phase phase, uint256 end)
+        private
+    {
         vm.warp(at);
-        (Phase got, uint40 gotEnd) = c.current(p, _windows());
+        (Phase got, uint40 gotEnd) = c.current(p, d, _windows());
         vm.assertEq(uint256(got), uint256(phase), "phase");
         vm.assertEq(uint256(gotEnd), end, "end");
     }
@@ -107,6 +114,63 @@ contract PhasesTest is Test {
         _assertAt(2010, c, p, Phase.Challenge, 2070);
         _assertAt(2069, c, p, Phase.Challenge, 2070);
         _assertAt(2070, c, p, Phase.Settlement, 0);
+    }
+
+    // --- what disputes wait for ----------------------------------------------------------------------------------
+
+    function _posted() private pure returns (Progress memory p) {
+        (p.tallied, p.aggregateStart, p.numSlots, p.postedAt) = (3, 2000, 1, 2010);
+    }
+
+    function _docket(uint256 facts) private pure returns (Docket memory d) {
+        (d.challenges, d.games, d.demands) = (uint16(facts % 3), uint16((facts >> 8) % 2), uint16((facts >> 16) % 2));
+        d.demandEnd = uint40(SCORE_COMMIT_END + (facts >> 24) % 200);
+    }
+
+    function test_current__earlyDemands__waitForTheLastClock() external {
+        Progress memory p;
+        Docket memory d;
+        (d.demands, d.demandEnd) = (1, uint40(SCORE_REVEAL_END + 30));
+        _assertDisputed(SCORE_REVEAL_END - 1, _scored(), p, d, Phase.ScoreReveal, SCORE_REVEAL_END);
+        _assertDisputed(SCORE_REVEAL_END, _scored(), p, d, Phase.Answer, SCORE_REVEAL_END + 30);
+        _assertDisputed(SCORE_REVEAL_END + 29, _scored(), p, d, Phase.Answer, SCORE_REVEAL_END + 30);
+        _assertDisputed(SCORE_REVEAL_END + 30, _scored(), p, d, Phase.Tally, 0);
+        d.demands = 0;
+        _assertDisputed(SCORE_REVEAL_END, _scored(), p, d, Phase.Tally, 0);
+    }
+
+    function test_current__tallyBegun__demandsNoLongerWait() external {
+        Progress memory p;
+        p.tallied = 1;
+        Docket memory d;
+        (d.demands, d.demandEnd) = (1, uint40(SCORE_REVEAL_END + 30));
+        _assertDisputed(SCORE_REVEAL_END, _scored(), p, d, Phase.Tally, 0);
+    }
+
+    function test_current__challenges__waitTheProofWindow() external {
+        Docket memory d;
+        d.challenges = 1;
+        _assertDisputed(2069, _scored(), _posted(), d, Phase.Challenge, 2070);
+        _assertDisputed(2070, _scored(), _posted(), d, Phase.Dispute, 2150);
+        _assertDisputed(2149, _scored(), _posted(), d, Phase.Dispute, 2150);
+        _assertDisputed(2150, _scored(), _posted(), d, Phase.Settlement, 0);
+    }
+
+    function test_current__gamesOrDemands__waitUntilTheyAreClosed() external {
+        for (uint16 games; games < 2; ++games) {
+            Docket memory d;
+            (d.games, d.demands) = (games, 1 - games);
+            _assertDisputed(2069, _scored(), _posted(), d, Phase.Challenge, 2070);
+            _assertDisputed(2070, _scored(), _posted(), d, Phase.Dispute, 0);
+            _assertDisputed(1e9, _scored(), _posted(), d, Phase.Dispute, 0);
+        }
+    }
+
+    function test_current__voidWhileDisputed__isSettlement() external {
+        Docket memory d = _docket(1 | 1 << 8 | 1 << 16);
+        Progress memory p = _posted();
+        (p.outcome, d.challenges) = (Outcome.Withheld, 1);
+        _assertDisputed(2011, _scored(), p, d, Phase.Settlement, 0);
     }
 
     function test_current__voidByTheTally__isSettlement() external {
@@ -211,7 +275,8 @@ contract PhasesTest is Test {
         c.scoresCommitted = c.revealed == 0 ? 0 : uint8(bound(scoresCommitted, 0, 2));
         vm.warp(bound(at, START, SCORE_REVEAL_END + 10));
         Progress memory p;
-        (Phase phase,) = c.current(p, _windows());
+        Docket memory d;
+        (Phase phase,) = c.current(p, d, _windows());
         _stored = c;
         vm.assertEq(_stored.inCommit(), phase == Phase.Commit);
         vm.assertEq(_stored.inReveal(), phase == Phase.Reveal);
@@ -238,10 +303,11 @@ contract PhasesTest is Test {
         }
         first = bound(first, START, SCORE_REVEAL_END + 500);
         second = bound(second, first, SCORE_REVEAL_END + 500);
+        Docket memory d = _docket(facts >> 48);
         vm.warp(first);
-        (Phase before,) = c.current(p, _windows());
+        (Phase before,) = c.current(p, d, _windows());
         vm.warp(second);
-        (Phase after_,) = c.current(p, _windows());
+        (Phase after_,) = c.current(p, d, _windows());
         vm.assertLe(uint256(before), uint256(after_));
     }
 }

@@ -19,7 +19,7 @@ contract StakeVaultTest is VaultFixture {
         vm.assertEq(vault.token(), address(token));
         vm.assertEq(vault.coordinator(), address(coordinator));
         vm.assertEq(vault.unbonding(), UNBONDING);
-        vm.assertEq(vault.version(), "chainfl-1");
+        vm.assertEq(vault.version(), "chainfl-2");
         _assertTotals(0, 0, 0, 0, 0);
     }
 

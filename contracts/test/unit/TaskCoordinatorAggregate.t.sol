@@ -199,7 +199,9 @@ contract TaskCoordinatorAggregateTest is Deployed {
         _mine(1);
         uint256 free = vault.freeOf(_aggregator(0));
         vm.expectEmit();
-        emit ITaskCoordinator.AggregatePosted(id, 1, _aggregator(0), 1, _modelRoot(1), _aggregateCid(1), _floatCid(1));
+        emit ITaskCoordinator.AggregatePosted(
+            id, 1, _aggregator(0), 1, _claimOf(_modelRoot(1)), _aggregateCid(1), _floatCid(1)
+        );
         _post(id, _aggregator(0));
 
         _assertPhase(id, Phase.Challenge);
@@ -300,7 +302,7 @@ contract TaskCoordinatorAggregateTest is Deployed {
         _mine(1);
         vm.prank(_aggregator(0));
         vm.expectRevert(ITaskCoordinator.ZeroRoot.selector);
-        coordinator.postAggregate(id, 1, 0, _aggregateCid(1), _floatCid(1), 0);
+        coordinator.postAggregate(id, 1, _claimOf(0), _aggregateCid(1), _floatCid(1), 0);
     }
 
     function test_post__badCodecs__revertInvalidCid() external {
@@ -308,9 +310,9 @@ contract TaskCoordinatorAggregateTest is Deployed {
         _mine(1);
         vm.startPrank(_aggregator(0));
         vm.expectRevert(abi.encodeWithSelector(ITaskCoordinator.InvalidCid.selector, 0x71));
-        coordinator.postAggregate(id, 1, _modelRoot(1), Cid(0, 0x71), _floatCid(1), 0);
+        coordinator.postAggregate(id, 1, _claimOf(_modelRoot(1)), Cid(0, 0x71), _floatCid(1), 0);
         vm.expectRevert(abi.encodeWithSelector(ITaskCoordinator.InvalidCid.selector, 0));
-        coordinator.postAggregate(id, 1, _modelRoot(1), _aggregateCid(1), Cid(0, 0), 0);
+        coordinator.postAggregate(id, 1, _claimOf(_modelRoot(1)), _aggregateCid(1), Cid(0, 0), 0);
     }
 
     function test_post__otherRound__revertsUnexpectedRound() external {
@@ -318,7 +320,7 @@ contract TaskCoordinatorAggregateTest is Deployed {
         _mine(1);
         vm.prank(_aggregator(0));
         vm.expectRevert(abi.encodeWithSelector(ITaskCoordinator.UnexpectedRound.selector, id, 1, 2));
-        coordinator.postAggregate(id, 2, _modelRoot(2), _aggregateCid(2), _floatCid(2), 0);
+        coordinator.postAggregate(id, 2, _claimOf(_modelRoot(2)), _aggregateCid(2), _floatCid(2), 0);
     }
 
     function test_post__afterTheOpenWindow__revertsUnexpectedPhase() external {
@@ -390,7 +392,7 @@ contract TaskCoordinatorAggregateTest is Deployed {
         _mineAt(_aggregateStart(id) + SLOT);
         vm.prank(_aggregator(0));
         vm.expectPartialRevert(ITaskCoordinator.CommitmentMismatch.selector);
-        coordinator.postAggregate(id, 1, keccak256("another"), _aggregateCid(1), _floatCid(1), "s");
+        coordinator.postAggregate(id, 1, _claimOf(keccak256("another")), _aggregateCid(1), _floatCid(1), "s");
     }
 
     function test_open__commitmentOfTheLastRound__revertsCommitmentMismatch() external {
@@ -404,7 +406,7 @@ contract TaskCoordinatorAggregateTest is Deployed {
         _mineAt(_aggregateStart(id) + SLOT);
         vm.prank(stranger);
         vm.expectPartialRevert(ITaskCoordinator.CommitmentMismatch.selector);
-        coordinator.postAggregate(id, 2, _modelRoot(2), _aggregateCid(2), _floatCid(2), "s");
+        coordinator.postAggregate(id, 2, _claimOf(_modelRoot(2)), _aggregateCid(2), _floatCid(2), "s");
     }
 
     function test_open__withoutTheBond__revertsStakeTooLow() external {
@@ -603,6 +605,6 @@ contract TaskCoordinatorAggregateTest is Deployed {
 
     function _postRaw(uint256 id, address account, bytes32 salt) private {
         vm.prank(account);
-        coordinator.postAggregate(id, 1, _modelRoot(1), _aggregateCid(1), _floatCid(1), salt);
+        coordinator.postAggregate(id, 1, _claimOf(_modelRoot(1)), _aggregateCid(1), _floatCid(1), salt);
     }
 }

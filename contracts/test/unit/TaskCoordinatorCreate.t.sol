@@ -4,7 +4,7 @@ pragma solidity 0.8.30;
 import { IModelRegistry } from "../../src/interfaces/IModelRegistry.sol";
 import { IStakeVault } from "../../src/interfaces/IStakeVault.sol";
 import { ITaskCoordinator } from "../../src/interfaces/ITaskCoordinator.sol";
-import { Bounds, Member, Phase, Role, RoundView, TaskParams, TaskView } from "../../src/interfaces/Types.sol";
+import { Bounds, Member, Phase, Role, RoundView, Target, TaskParams, TaskView } from "../../src/interfaces/Types.sol";
 import { Deployed } from "../base/Deployed.sol";
 
 /// @notice Follows TaskCoordinatorCreate.tree: a task before its first round.
@@ -26,7 +26,7 @@ contract TaskCoordinatorCreateTest is Deployed {
         vm.assertEq(coordinator.vault(), address(vault));
         vm.assertEq(coordinator.registry(), address(registry));
         vm.assertEq(vault.coordinator(), address(coordinator));
-        vm.assertEq(coordinator.version(), "chainfl-1");
+        vm.assertEq(coordinator.version(), "chainfl-2");
         vm.assertEq(coordinator.numTasks(), 0);
     }
 
@@ -131,7 +131,7 @@ contract TaskCoordinatorCreateTest is Deployed {
     }
 
     function test_everyCall__unknownTask__revertsUnexpectedPhase() external {
-        bytes[] memory calls = new bytes[](13);
+        bytes[] memory calls = new bytes[](18);
         calls[0] = abi.encodeCall(coordinator.enrol, (7, Role.Worker, 1));
         calls[1] = abi.encodeCall(coordinator.startTask, (7));
         calls[2] = abi.encodeCall(coordinator.cancelTask, (7));
@@ -145,6 +145,11 @@ contract TaskCoordinatorCreateTest is Deployed {
         calls[10] = abi.encodeCall(coordinator.drawOrder, (7));
         calls[11] = abi.encodeCall(coordinator.commitAggregate, (7, 0, 0));
         calls[12] = abi.encodeCall(coordinator.settle, (7, 0));
+        calls[13] = abi.encodeCall(coordinator.commitChallenge, (7, 0, 0, 0));
+        calls[14] = abi.encodeCall(coordinator.proveAggregate, (7, 0, 0, "", 0));
+        calls[15] = abi.encodeCall(coordinator.proveInGame, (7, 0, "", 0));
+        calls[16] = abi.encodeCall(coordinator.proveUpdate, (7, 0, "", 0));
+        calls[17] = abi.encodeCall(coordinator.openGame, (7, 0, 0, Target.Model, 0, new bytes32[](0), 0));
         for (uint256 i; i < calls.length; ++i) {
             (bool ok, bytes memory answer) = address(coordinator).call(calls[i]);
             vm.assertFalse(ok);

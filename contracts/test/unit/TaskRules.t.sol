@@ -2,7 +2,7 @@
 pragma solidity 0.8.30;
 
 import { ITaskCoordinator } from "../../src/interfaces/ITaskCoordinator.sol";
-import { Bounds, Cid, Economics, Format, TaskParams, TaskView, Windows } from "../../src/interfaces/Types.sol";
+import { Bounds, Cid, Economics, Format, Rule, TaskParams, TaskView, Windows } from "../../src/interfaces/Types.sol";
 import { FixedPoint } from "../../src/libraries/FixedPoint.sol";
 import { TaskRules } from "../../src/libraries/TaskRules.sol";
 import { Test } from "../base/Test.sol";
@@ -33,9 +33,25 @@ contract TaskRulesTest is Test {
         (p.genesisCid, p.genesisFloatCid) = (Cid("cid", 0x55), Cid("float", 0x70));
         (p.rounds, p.enrolmentEnd, p.reward) = (10, uint40(NOW + 1 days), 1000 ether);
         (p.workers, p.validators, p.aggregators) = (Bounds(3, 5), Bounds(2, 3), Bounds(1, 1));
-        p.format = Format(10_000, 256, 20, 14, 1, 1, 1e12);
-        p.windows = Windows(600, 300, 600, 300, 300, 900);
-        p.economics = Economics(100 ether, 300 ether, 200 ether, 5 ether, 7000, 2000, 1000, 3000, 2000, 1000);
+        p.format = Format(10_000, 256, 20, 14, 1, 1, 1e12, 64, Rule.Mean, 0, 0, 0, 0);
+        p.windows = Windows(600, 300, 600, 300, 300, 900, 300, 600);
+        p.economics = Economics(
+            100 ether,
+            300 ether,
+            200 ether,
+            5 ether,
+            7000,
+            2000,
+            1000,
+            3000,
+            2000,
+            1000,
+            50 ether,
+            2 ether,
+            10_000,
+            5000,
+            5000
+        );
         p.licence = "Apache-2.0";
     }
 
@@ -91,7 +107,7 @@ contract TaskRulesTest is Test {
 
     function test_rounds__edges() external {
         TaskParams memory p = _good();
-        p.windows = Windows(1, 1, 1, 1, 1, 1);
+        p.windows = Windows(1, 1, 1, 1, 1, 1, 1, 1);
         p.rounds = 0;
         _refuses(p, "rounds");
         p.rounds = 1;
@@ -175,12 +191,15 @@ contract TaskRulesTest is Test {
         _refuses(p, "namedValidators");
     }
 
-    /// @dev 365 days are 7,008 rounds of 4,500 seconds, six slots among them.
+    /// @dev 600 + 300 + 600 + 300 up to the scores, then three attempts of 6 · 300 + 900 and a game of three moves of
+    /// 300 and the proof's 600: 14,400 seconds, and 365 days are 2,190 of them.
     function test_duration__edges() external {
         TaskParams memory p = _good();
-        p.rounds = 7008;
+        p.rounds = 2190;
         _rules.check(p);
-        p.rounds = 7009;
+        p.rounds = 2191;
+        _refuses(p, "duration");
+        (p.rounds, p.windows.answer) = (2190, 301);
         _refuses(p, "duration");
         p = _good();
         (p.rounds, p.windows.slot) = (65_533, 7 days);
@@ -218,8 +237,9 @@ contract TaskRulesTest is Test {
         }
         p.format.chunkParams = 16;
         _rules.check(p);
+        // The proof of one update is too large long before that.
         p.format.chunkParams = 65_536;
-        _rules.check(p);
+        _refuses(p, "proofs too large");
     }
 
     function test_maxSquaredNorm__zero__isRefused() external {
@@ -270,24 +290,145 @@ contract TaskRulesTest is Test {
         if (which == 3) p.windows.scoreReveal = value;
         if (which == 4) p.windows.slot = value;
         if (which == 5) p.windows.challenge = value;
+        if (which == 6) p.windows.answer = value;
+        if (which == 7) p.windows.proof = value;
     }
 
     function test_windows__edges() external {
-        bytes32[6] memory names = [
+        bytes32[8] memory names = [
             bytes32("windows.commit"),
             "windows.reveal",
             "windows.scoreCommit",
             "windows.scoreReveal",
             "windows.slot",
-            "windows.challenge"
+            "windows.challenge",
+            "windows.answer",
+            "windows.proof"
         ];
-        for (uint256 i; i < 6; ++i) {
+        for (uint256 i; i < 8; ++i) {
             _refuses(_withWindow(i, 0), names[i]);
             _rules.check(_withWindow(i, 1));
             _rules.check(_withWindow(i, 7 days));
             _refuses(_withWindow(i, 7 days + 1), names[i]);
             _refuses(_withWindow(i, type(uint32).max), names[i]);
         }
+    }
+
+    // --- what disputes need -----------------------------------------------------------------------------------------
+
+    function test_groupSize__edges() external {
+        TaskParams memory p = _good();
+        p.format.groupSize = 0;
+        _refuses(p, "groupSize");
+        p.format.groupSize = 1;
+        _rules.check(p);
+        p.format.groupSize = type(uint16).max;
+        _rules.check(p);
+    }
+
+    /// @dev A median of medians is not the median.
+    function test_groupSize__orderRuleAboveIt__isRefused() external {
+        TaskParams memory p = _good();
+        (p.format.groupSize, p.format.rule) = (4, Rule.Median);
+        _refuses(p, "groupSize");
+        p.format.groupSize = 5;
+        _rules.check(p);
+        p.format.groupSize = 4;
+        (p.format.rule, p.format.trimNum, p.format.trimDen) = (Rule.TrimmedMean, 1, 4);
+        _refuses(p, "groupSize");
+    }
+
+    function test_trim__edges() external {
+        TaskParams memory p = _good();
+        p.format.trimDen = 1;
+        _refuses(p, "trim");
+        (p.format.trimNum, p.format.trimDen) = (1, 0);
+        _refuses(p, "trim");
+        p.format.rule = Rule.TrimmedMean;
+        _refuses(p, "trim");
+        p.format.trimDen = 2;
+        _refuses(p, "trim");
+        p.format.trimDen = 3;
+        _rules.check(p);
+        p.format.trimNum = 0;
+        _rules.check(p);
+        p.format.rule = Rule.Median;
+        _refuses(p, "trim");
+    }
+
+    function test_momentum__edges() external {
+        TaskParams memory p = _good();
+        p.genesisStateRoot = "state";
+        _refuses(p, "genesisStateRoot");
+        (p.format.momentumNum, p.format.momentumDen) = (9, 10);
+        _rules.check(p);
+        p.format.momentumNum = 10;
+        _rules.check(p);
+        p.format.momentumNum = 11;
+        vm.expectRevert(abi.encodeWithSelector(FixedPoint.InvalidMomentum.selector, 11, 10));
+        _rules.check(p);
+        p.format.momentumNum = 0;
+        _rules.check(p);
+        p.genesisStateRoot = 0;
+        _refuses(p, "genesisStateRoot");
+        (p.format.momentumNum, p.format.momentumDen) = (1, 0);
+        vm.expectRevert(abi.encodeWithSelector(FixedPoint.InvalidMomentum.selector, 1, 0));
+        _rules.check(p);
+    }
+
+    /// @dev 2^32·num + 2·den stays below 2^63.
+    function test_momentum__widths__edges() external {
+        TaskParams memory p = _good();
+        p.genesisStateRoot = "state";
+        (p.format.momentumNum, p.format.momentumDen) = ((1 << 31) - 1, (1 << 31) - 1);
+        _rules.check(p);
+        (p.format.momentumNum, p.format.momentumDen) = (1 << 31, 1 << 31);
+        vm.expectPartialRevert(FixedPoint.WidthOverflow.selector);
+        _rules.check(p);
+    }
+
+    /// @dev By hand from the layout in IDisputes: 73 updates of depth 20 and 256 values are the most.
+    function test_proofBytes__mostUpdates__edges() external {
+        TaskParams memory p = _good();
+        (p.format.numParams, p.format.chunkParams, p.format.groupSize) = (uint64(1 << 20) * 256, 256, 1024);
+        uint256 fixed_ = 14 + 2 * (1024 + 640);
+        uint256 most = (100_000 - fixed_) / (11 + 512 + 800);
+        p.workers = Bounds(1, uint16(most));
+        _rules.check(p);
+        p.workers.max += 1;
+        _refuses(p, "proofs too large");
+        // In groups more fit.
+        p.format.groupSize = 32;
+        _rules.check(p);
+        p.workers.max = 1024;
+        _rules.check(p);
+        p.format.groupSize = 16;
+        _refuses(p, "proofs too large");
+    }
+
+    function test_disputeEconomics__zeroOrAboveTheWhole__areRefused() external {
+        TaskParams memory p = _good();
+        p.economics.challengerBond = 0;
+        _refuses(p, "challengerBond");
+        p = _good();
+        p.economics.demandFee = 0;
+        _refuses(p, "demandFee");
+        // The sixteenth is 2^15 times the first.
+        p.economics.demandFee = type(uint96).max >> 16;
+        _rules.check(p);
+        ++p.economics.demandFee;
+        _refuses(p, "demandFee");
+        p = _good();
+        p.economics.rangeSlashBps = 10_001;
+        _refuses(p, "slashBps");
+        p = _good();
+        p.economics.withheldSlashBps = 10_001;
+        _refuses(p, "slashBps");
+        p = _good();
+        p.economics.vouchSlashBps = 10_001;
+        _refuses(p, "slashBps");
+        p.economics.vouchSlashBps = 0;
+        _rules.check(p);
     }
 
     function test_stakes__zero__areRefused() external {

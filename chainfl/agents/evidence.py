@@ -1,0 +1,288 @@
+"""What a watcher works out from public bytes: which update is wrong or missing, what the aggregate must be, and the
+bytes that convict. All of it can be worked out again after a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from chainfl.agents.context import AgentContext, ModelSource
+from chainfl.agents.watching import AggregateFinding, Bytes, GameFinding, OpenGame, UpdateFinding
+from chainfl.aggregation.rules import WeightedSource, group_sums, read_rows, walk
+from chainfl.disputes import proofs
+from chainfl.disputes.faults import Fault, FaultKind, Vectors, find_fault, padding_fault, sum_lie, update_fault
+from chainfl.disputes.games import differing_child, nodes_below, opening_from_answers, pointer
+from chainfl.disputes.openings import CommittedVector, KnownOpening, Opener, VectorWithoutTree, read_plain
+from chainfl.encoding.arrays import Int64Array
+from chainfl.encoding.chunk_tree import TreeShape, VectorKind
+from chainfl.encoding.payload import Checkpoint
+from chainfl.encoding.sources import VectorSource, as_source
+from chainfl.errors import EncodingError, PayloadError, StorageError
+from chainfl.registry.material import fetch_checkpoint, spool_update
+from chainfl.registry.replay import ReplayedRound, replay_round
+from chainfl.tasks.state import (
+    ChunkAnswered,
+    Claim,
+    Game,
+    NodesAnswered,
+    PostedAggregate,
+    RevealedUpdate,
+    Role,
+    RoundView,
+    Target,
+)
+
+_KINDS = {Target.MODEL: VectorKind.MODEL, Target.STATE: VectorKind.STATE, Target.GROUP: VectorKind.GROUP_SUM}
+
+
+class Evidence:
+    """Everything about one round, kept while it lasts. Updates lie in files of no name; models are in memory."""
+
+    def __init__(self, context: AgentContext) -> None:
+        self._context = context
+        self._models = ModelSource(context)
+        self._sources: dict[int, VectorSource] = {}
+        self._round: RoundView | None = None
+        self._expected: ReplayedRound | None = None
+        self._accepted: list[tuple[int, WeightedSource]] = []
+        self._before: Checkpoint | None = None
+        self._vectors: dict[tuple[Target, int], CommittedVector] = {}
+
+    def enter(self, view: RoundView) -> None:
+        """Forgets the last round."""
+        self._round, self._expected, self._before = view, None, None
+        self._sources.clear()
+        self._accepted.clear()
+        self._vectors.clear()
+
+    @property
+    def expected(self) -> Claim | None:
+        """What the aggregate must be, once `recompute` found everything."""
+        return None if self._expected is None else self._expected.claim()
+
+    # --- updates ----------------------------------------------------------------------------------
+
+    def check_updates(self, view: RoundView) -> Iterator[UpdateFinding]:
+        """Fetches and checks every revealed update that is not known to be sound."""
+        for index, update in self._revealed(view):
+            if index not in self._sources:
+                yield self._check(view, index, update)
+
+    def _revealed(self, view: RoundView) -> Iterator[tuple[int, RevealedUpdate]]:
+        chain, task_id = self._context.chain, self._context.scope.task_id
+        workers = chain.members(task_id, Role.WORKER)
+        for update in chain.revealed_updates(task_id, view.round, view.opened_block):
+            yield workers.index(update.worker), update
+
+    def _check(self, view: RoundView, index: int, update: RevealedUpdate) -> UpdateFinding:
+        scope = self._context.scope
+        form = scope.format
+        try:
+            source = spool_update(
+                self._context.store, scope, view.round, view.model_root, update, in_range=False, rooted=False
+            )
+        except StorageError as error:
+            return UpdateFinding(index, Bytes.MISSING, why=str(error))
+        except PayloadError as error:
+            return UpdateFinding(index, Bytes.WRONG, why=str(error))
+        vector = CommittedVector.of(source, form, VectorKind.UPDATE)
+        if vector.root == update.root:
+            fault = update_fault(source, form, update.squared_norm)
+            if fault is None:
+                self._sources[index] = source
+                return UpdateFinding(index, Bytes.SOUND)
+            proof = proofs.update_proof(index, fault.chunk_index, vector.stated_opening(fault.chunk_index))
+            return UpdateFinding(index, Bytes.WRONG, proof, fault.reason.value)
+        lie = sum_lie(vector, update.root, update.squared_norm)
+        if lie is None:
+            return UpdateFinding(index, Bytes.WRONG, why="its bytes do not hash to its root")
+        return UpdateFinding(index, Bytes.WRONG, proofs.update_proof(index, *lie), "its sums do not add up")
+
+    def opening(self, worker_index: int, chunk_index: int) -> bytes:
+        """A chunk of an update that was found sound, packed."""
+        vector = VectorWithoutTree(self._sources[worker_index], self._context.scope.format, VectorKind.UPDATE)
+        return vector.opening(chunk_index)
+
+    # --- the aggregate ----------------------------------------------------------------------------
+
+    def recompute(self, view: RoundView) -> frozenset[int]:
+        """What the aggregate must be. returns: indices of accepted updates that nobody serves; empty when it is known.
+
+        Raises what fetching the round's own model raises.
+        """
+        if self._expected is not None:
+            return frozenset()
+        chain, scope = self._context.chain, self._context.scope
+        revealed = {update.worker: (index, update) for index, update in self._revealed(view)}
+        accepted: list[tuple[int, WeightedSource]] = []
+        missing: set[int] = set()
+        for tallied in chain.tallied_updates(scope.task_id, view.round, view.opened_block):
+            if tallied.weight == 0:
+                continue
+            index, update = revealed[tallied.worker]
+            if index not in self._sources:
+                self._fetch_accepted(view, index, update)
+            if index in self._sources:
+                accepted.append((index, WeightedSource(self._sources[index], tallied.weight)))
+            else:
+                missing.add(index)
+        if not missing:
+            self._before = self._models.checkpoint_at(view.round, view.model_root, view.state_root)
+            weighted = [(one.values, one.weight) for _, one in accepted]
+            self._expected = replay_round(self._before.model, weighted, scope.format, state=self._before.state)
+            self._accepted = accepted
+        return frozenset(missing)
+
+    def _fetch_accepted(self, view: RoundView, index: int, update: RevealedUpdate) -> None:
+        """An update that was accepted counts, whatever else is wrong with it, as long as its bytes hash to its root."""
+        scope, store = self._context.scope, self._context.store
+        try:
+            source = spool_update(store, scope, view.round, view.model_root, update, in_range=False, rooted=False)
+        except (StorageError, PayloadError):
+            return
+        vector = CommittedVector.of(source, scope.format, VectorKind.UPDATE)
+        if vector.root == update.root or sum_lie(vector, update.root, update.squared_norm):
+            self._sources[index] = source
+
+    def judge(self, posted: PostedAggregate) -> AggregateFinding:
+        """Compares what stands posted with what it must be. Only after `recompute`."""
+        assert self._expected is not None, "judged before it was recomputed"
+        ours, theirs = self._expected.claim(), posted.claim
+        if ours == theirs:
+            return AggregateFinding(posted.attempt)
+        for group, (own, other) in enumerate(zip(ours.group_roots, theirs.group_roots, strict=True)):
+            if own != other:  # group sums are published by nobody
+                why = f"the sum of group {group} is not what its updates add up to"
+                return AggregateFinding(posted.attempt, None, (Target.GROUP, group, own), why)
+        target, root = (
+            (Target.MODEL, ours.model_root) if ours.model_root != theirs.model_root else (Target.STATE, ours.state_root)
+        )
+        why = f"its {target.name.lower()} is not what the accepted updates make"
+        try:
+            claimed = fetch_checkpoint(
+                self._context.store, self._context.scope, theirs.model_root, theirs.state_root, posted.cid
+            )
+        except (StorageError, PayloadError) as error:
+            return AggregateFinding(posted.attempt, None, (target, 0, root), f"{why}, and is withheld: {error}")
+        return AggregateFinding(posted.attempt, self._proof_from(claimed, theirs), None, why)
+
+    def _proof_from(self, claimed: Checkpoint, claim: Claim) -> bytes:
+        assert self._before is not None
+        form = self._context.scope.format
+        before = Vectors(
+            as_source(self._before.model), None if self._before.state is None else as_source(self._before.state)
+        )
+        seen = Vectors(as_source(claimed.model), None if claimed.state is None else as_source(claimed.state))
+        fault = find_fault(form, before, [update for _, update in self._accepted], seen)
+        assert fault is not None, "other roots come of other values"
+        model = CommittedVector.of(claimed.model, form, VectorKind.MODEL)
+        state = None if claimed.state is None else CommittedVector.of(claimed.state, form, VectorKind.STATE)
+        return proofs.aggregate_proof(self._proof_evidence(claim, model, state), fault)
+
+    def _proof_evidence(self, claim: Claim, model: Opener | None, state: Opener | None) -> proofs.Evidence:
+        """What a proof opens. model, state: of the claim; ours where the claim's is not known but the same."""
+        assert self._before is not None
+        form = self._context.scope.format
+        before_state = self._before.state
+        groups = tuple(self._vector(Target.GROUP, group) for group in range(len(claim.group_roots)))
+        return proofs.Evidence(
+            form=form,
+            model=CommittedVector.of(self._before.model, form, VectorKind.MODEL),
+            claimed_model=model or self._vector(Target.MODEL, 0),
+            updates=[
+                (VectorWithoutTree(update.values, form, VectorKind.UPDATE), update.weight)
+                for _, update in self._accepted
+            ],
+            state=None if before_state is None else CommittedVector.of(before_state, form, VectorKind.STATE),
+            claimed_state=state or (None if before_state is None else self._vector(Target.STATE, 0)),
+            group_roots=claim.group_roots,
+            claimed_groups=groups,
+        )
+
+    # --- games ------------------------------------------------------------------------------------
+
+    def play(self, open_game: OpenGame, posted: PostedAggregate) -> GameFinding:
+        """The challenger's move after the last answer."""
+        record, game = open_game.record, open_game.game
+        last = record.moves[-1]
+        if isinstance(last, NodesAnswered):
+            tree = self._vector(game.target, game.group).tree
+            child = differing_child(tree, game.height, game.index, last.nodes)
+            if child is None:
+                raise EncodingError("the nodes answered are those of the right aggregate", game_id=record.game_id)
+            move = pointer(last.nodes, child)
+            return GameFinding(record.game_id, len(record.moves), (move.child, move.node, move.siblings))
+        assert isinstance(last, ChunkAnswered), "it is the challenger's turn after an answer alone"
+        answers = [move.nodes for move in record.moves if isinstance(move, NodesAnswered)]
+        packed = opening_from_answers(answers, game.index, last.chunk, self._shape(game.target))
+        proof = self._proof_of_chunk(game, packed, posted.claim)
+        return GameFinding(record.game_id, len(record.moves), proof=proof)
+
+    def _proof_of_chunk(self, game: Game, packed: bytes, claim: Claim) -> bytes:
+        form, known = self._context.scope.format, KnownOpening(game.index, packed)
+        _, values = read_plain(packed, self._shape(game.target), game.index)
+        fault = self._coordinate_fault(game, values) or padding_fault(form, game.target, game.group, game.index, values)
+        if fault is None:  # the chunk is right, so it is padding nodes that differ
+            fault = Fault(FaultKind.PADDING, game.target, game.group, 0, game.index, 0, 0)
+        evidence = self._proof_evidence(
+            claim,
+            known if game.target is Target.MODEL else None,
+            known if game.target is Target.STATE else None,
+        )
+        if game.target is Target.GROUP:
+            groups: list[Opener] = [*evidence.claimed_groups]
+            groups[game.group] = known
+            evidence = replace(evidence, claimed_groups=tuple(groups))
+        return proofs.aggregate_proof(evidence, fault)
+
+    def _coordinate_fault(self, game: Game, values: object) -> Fault | None:
+        form = self._context.scope.format
+        start = game.index * form.chunk_params
+        stop = min(start + form.chunk_params, form.num_params)
+        ours = self._vector(game.target, game.group).source.read(start, stop)
+        seen = np.asarray(values)[: stop - start]
+        places = np.flatnonzero(seen != ours)
+        if not places.size:
+            return None
+        place = int(places[0])
+        kind = FaultKind.GROUP_COORDINATE if game.target is Target.GROUP else FaultKind.COORDINATE
+        return Fault(kind, game.target, game.group, start + place, game.index, int(seen[place]), int(ours[place]))
+
+    def answer(self, game: Game) -> bytes:
+        """Nodes, or the chunk, of an aggregate that is right."""
+        vector = self._vector(game.target, game.group)
+        return nodes_below(vector.tree, game.height, game.index) if game.height else vector.chunk(game.index)
+
+    # --- vectors ----------------------------------------------------------------------------------
+
+    def _vector(self, target: Target, group: int) -> CommittedVector:
+        """A vector as it must be, next to its tree."""
+        key = (target, group)
+        if key not in self._vectors:
+            self._vectors[key] = CommittedVector.of(
+                self._values(target, group), self._context.scope.format, _KINDS[target]
+            )
+        return self._vectors[key]
+
+    def _values(self, target: Target, group: int) -> VectorSource:
+        assert self._expected is not None
+        if target is Target.MODEL:
+            return as_source(self._expected.model)
+        if target is Target.STATE:
+            assert self._expected.state is not None
+            return as_source(self._expected.state)
+        return as_source(self._group_sum(group))
+
+    def _group_sum(self, group: int) -> Int64Array:
+        form = self._context.scope.format
+        updates = [update for _, update in self._accepted]
+        weights = [update.weight for update in updates]
+        parts = walk(form.num_params, lambda block: group_sums(form, read_rows(updates, block), weights)[group])
+        whole: Int64Array = np.concatenate(list(parts))
+        return whole
+
+    def _shape(self, target: Target) -> TreeShape:
+        form = self._context.scope.format
+        return TreeShape(form.num_params, form.chunk_params, _KINDS[target])

@@ -1,0 +1,336 @@
+"""A watcher of one task: recomputes what strangers claim, and disputes what is wrong. No torch.
+
+One honest watcher anywhere keeps the model right. It is paid by the slashes of those it catches; what each dispute
+costs and can earn is told before anything is sent.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from chainfl.agents.cases import Against, Case, CaseFile
+from chainfl.agents.context import AgentContext
+from chainfl.agents.evidence import Evidence
+from chainfl.agents.player import new_salt
+from chainfl.agents.ports import DryRun, SendResult, Sent, TimedOut, WouldRevert
+from chainfl.agents.watching import (
+    IS_POSTED,
+    Announce,
+    AnswerDemand,
+    AnswerGame,
+    DemandChunk,
+    Drop,
+    EndChallenge,
+    EndDemand,
+    EndGame,
+    Findings,
+    LookAtAggregate,
+    LookAtGame,
+    LookAtUpdates,
+    Move,
+    OpenCase,
+    OpenGame,
+    OwnChallenge,
+    PointAt,
+    Prove,
+    Rest,
+    StartGame,
+    Watch,
+    next_move,
+)
+from chainfl.errors import NodeBehind, UnexpectedPhase
+from chainfl.tasks.commitments import challenge_commitment, proof_commitment, proof_hash_of
+from chainfl.tasks.state import Block, Demand, PostedAggregate, Role, RoundView, Snapshot, Target
+from chainfl.types import TaskId
+
+PROOF_GAS = 600_000
+"""What a proof of the usual size costs to execute; its calldata come on top. For the estimate that is told."""
+GAS_A_PROOF_BYTE = 40
+BPS = 10_000
+
+
+class Watcher:
+    """Takes one step at a time in one task. dry_run: tell what would be disputed, and send nothing.
+
+    answers: also serve chunks and nodes that others ask for.
+    """
+
+    def __init__(self, context: AgentContext, *, dry_run: bool = False, answers: bool = False) -> None:
+        self.context = context
+        self.task_id: TaskId = context.scope.task_id
+        self._dry_run = dry_run
+        self._answers = answers
+        self._evidence = Evidence(context)
+        self._cases = CaseFile(context.journal)
+        self._findings = Findings()
+        self._round = 0
+        self._told: set[tuple[object, ...]] = set()
+        self._refused: set[Move] = set()
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether a bond is still out, so that the task is not to be left yet."""
+        return any(self._cases.all())
+
+    def step(self, block: Block) -> Rest | None:
+        """One look and at most one transaction. returns: None when it should look again at once.
+
+        Raises ChainflError; a retryable one is worth another try.
+        """
+        watch = self._look(block)
+        self._enter_round(watch)
+        cases = {case.key: case for case in self._cases.all()}
+        move = next_move(watch, self._findings, cases, salt=new_salt(), answers=self._answers)
+        if isinstance(move, Rest) or move in self._refused:
+            return move if isinstance(move, Rest) else Rest()
+        if self._dry_run and not isinstance(move, LookAtUpdates | LookAtAggregate | LookAtGame):
+            self._tell_once("would_dispute", move=type(move).__name__)
+            return Rest()
+        return self._judged(move, self._do(watch, move))
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    def _look(self, block: Block) -> Watch:
+        chain, task_id = self.context.chain, self.task_id
+        snapshot = chain.snapshot(task_id, Role.CHALLENGER, block)
+        view = snapshot.round
+        self.context.log.stand_at(task_id, view.round, view.phase)
+        created = self.context.task.created_block
+        own = chain.challenges(task_id, created, chain.account)
+        return Watch(
+            block=block,
+            task_id=task_id,
+            task=snapshot.task,
+            round=view,
+            me=chain.account,
+            free_stake=snapshot.free_stake,
+            posted=self._posted(view),
+            games=self._games(snapshot),
+            demands=chain.open_demands(task_id, view.round, view.opened_block) if view.round else (),
+            challenges=tuple(OwnChallenge(c, chain.verdict(task_id, c.round, c.attempt, block)) for c in own),
+        )
+
+    def _posted(self, view: RoundView) -> PostedAggregate | None:
+        if view.phase not in IS_POSTED:
+            return None
+        posted = self.context.chain.posted_aggregates(self.task_id, view.round, view.opened_block)
+        return next((one for one in posted if one.attempt == view.attempt), None)
+
+    def _games(self, snapshot: Snapshot) -> tuple[OpenGame, ...]:
+        view, chain = snapshot.round, self.context.chain
+        if view.num_games == 0 or view.round == 0:
+            return ()
+        records = chain.games(self.task_id, view.round, view.opened_block)
+        open_games = [(r, chain.game(self.task_id, r.game_id, snapshot.block)) for r in records if r.is_lost is None]
+        return tuple(OpenGame(record, game) for record, game in open_games if game.is_open)
+
+    def _enter_round(self, watch: Watch) -> None:
+        if watch.round.round == self._round:
+            return
+        self._round = watch.round.round
+        self._findings = Findings()
+        self._refused.clear()
+        self._evidence.enter(watch.round)
+
+    # --- doing ------------------------------------------------------------------------------------
+
+    def _do(self, watch: Watch, move: Move) -> SendResult | None:
+        chain, task_id = self.context.chain, self.task_id
+        match move:
+            case LookAtUpdates():
+                self._look_at_updates(watch)
+            case LookAtAggregate():
+                self._look_at_aggregate(watch)
+            case LookAtGame(game=game):
+                self._look_at_game(watch, game)
+            case OpenCase(case=case):
+                self._open_case(watch, case)
+            case Drop(case=case):
+                self._cases.close(case)
+            case Announce(case=case):
+                return self._announce(watch, case)
+            case Prove(case=case):
+                return self._prove(case)
+            case StartGame():
+                return self._start_game(watch, move)
+            case PointAt():
+                return chain.point_at(task_id, move.game_id, move.child, move.node, move.siblings)
+            case EndGame(game_id=game_id):
+                return chain.close_game(task_id, game_id)
+            case EndChallenge(challenge=challenge):
+                return chain.close_challenge(task_id, challenge.challenger, challenge.commitment)
+            case DemandChunk():
+                return self._demand(watch, move)
+            case EndDemand(demand=d):
+                return chain.close_demand(task_id, d.round, d.worker_index, d.chunk_index)
+            case AnswerGame(game=game):
+                return self._answer_game(game)
+            case AnswerDemand(demand=demand):
+                return self._answer_demand(demand)
+            case Rest():
+                raise AssertionError("a rest is not done")
+        return None
+
+    def _look_at_updates(self, watch: Watch) -> None:
+        findings = self._findings
+        findings.looked_at = watch.now
+        for found in self._evidence.check_updates(watch.round):
+            if found != findings.updates.get(found.index) and found.why:
+                self._tell_once("update_suspect", worker=found.index, state=found.state.value, why=found.why)
+            findings.updates[found.index] = found
+
+    def _look_at_aggregate(self, watch: Watch) -> None:
+        assert watch.posted is not None
+        findings = self._findings
+        findings.recomputed_at = watch.now
+        findings.unavailable = self._evidence.recompute(watch.round)
+        if findings.unavailable:
+            self._tell_once("cannot_recompute", missing=len(findings.unavailable))
+            return
+        findings.expected = self._evidence.expected
+        findings.aggregate = self._evidence.judge(watch.posted)
+        wrong = findings.aggregate.proof is not None or findings.aggregate.withheld is not None
+        if not wrong:
+            self._tell_once("aggregate_right", attempt=watch.posted.attempt, root=watch.posted.claim.model_root.hex())
+            return
+        proof = findings.aggregate.proof or b""
+        self._tell_dispute(watch, findings.aggregate.why, len(proof), self._bond_at(watch.round) // 2)
+
+    def _look_at_game(self, watch: Watch, game: OpenGame) -> None:
+        assert watch.posted is not None
+        # After a restart, what the aggregate must be is not known any more.
+        if self._evidence.recompute(watch.round):
+            raise NodeBehind("an accepted update cannot be fetched any more")
+        found = self._evidence.play(game, watch.posted)
+        self._findings.games[found.game_id] = found
+
+    def _open_case(self, watch: Watch, case: Case) -> None:
+        if case.against is Against.UPDATE:
+            economics = watch.task.economics
+            reward = economics.worker_stake * economics.range_slash_bps // BPS // 2
+            why = self._findings.updates[case.subject].why
+            self._tell_dispute(watch, why, len(case.proof), reward)
+        self._cases.open(case)
+
+    def _announce(self, watch: Watch, case: Case) -> SendResult | None:
+        chain = self.context.chain
+        if case.against is not Against.AGGREGATE:
+            result = chain.commit_proof(self.task_id, self._proof_commitment(case))
+        elif found := self._announced_before(watch, case):
+            self._findings.announced[case.key] = found
+            return None
+        else:
+            result = chain.commit_challenge(self.task_id, case.round, case.attempt, self._challenge_commitment(case))
+        if isinstance(result, Sent):
+            self._findings.announced[case.key] = result.block_number
+        return result
+
+    def _announced_before(self, watch: Watch, case: Case) -> int | None:
+        """The block of the announcement, when this process was restarted since."""
+        wanted = self._challenge_commitment(case)
+        return next((o.challenge.block_number for o in watch.challenges if o.challenge.commitment == wanted), None)
+
+    def _prove(self, case: Case) -> SendResult:
+        chain = self.context.chain
+        if case.against is Against.UPDATE:
+            result = chain.prove_update(self.task_id, case.round, case.proof, case.salt)
+        elif case.against is Against.GAME:
+            result = chain.prove_in_game(self.task_id, case.subject, case.proof, case.salt)
+        else:
+            result = chain.prove_aggregate(self.task_id, case.round, case.attempt, case.proof, case.salt)
+        if isinstance(result, Sent):
+            self.context.log.emit(
+                "proven", against=case.against.value, bytes=len(case.proof), gas=result.gas_used, tx=result.tx_hash
+            )
+            self._cases.close(case)
+        return result
+
+    def _start_game(self, watch: Watch, move: StartGame) -> SendResult:
+        assert watch.posted is not None
+        view = watch.round
+        roots = watch.posted.claim.group_roots if move.target is Target.GROUP else ()
+        return self.context.chain.open_game(
+            self.task_id, view.round, view.attempt, move.target, move.group, roots, move.own_root
+        )
+
+    def _answer_game(self, game: OpenGame) -> SendResult:
+        game_id, answer = game.record.game_id, self._evidence.answer(game.game)
+        if game.game.height > 0:
+            return self.context.chain.answer_nodes(self.task_id, game_id, answer)
+        return self.context.chain.answer_chunk(self.task_id, game_id, answer)
+
+    def _answer_demand(self, d: Demand) -> SendResult:
+        opening = self._evidence.opening(d.worker_index, d.chunk_index)
+        return self.context.chain.answer_demand(self.task_id, d.round, d.worker_index, d.chunk_index, opening)
+
+    def _demand(self, watch: Watch, move: DemandChunk) -> SendResult:
+        economics = watch.task.economics
+        reward = economics.worker_stake * economics.withheld_slash_bps // BPS // 2
+        self._tell_dispute(watch, f"the update of worker {move.worker_index} is not there", 0, reward)
+        return self.context.chain.demand_chunk(self.task_id, watch.round.round, move.worker_index, move.chunk_index)
+
+    # --- telling ----------------------------------------------------------------------------------
+
+    def _judged(self, move: Move, result: SendResult | None) -> Rest | None:
+        log = self.context.log
+        match result:
+            case None:
+                return None
+            case Sent(gas_used=gas, cost_wei=cost, tx_hash=tx):
+                report = self.context.report
+                report.transactions[type(move).__name__] += 1
+                report.gas, report.cost_wei = report.gas + gas, report.cost_wei + cost
+                log.emit("sent", move=type(move).__name__, gas=gas, cost_wei=cost, tx=tx)
+                return None
+            case WouldRevert(error=error):
+                # Somebody was quicker, or a clock ran out between the look and the simulation.
+                if not isinstance(error, UnexpectedPhase):
+                    self._refused.add(move)
+                log.emit("refused", level=logging.WARNING, move=type(move).__name__, why=str(error))
+            case TimedOut(tx_hash=tx):
+                log.emit("no_receipt", level=logging.WARNING, move=type(move).__name__, tx=tx)
+            case DryRun(gas_estimate=gas, cost_wei=cost):
+                log.emit("dry_run", move=type(move).__name__, gas=gas, cost_wei=cost)
+        return Rest()
+
+    def _tell_dispute(self, watch: Watch, why: str, proof_bytes: int, reward: int) -> None:
+        gas = PROOF_GAS + GAS_A_PROOF_BYTE * proof_bytes
+        price = self.context.chain.gas_price_wei()
+        bond = watch.task.economics.challenger_bond
+        self._tell_once("disputing", why=why, cost_wei=gas * price, reward_wei=reward, bond_wei=bond)
+
+    def _tell_once(self, what: str, **details: int | str) -> None:
+        key = (self._round, what, *sorted(details.items()))
+        if key not in self._told:
+            self._told.add(key)
+            self.context.log.emit(what, level=logging.INFO, **details)
+
+    # --- commitments ------------------------------------------------------------------------------
+
+    def _bond_at(self, view: RoundView) -> int:
+        return self.context.task.economics.aggregator_bond << (view.attempt - 1)
+
+    def _challenge_commitment(self, case: Case) -> bytes:
+        scope = self.context.scope
+        return challenge_commitment(
+            chain_id=scope.chain_id,
+            coordinator=scope.coordinator,
+            task_id=scope.task_id,
+            round_number=case.round,
+            attempt=case.attempt,
+            challenger=self.context.chain.account,
+            proof_hash=proof_hash_of(case.proof),
+            salt=case.salt,
+        )
+
+    def _proof_commitment(self, case: Case) -> bytes:
+        scope = self.context.scope
+        return proof_commitment(
+            chain_id=scope.chain_id,
+            coordinator=scope.coordinator,
+            task_id=scope.task_id,
+            round_number=case.round,
+            challenger=self.context.chain.account,
+            proof_hash=proof_hash_of(case.proof),
+            salt=case.salt,
+        )

@@ -1,0 +1,460 @@
+"""What a watcher does next: a pure decision over what it sees and what it found. No chain, no bytes.
+
+A watcher recomputes every update's commitment and every aggregate from public bytes. What is wrong it disputes, with
+its own bond; what is withheld it asks for. Announced first, proven at least a block later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from chainfl.agents.cases import Against, Case
+from chainfl.tasks.state import (
+    Block,
+    Challenge,
+    Claim,
+    Demand,
+    Game,
+    GameRecord,
+    Phase,
+    PostedAggregate,
+    RoundView,
+    Target,
+    TaskView,
+    Verdict,
+)
+from chainfl.types import Address, Root, TaskId
+
+UPDATES_ARE_PUBLIC = (Phase.REVEAL, Phase.SCORE_COMMIT, Phase.SCORE_REVEAL, Phase.ANSWER, Phase.TALLY)
+"""From a reveal on the bytes must be there; until the tally a proof still changes weights."""
+
+IS_POSTED = (Phase.CHALLENGE, Phase.DISPUTE)
+
+
+# --- what is seen --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGame:
+    """A game of the current round: its moves, and where it stands."""
+
+    record: GameRecord
+    game: Game
+
+
+@dataclass(frozen=True, slots=True)
+class OwnChallenge:
+    """A bond that this watcher has locked, and what became of the attempt."""
+
+    challenge: Challenge
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Everything that a watcher decides from, read at one block. posted: the aggregate that stands, if one does."""
+
+    block: Block
+    task_id: TaskId
+    task: TaskView
+    round: RoundView
+    me: Address
+    free_stake: int
+    posted: PostedAggregate | None
+    games: tuple[OpenGame, ...]
+    demands: tuple[Demand, ...]
+    challenges: tuple[OwnChallenge, ...]
+
+    @property
+    def now(self) -> int:
+        """Chain time."""
+        return self.block.timestamp
+
+
+# --- what was found ------------------------------------------------------------------------------
+
+
+class Bytes(Enum):
+    """What the bytes behind a root turned out to be."""
+
+    SOUND = "sound"
+    MISSING = "missing"
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateFinding:
+    """One update. proof: when it is WRONG and that can be shown. index: of its worker."""
+
+    index: int
+    state: Bytes
+    proof: bytes | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateFinding:
+    """The posted aggregate of one attempt.
+
+    proof: shows that it is wrong. withheld: the vector whose bytes nobody serves, and what its root should be. Neither:
+    it is right.
+    """
+
+    attempt: int
+    proof: bytes | None = None
+    withheld: tuple[Target, int, Root] | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GameFinding:
+    """The challenger's answer to the last answer: the child to point at, or the proof once the chunk is there."""
+
+    game_id: int
+    num_moves: int
+    pointer: tuple[int, bytes, tuple[bytes, ...]] | None = None
+    proof: bytes | None = None
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was found in the current round; nothing of it is needed after a restart.
+
+    looked_at, recomputed_at: when updates were last looked for, and the aggregate was last recomputed. expected: what
+    it must be. unavailable: indices of accepted updates that nobody serves, without which that cannot be known.
+    announced: block in which a case's announcement was mined, by its key.
+    """
+
+    updates: dict[int, UpdateFinding] = field(default_factory=dict)
+    looked_at: int = -1
+    recomputed_at: int = -1
+    expected: Claim | None = None
+    unavailable: frozenset[int] = frozenset()
+    aggregate: AggregateFinding | None = None
+    games: dict[int, GameFinding] = field(default_factory=dict)
+    announced: dict[str, int] = field(default_factory=dict)
+
+
+# --- what to do ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LookAtUpdates:
+    """Fetch and check what was revealed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookAtAggregate:
+    """Recompute the round and compare it with what was posted."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookAtGame:
+    """Work out the next move in one's own game."""
+
+    game: OpenGame
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCase:
+    """Write a proof down, so that it can be announced."""
+
+    case: Case
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Send the commitment to a case's proof."""
+
+    case: Case
+
+
+@dataclass(frozen=True, slots=True)
+class Prove:
+    """Send the proof."""
+
+    case: Case
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget a case that is over."""
+
+    case: Case
+
+
+@dataclass(frozen=True, slots=True)
+class StartGame:
+    """Dispute a root whose bytes are withheld."""
+
+    target: Target
+    group: int
+    own_root: Root
+
+
+@dataclass(frozen=True, slots=True)
+class PointAt:
+    """Point at the node that differs."""
+
+    game_id: int
+    child: int
+    node: bytes
+    siblings: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndGame:
+    """Close a game whose clock ran out or whose attempt is over."""
+
+    game_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndChallenge:
+    """Get a bond back."""
+
+    challenge: Challenge
+
+
+@dataclass(frozen=True, slots=True)
+class DemandChunk:
+    """Ask for a chunk of an update that nobody serves."""
+
+    worker_index: int
+    chunk_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndDemand:
+    """Draw the consequences of a demand that nobody answered."""
+
+    demand: Demand
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerGame:
+    """Answer in somebody's game about an aggregate that is right."""
+
+    game: OpenGame
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDemand:
+    """Deliver a chunk that somebody asks for."""
+
+    demand: Demand
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Nothing to do until the next block, or until chain time `until`."""
+
+    until: int | None = None
+
+
+Move = (
+    LookAtUpdates
+    | LookAtAggregate
+    | LookAtGame
+    | OpenCase
+    | Announce
+    | Prove
+    | Drop
+    | StartGame
+    | PointAt
+    | EndGame
+    | EndChallenge
+    | DemandChunk
+    | EndDemand
+    | AnswerGame
+    | AnswerDemand
+    | Rest
+)
+
+
+def next_move(
+    watch: Watch, findings: Findings, cases: Mapping[str, Case], *, salt: bytes, answers: bool = False
+) -> Move:
+    """The most urgent move at this block. Pure and total.
+
+    salt: fresh, for a case that is opened now. answers: also serve what others ask for.
+    """
+    for move in _moves(watch, findings, cases, salt, answers):
+        return move
+    return Rest(watch.round.phase_end or None)
+
+
+def _moves(watch: Watch, findings: Findings, cases: Mapping[str, Case], salt: bytes, answers: bool) -> Iterator[Move]:
+    # What has a clock comes first, then what is owed to this watcher, then new work.
+    yield from _own_games(watch, findings, cases, salt)
+    yield from _announced(watch, findings, cases)
+    yield from _expired(watch)
+    yield from _against_updates(watch, findings, cases, salt)
+    yield from _against_the_aggregate(watch, findings, cases, salt)
+    if answers:
+        yield from _answers(watch, findings)
+    yield from _refunds(watch)
+
+
+def _own_games(watch: Watch, findings: Findings, cases: Mapping[str, Case], salt: bytes) -> Iterator[Move]:
+    for open_game in watch.games:
+        record, game = open_game.record, open_game.game
+        if game.challenger != watch.me or _is_over(watch, game):
+            continue
+        if game.answers_turn or watch.now >= game.deadline:
+            continue
+        found = findings.games.get(record.game_id)
+        if found is None or found.num_moves != len(record.moves):
+            yield LookAtGame(open_game)
+        elif found.pointer is not None:
+            yield PointAt(record.game_id, *found.pointer)
+        elif found.proof is not None:
+            case = Case(Against.GAME, game.round, game.attempt, record.game_id, found.proof, salt)
+            if case.key not in cases:
+                yield OpenCase(case)
+
+
+def _announced(watch: Watch, findings: Findings, cases: Mapping[str, Case]) -> Iterator[Move]:
+    """Cases on their way: announce, wait for a block, prove, or forget."""
+    for case in cases.values():
+        if not _is_provable(watch, case):
+            if case.against is not Against.AGGREGATE or _bond_of(watch, case) is None:
+                yield Drop(case)
+            continue
+        announced = findings.announced.get(case.key)
+        if announced is None:
+            if watch.free_stake >= _bond_needed(watch, case):
+                yield Announce(case)
+        elif watch.block.number > announced:
+            yield Prove(case)
+
+
+def _is_provable(watch: Watch, case: Case) -> bool:
+    view = watch.round
+    if case.round != view.round or view.phase.is_terminal:
+        return False
+    if case.against is Against.UPDATE:
+        return Phase.REVEAL <= view.phase <= Phase.DISPUTE
+    if case.attempt != view.attempt or view.phase not in IS_POSTED:
+        return False
+    if case.against is Against.GAME:
+        return any(g.record.game_id == case.subject and watch.now < g.game.deadline for g in watch.games)
+    ends = view.posted_at + watch.task.windows.challenge + watch.task.windows.proof
+    return watch.now < ends and (view.phase is Phase.CHALLENGE or _bond_of(watch, case) is not None)
+
+
+def _bond_of(watch: Watch, case: Case) -> Challenge | None:
+    """The bond that is locked for an aggregate's case, if it is announced."""
+    same = (case.round, case.attempt)
+    return next((c.challenge for c in watch.challenges if (c.challenge.round, c.challenge.attempt) == same), None)
+
+
+def _bond_needed(watch: Watch, case: Case) -> int:
+    locked = case.against is not Against.AGGREGATE or _bond_of(watch, case) is not None
+    return 0 if locked else watch.task.economics.challenger_bond
+
+
+def _expired(watch: Watch) -> Iterator[Move]:
+    """Clocks that ran out: what anybody may say, this watcher's own first."""
+    for open_game in watch.games:
+        game = open_game.game
+        if _is_over(watch, game) or watch.now < game.deadline:
+            continue
+        if game.challenger == watch.me or not game.answers_turn:
+            yield EndGame(open_game.record.game_id)
+    for demand in watch.demands:
+        if watch.now >= demand.deadline and demand.challenger == watch.me:
+            yield EndDemand(demand)
+
+
+def _against_updates(watch: Watch, findings: Findings, cases: Mapping[str, Case], salt: bytes) -> Iterator[Move]:
+    view = watch.round
+    if view.phase in UPDATES_ARE_PUBLIC and view.revealed > 0 and _is_time_to_look(watch, findings):
+        yield LookAtUpdates()
+    for found in findings.updates.values():
+        if found.state is Bytes.WRONG and found.proof is not None and Phase.REVEAL <= view.phase <= Phase.DISPUTE:
+            case = Case(Against.UPDATE, view.round, 0, found.index, found.proof, salt)
+            if case.key not in cases and case.key not in findings.announced:
+                yield OpenCase(case)
+    for index in sorted(_missing(watch, findings)):
+        asked = any(demand.worker_index == index for demand in watch.demands)
+        if not asked and watch.free_stake >= watch.task.economics.demand_fee:
+            yield DemandChunk(index, index % _num_chunks(watch.task))
+
+
+def _missing(watch: Watch, findings: Findings) -> Iterable[int]:
+    """Updates to ask for on chain. A quarter of ScoreCommit after its beginning is late enough for slow stores, and
+    early enough to change weights; in Challenge, those without which the aggregate cannot be recomputed."""
+    view = watch.round
+    if view.phase is Phase.CHALLENGE:
+        return findings.unavailable
+    if view.phase is not Phase.SCORE_COMMIT or watch.now < view.phase_end - watch.task.windows.score_commit * 3 // 4:
+        return ()
+    return [f.index for f in findings.updates.values() if f.state is not Bytes.SOUND and f.proof is None]
+
+
+def _is_time_to_look(watch: Watch, findings: Findings) -> bool:
+    """For updates not seen yet, and again each second for those that were not there."""
+    unseen = len(findings.updates) < watch.round.revealed
+    missing = any(found.state is not Bytes.SOUND and found.proof is None for found in findings.updates.values())
+    return (unseen or missing) and watch.now > findings.looked_at
+
+
+def _num_chunks(task: TaskView) -> int:
+    return -(-task.format.num_params // task.format.chunk_params)
+
+
+def _against_the_aggregate(watch: Watch, findings: Findings, cases: Mapping[str, Case], salt: bytes) -> Iterator[Move]:
+    view = watch.round
+    if view.phase is not Phase.CHALLENGE or watch.posted is None:
+        return
+    found = findings.aggregate
+    if found is None or found.attempt != view.attempt:
+        if watch.now > findings.recomputed_at:
+            yield LookAtAggregate()
+        return
+    if found.proof is not None:
+        case = Case(Against.AGGREGATE, view.round, view.attempt, 0, found.proof, salt)
+        if case.key not in cases and watch.free_stake >= watch.task.economics.challenger_bond:
+            yield OpenCase(case)
+    elif found.withheld is not None and not _plays(watch) and _can_bond(watch):
+        yield StartGame(*found.withheld)
+
+
+def _plays(watch: Watch) -> bool:
+    return any(open_game.game.challenger == watch.me for open_game in watch.games)
+
+
+def _can_bond(watch: Watch) -> bool:
+    return watch.free_stake >= watch.task.economics.challenger_bond
+
+
+def _answers(watch: Watch, findings: Findings) -> Iterator[Move]:
+    """What this watcher has: chunks of updates that it checked, and nodes of an aggregate that it found right."""
+    for demand in watch.demands:
+        found = findings.updates.get(demand.worker_index)
+        if watch.now < demand.deadline and found is not None and found.state is Bytes.SOUND:
+            yield AnswerDemand(demand)
+    if watch.posted is None or findings.expected != watch.posted.claim:
+        return
+    for open_game in watch.games:
+        game = open_game.game
+        if game.answers_turn and watch.now < game.deadline and not _is_over(watch, game):
+            yield AnswerGame(open_game)
+
+
+def _refunds(watch: Watch) -> Iterator[Move]:
+    for own in watch.challenges:
+        if own.verdict is not Verdict.OPEN:
+            yield EndChallenge(own.challenge)
+    for open_game in watch.games:
+        if open_game.game.challenger == watch.me and _is_over(watch, open_game.game):
+            yield EndGame(open_game.record.game_id)
+
+
+def _is_over(watch: Watch, game: Game) -> bool:
+    """Whether the attempt that the game is about has fallen, or the round is past."""
+    view = watch.round
+    return (game.round, game.attempt) != (view.round, view.attempt) or view.phase not in IS_POSTED

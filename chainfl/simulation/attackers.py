@@ -1,0 +1,232 @@
+"""Workers and aggregators that cheat, for the demo and the tests: the real ones with one thing changed each.
+
+`python -m chainfl.simulation.attackers NAME …` runs the command of an operator that follows NAME (such as
+`worker run --task 1 …`) with the attacker in the place of the honest player. Up to `FROM_ROUND` all are honest.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from chainfl.agents import wiring, worker
+from chainfl.agents.actions import Action, Wait
+from chainfl.agents.aggregator import Aggregator
+from chainfl.agents.chores import Standing
+from chainfl.agents.context import AgentContext
+from chainfl.agents.player import Player
+from chainfl.agents.worker import TrainedUpdate, Worker, WorkerMemory
+from chainfl.encoding.arrays import Float32Array, Int16Array
+from chainfl.encoding.chunk_tree import (
+    Level,
+    Tree,
+    UpdateCommitment,
+    VectorKind,
+    build_tree,
+    model_root,
+    update_root,
+)
+from chainfl.encoding.fixed_point import UPDATE_LIMIT, dequantize_model
+from chainfl.errors import UsageError
+from chainfl.registry.material import fetch_update
+from chainfl.registry.replay import ReplayedRound
+from chainfl.simulation.attacks import FROM_ROUND
+from chainfl.storage.unixfs import cid_of
+from chainfl.tasks.state import Format, Phase, Snapshot
+from chainfl.types import Cid
+
+# --- aggregators ---------------------------------------------------------------------------------
+
+
+class WrongAggregator(Aggregator):
+    """Changes one coordinate of the model in the first attempt that it gets, and publishes what it posts."""
+
+    def __init__(self, context: AgentContext) -> None:
+        super().__init__(context)
+        self._has_cheated = False
+
+    def cheats(self, snapshot: Snapshot) -> bool:
+        """Once in its life: its bond is gone afterwards."""
+        return snapshot.round.round >= FROM_ROUND and not self._has_cheated
+
+    def _replay(self, snapshot: Snapshot) -> ReplayedRound:
+        replayed = super()._replay(snapshot)
+        if not self.cheats(snapshot):
+            return replayed
+        self._has_cheated = True
+        model = replayed.model.copy()
+        model[len(model) // 2] ^= 1 << 10
+        return replace(replayed, model=model, root=model_root(model, self.context.scope.format.chunk_params))
+
+
+class WithholdingAggregator(WrongAggregator):
+    """Publishes nothing of the changed model. The games that follow ask it for nodes, and it stays silent."""
+
+    def _prepare(self, snapshot: Snapshot) -> None:
+        context = self.context
+        if self.cheats(snapshot):
+            self.context = _SilentContext(*(getattr(context, field.name) for field in fields(context)))
+        try:
+            super()._prepare(snapshot)
+        finally:
+            self.context = context
+
+
+class _SilentContext(AgentContext):
+    def publish(self, data: bytes) -> Cid:
+        return cid_of(data)
+
+
+# --- workers that break a rule -------------------------------------------------------------------
+
+
+class _Forger(Worker):
+    """Trains honestly, and forges the result before it commits to it."""
+
+    @abstractmethod
+    def forge(self, values: Int16Array, form: Format) -> tuple[Int16Array, UpdateCommitment]:
+        """What to publish, and what to commit to. values: (P,) int16, the honest update."""
+
+    def _prepare(self, snapshot: Snapshot) -> None:
+        super()._prepare(snapshot)
+        journal, update = self.context.journal, self.context.journal.update(snapshot.round.round)
+        if update is None or update.round != FROM_ROUND:
+            return
+        honest = journal.update_payload(update.round).read_bytes()
+        start = 8 + int.from_bytes(honest[:8], "little")  # safetensors: the header's length, the header, the values
+        values = np.frombuffer(honest, "<i2", offset=start).astype(np.int16)
+        values, commitment = self.forge(values, self.context.scope.format)
+        payload = honest[:start] + values.astype("<i2").tobytes()
+        forged = replace(update, root=commitment.root, cid=cid_of(payload), squared_norm=commitment.sum_of_squares)
+        journal.save_update(forged, payload, np.zeros(values.size, np.float32))
+
+
+class OutOfRangeWorker(_Forger):
+    """Puts -32768 into its update; root and sum are those of what it publishes."""
+
+    def forge(self, values: Int16Array, form: Format) -> tuple[Int16Array, UpdateCommitment]:
+        values[len(values) // 2] = -UPDATE_LIMIT - 1
+        return values, update_root(values, form.chunk_params)
+
+
+class NormWorker(_Forger):
+    """Sends a multiple of what it trained, twice as long as the task allows. Its tree's top states a sum that fits."""
+
+    def forge(self, values: Int16Array, form: Format) -> tuple[Int16Array, UpdateCommitment]:
+        honest = max(1, update_root(values, form.chunk_params).sum_of_squares)
+        factor = 2 * (math.isqrt(form.max_squared_norm // honest) + 1)
+        large = np.clip(factor * values.astype(np.int64), -UPDATE_LIMIT, UPDATE_LIMIT).astype(np.int16)
+        tree = build_tree(large, form.chunk_params, VectorKind.UPDATE)
+        stated = Level(tree.levels[-1].digests, np.array([form.max_squared_norm], np.uint64))
+        return large, UpdateCommitment(Tree(tree.shape, (*tree.levels[:-1], stated)).root, form.max_squared_norm)
+
+
+class WithholdingWorker(Worker):
+    """Says that it published, and did not; answers no demand."""
+
+    def _memory(self, snapshot: Snapshot) -> WorkerMemory:
+        return replace(super()._memory(snapshot), answer_due=None)
+
+    def _put(self, path: Path, cid: Cid) -> int:
+        if path != self.context.journal.update_payload(FROM_ROUND):
+            return super()._put(path, cid)
+        return path.stat().st_size
+
+
+class SilentWorker(Worker):
+    """Commits, looks at what the others reveal, and leaves it at that."""
+
+    def decide(self, snapshot: Snapshot, standing: Standing, now: int) -> Action:
+        """Waits where an honest worker reveals."""
+        view = snapshot.round
+        if view.round == FROM_ROUND and view.phase is Phase.REVEAL:
+            return Wait("for a reason to reveal", until=view.phase_end)
+        return super().decide(snapshot, standing, now)
+
+
+# --- workers that do no work ---------------------------------------------------------------------
+
+
+class _Idler(Worker):
+    """Sends something else than the result of training."""
+
+    @abstractmethod
+    def pretend(self, snapshot: Snapshot) -> Float32Array:
+        """What it passes off as trained. returns: (P,) float32."""
+
+    def _train(self, snapshot: Snapshot) -> tuple[TrainedUpdate, float]:
+        if snapshot.round.round < FROM_ROUND:
+            return super()._train(snapshot)
+        return TrainedUpdate(self.pretend(snapshot), num_examples=1, loss_first=0.0, loss_last=0.0), 0.0
+
+
+class CopyingWorker(_Idler):
+    """Sends another worker's update as its own.
+
+    One of the same round it cannot have: commitments show nothing, and when the bytes appear nobody can commit any
+    more. The commitment itself is bound to its sender, so that sending it again commits to nothing. What is left, and
+    what this attacker tries, is the update that scored highest in the round before, under its own name.
+    """
+
+    def pretend(self, snapshot: Snapshot) -> Float32Array:
+        """The last round's best update but its own; zeros if nobody's was accepted."""
+        context, number = self.context, snapshot.round.round - 1
+        chain, scope, start = context.chain, context.scope, snapshot.task.created_block
+        tallied = [t for t in chain.tallied_updates(scope.task_id, number, start) if t.worker != chain.account]
+        best = max(tallied, key=lambda tally: tally.score)
+        revealed = chain.revealed_updates(scope.task_id, number, start)
+        victim = next(update for update in revealed if update.worker == best.worker)
+        base_root, _ = chain.model_location(scope.task_id, number - 1)
+        values = fetch_update(context.store, scope, number, base_root, victim)
+        return values.astype(np.float32) * np.float32(2.0**-scope.format.update_scale_bits)
+
+
+class FreeRidingWorker(_Idler):
+    """Sends the last global step again: it points where everybody went, and costs nothing to compute."""
+
+    def pretend(self, snapshot: Snapshot) -> Float32Array:
+        """The difference of the last two global models; zeros when the last round was void."""
+        view, scale_bits = snapshot.round, self.context.scope.format.model_scale_bits
+        model = dequantize_model(self.models.at_round(view.round, view.model_root), scale_bits)
+        before = self.models.before(view.round, view.model_root)
+        return np.zeros_like(model) if before is None else model - dequantize_model(before, scale_bits)
+
+
+# --- as processes --------------------------------------------------------------------------------
+
+ATTACKERS: Mapping[str, type[Player]] = {
+    "wrong-aggregate": WrongAggregator,
+    "withheld-aggregate": WithholdingAggregator,
+    "out-of-range": OutOfRangeWorker,
+    "norm": NormWorker,
+    "withheld-update": WithholdingWorker,
+    "no-reveal": SilentWorker,
+    "copy": CopyingWorker,
+    "free-ride": FreeRidingWorker,
+}
+
+
+def run(name: str, arguments: Sequence[str]) -> int:
+    """Runs an operator's command with the attacker `name` in it. returns: its exit code. Raises UsageError.
+
+    arguments: what would follow `chainfl`. Nothing else is replaced, so that keys, options, journal and events are
+    those of the command.
+    """
+    from chainfl.cli import main as command_line
+
+    if name not in ATTACKERS:
+        raise UsageError(f"there is no attacker {name!r}; there are {', '.join(ATTACKERS)}")
+    attacker = ATTACKERS[name]
+    place, honest = (worker, "Worker") if issubclass(attacker, Worker) else (wiring, "Aggregator")
+    setattr(place, honest, attacker)
+    return command_line.run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1], sys.argv[2:]))

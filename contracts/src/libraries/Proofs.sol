@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import { IDisputes } from "../interfaces/IDisputes.sol";
+import { Format, Rule, Target } from "../interfaces/Types.sol";
+import { ChunkTree } from "./ChunkTree.sol";
+import { FixedPoint } from "./FixedPoint.sol";
+import { Openings } from "./Openings.sol";
+import { Task } from "./TaskStorage.sol";
+
+/// @title Whether a proof shows that a posted aggregate is wrong. Linked: `Disputes` delegates to it.
+/// @notice One coordinate is recomputed from openings of everything that it is made of. Each is hashed up to a root that
+/// the chain already holds, so that a proof can be refused, and never be believed wrongly.
+library Proofs {
+    uint8 private constant PADDING = 0;
+    uint8 private constant COORDINATE = 1;
+    uint8 private constant GROUP_COORDINATE = 2;
+
+    /// @dev A proof while it is read.
+    struct Reading {
+        uint256 cursor;
+        Openings.Place at;
+        /// Position of the coordinate in its chunk.
+        uint256 offset;
+        uint256 accepted;
+        /// Positions of the values that decide; see IDisputes.
+        uint256 low;
+        uint256 high;
+    }
+
+    /// @notice The fault that the proof shows. Reverts if it shows none; see IDisputes.
+    function check(Task storage t, bytes calldata proof) external view returns (bytes32 reason) {
+        if (proof.length == 0) revert IDisputes.ProofLength(0, 1);
+        uint8 kind = uint8(proof[0]);
+        if (kind > GROUP_COORDINATE) revert IDisputes.UnknownProof(kind);
+        Reading memory r;
+        uint256 start;
+        assembly ("memory-safe") {
+            start := proof.offset
+        }
+        (r.cursor, r.accepted) = (start + 1, t.progress.accepted);
+        bool isWrong;
+        if (kind == PADDING) (isWrong, reason) = (_isPaddingWrong(t, r), "wrong padding");
+        else if (kind == COORDINATE) (isWrong, reason) = (_isCoordinateWrong(t, r), "wrong coordinate");
+        else (isWrong, reason) = (_isGroupWrong(t, r), "wrong group sum");
+        if (r.cursor != start + proof.length) revert IDisputes.ProofLength(proof.length, r.cursor - start);
+        if (!isWrong) revert IDisputes.NothingWrong();
+    }
+
+    // --- the three proofs -------------------------------------------------------------------------
+
+    function _isCoordinateWrong(Task storage t, Reading memory r) private view returns (bool) {
+        Format memory f = t.fixed_.format;
+        uint8 target = Openings.uint8At(r.cursor++);
+        bool isState = target == uint8(Target.State) && f.momentumDen > 0;
+        if (!isState && target != uint8(Target.Model)) revert IDisputes.InvalidTarget(target, 0);
+        _readCoordinate(f, r);
+        (r.low, r.high) = (Openings.uint16At(r.cursor), Openings.uint16At(r.cursor + 2));
+        r.cursor += 4;
+        uint256 groups = (r.accepted + f.groupSize - 1) / f.groupSize;
+        bytes32[] memory groupRoots = groups == 1 ? new bytes32[](0) : _readGroupRoots(t, r, groups);
+
+        int256 model = isState ? int256(0) : _openInt32(r, ChunkTree.MODEL, t.modelRoot);
+        int32 state = f.momentumDen > 0 ? _openInt32(r, ChunkTree.STATE, t.stateRoot) : int32(0);
+        int32 claimed = isState
+            ? _openInt32(r, ChunkTree.STATE, t.posting.stateRoot)
+            : _openInt32(r, ChunkTree.MODEL, t.posting.root);
+
+        int256 d = _delta(t, f, r, groupRoots);
+        if (f.momentumDen > 0) d = FixedPoint.momentum(state, d, f.momentumNum, f.momentumDen);
+        // The next state is d itself then; the model adds it to what it was.
+        return claimed != FixedPoint.sat32(model + d);
+    }
+
+    /// @dev The step before momentum, from all updates or from the group sums.
+    function _delta(Task storage t, Format memory f, Reading memory r, bytes32[] memory groupRoots)
+        private
+        view
+        returns (int256)
+    {
+        (int256 sum, uint256 total) =
+            groupRoots.length == 0 ? _ruleSum(t, f, r) : (_sumOfGroups(r, groupRoots), uint256(t.sums.weight));
+        return FixedPoint.delta(sum << (f.modelScaleBits - f.updateScaleBits), total, f.stepNum, f.stepDen);
+    }
+
+    function _isGroupWrong(Task storage t, Reading memory r) private view returns (bool) {
+        Format memory f = t.fixed_.format;
+        _readCoordinate(f, r);
+        uint256 group = Openings.uint16At(r.cursor);
+        r.cursor += 2;
+        uint256 groups = _requireGroup(f, r, group);
+        bytes32 root = _readGroupRoots(t, r, groups)[group];
+        int256 claimed = _openInt64(r, root);
+        uint256 from = group * f.groupSize;
+        uint256 count = r.accepted - from < f.groupSize ? r.accepted - from : f.groupSize;
+        (int16[] memory values, uint16[] memory weights) = _openUpdates(t, r, group, count);
+        (int256 sum,) = FixedPoint.weightedSumOf(values, weights);
+        return sum != claimed;
+    }
+
+    function _isPaddingWrong(Task storage t, Reading memory r) private view returns (bool isWrong) {
+        Format memory f = t.fixed_.format;
+        uint8 target = Openings.uint8At(r.cursor);
+        uint16 group = Openings.uint16At(r.cursor + 1);
+        r.at = Openings.placeOf(f.numParams, f.chunkParams, Openings.uint64At(r.cursor + 3));
+        r.cursor += 11;
+        (uint8 kind, bytes32 root) = _target(t, f, r, target, group);
+        (bytes32 opened, uint256 values, uint256 next) = Openings.plain(r.at, kind, r.cursor);
+        if (opened != root) revert IDisputes.NotPosted(opened, root);
+        uint256 width = kind == ChunkTree.GROUP_SUM ? 8 : 4;
+        isWrong = !isClean(r.at, values, width) || !_arePathsClean(r.at, values + width * r.at.chunkParams);
+        r.cursor = next;
+    }
+
+    // --- what is read -----------------------------------------------------------------------------
+
+    function _readCoordinate(Format memory f, Reading memory r) private pure {
+        uint64 coordinate = Openings.uint64At(r.cursor);
+        if (coordinate >= f.numParams) revert IDisputes.CoordinateOutOfRange(coordinate, f.numParams);
+        r.at = Openings.placeOf(f.numParams, f.chunkParams, coordinate / f.chunkParams);
+        (r.offset, r.cursor) = (coordinate % f.chunkParams, r.cursor + 8);
+    }
+
+    function _requireGroup(Format memory f, Reading memory r, uint256 group) private pure returns (uint256 groups) {
+        groups = (r.accepted + f.groupSize - 1) / f.groupSize;
+        if (groups == 1 || group >= groups) revert IDisputes.InvalidTarget(uint8(Target.Group), uint16(group));
+    }
+
+    /// @dev All group roots as they were posted.
+    function _readGroupRoots(Task storage t, Reading memory r, uint256 groups)
+        private
+        view
+        returns (bytes32[] memory roots)
+    {
+        roots = new bytes32[](groups);
+        for (uint256 g; g < groups; ++g) {
+            roots[g] = Openings.bytes32At(r.cursor + 32 * g);
+        }
+        r.cursor += 32 * groups;
+        bytes32 hash = keccak256(abi.encodePacked(roots));
+        if (hash != t.posting.groupsHash) revert IDisputes.NotPosted(hash, t.posting.groupsHash);
+    }
+
+    function _target(Task storage t, Format memory f, Reading memory r, uint8 target, uint16 group)
+        private
+        view
+        returns (uint8 kind, bytes32 root)
+    {
+        if (target == uint8(Target.Group)) {
+            return (ChunkTree.GROUP_SUM, _readGroupRoots(t, r, _requireGroup(f, r, group))[group]);
+        }
+        if (group != 0) revert IDisputes.InvalidTarget(target, group);
+        if (target == uint8(Target.Model)) return (ChunkTree.MODEL, t.posting.root);
+        if (target != uint8(Target.State) || f.momentumDen == 0) revert IDisputes.InvalidTarget(target, group);
+        return (ChunkTree.STATE, t.posting.stateRoot);
+    }
+
+    function _openInt32(Reading memory r, uint8 kind, bytes32 expected) private view returns (int32) {
+        (bytes32 root, uint256 values, uint256 next) = Openings.plain(r.at, kind, r.cursor);
+        if (root != expected) revert IDisputes.NotPosted(root, expected);
+        r.cursor = next;
+        return Openings.int32At(values, r.offset);
+    }
+
+    function _openInt64(Reading memory r, bytes32 expected) private view returns (int64) {
+        (bytes32 root, uint256 values, uint256 next) = Openings.plain(r.at, ChunkTree.GROUP_SUM, r.cursor);
+        if (root != expected) revert IDisputes.NotPosted(root, expected);
+        r.cursor = next;
+        return Openings.int64At(values, r.offset);
+    }
+
+    /// @dev The coordinate in every update of a group. Roots and weights are chained as the tally did: none can be left
+    /// out, added twice, or come in another order.
+    function _openUpdates(Task storage t, Reading memory r, uint256 group, uint256 count)
+        private
+        view
+        returns (int16[] memory values, uint16[] memory weights)
+    {
+        (values, weights) = (new int16[](count), new uint16[](count));
+        bytes32 chained;
+        uint256 cursor = r.cursor;
+        for (uint256 i; i < count; ++i) {
+            uint16 weight = Openings.uint16At(cursor);
+            Openings.Update memory u = Openings.update(r.at, cursor + 2);
+            (values[i], weights[i], cursor) = (Openings.int16At(u.values, r.offset), weight, u.cursor);
+            chained = Openings.link(chained, u.root, weight);
+        }
+        r.cursor = cursor;
+        if (chained != t.acceptedHashes[group]) revert IDisputes.NotAccepted(chained, t.acceptedHashes[group]);
+    }
+
+    function _sumOfGroups(Reading memory r, bytes32[] memory roots) private view returns (int256 sum) {
+        for (uint256 g; g < roots.length; ++g) {
+            sum += _openInt64(r, roots[g]);
+        }
+    }
+
+    function _ruleSum(Task storage t, Format memory f, Reading memory r)
+        private
+        view
+        returns (int256 sum, uint256 total)
+    {
+        (int16[] memory values, uint16[] memory weights) = _openUpdates(t, r, 0, r.accepted);
+        if (f.rule == Rule.Mean) return FixedPoint.weightedSumOf(values, weights);
+        if (f.rule == Rule.Median) return (FixedPoint.medianAt(values, r.low), 1);
+        uint256 trim = values.length * f.trimNum / f.trimDen;
+        return (FixedPoint.trimmedSum(values, trim, r.low, r.high), values.length - 2 * trim);
+    }
+
+    // --- padding ----------------------------------------------------------------------------------
+
+    /// @notice Whether the values after the last one are zero. values: where the chunk lies in calldata.
+    function isClean(Openings.Place memory at, uint256 values, uint256 width) internal pure returns (bool) {
+        uint256 used = at.numParams - uint256(at.index) * at.chunkParams;
+        for (uint256 i = used; i < at.chunkParams; ++i) {
+            if (uint256(Openings.bytes32At(values + width * i)) >> (256 - 8 * width) != 0) return false;
+        }
+        return true;
+    }
+
+    /// @dev Whether siblings that cover nothing but padding are their level's constant.
+    function _arePathsClean(Openings.Place memory at, uint256 path) private pure returns (bool) {
+        uint256 numChunks = ChunkTree.chunksOf(ChunkTree.Shape(ChunkTree.MODEL, at.numParams, at.chunkParams));
+        bytes32 constantNode;
+        for (uint256 h; h < at.depth; ++h) {
+            bool isPadding = ((uint256(at.index) >> h) ^ 1) << h >= numChunks;
+            if (isPadding && Openings.bytes32At(path + 32 * h) != constantNode) return false;
+            constantNode = ChunkTree.node(constantNode, constantNode);
+        }
+        return true;
+    }
+}

@@ -1,0 +1,196 @@
+"""Disputes against the real contracts: what the port sends, reads back, and finds again in events."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from anvil import LocalChain, expect_sent, task_params
+from rounds import CID, CLAIM, Round
+
+from chainfl.agents.ports import WouldRevert
+from chainfl.chain.networks import LOCAL
+from chainfl.disputes.games import nodes_below, pointer
+from chainfl.disputes.openings import CommittedVector, update_opening
+from chainfl.encoding.chunk_tree import VectorKind, update_root
+from chainfl.errors import AlreadyDone, NotEligible, ProofRefused, UnexpectedPhase
+from chainfl.tasks.commitments import challenge_commitment, proof_commitment, proof_hash_of
+from chainfl.tasks.state import (
+    ZERO_ADDRESS,
+    ZERO_ROOT,
+    ChunkAnswered,
+    Claim,
+    NodePointed,
+    NodesAnswered,
+    Outcome,
+    Phase,
+    Role,
+    Target,
+    Verdict,
+)
+
+pytestmark = pytest.mark.integration
+
+LONG = replace(LOCAL.windows, challenge=60, answer=30, proof=30)
+SALT = bytes([5]) * 32
+
+
+class Disputed(Round):
+    """A round whose update is a real one, and a stranger with money who disputes it."""
+
+    def __init__(self, chain: LocalChain, **changes: object) -> None:
+        super().__init__(chain, **{"windows": LONG, **changes})
+        self.form = task_params(chain).format
+        self.update = np.arange(self.form.num_params, dtype=np.int16)
+        commitment = update_root(self.update, self.form.chunk_params)
+        self.root, self.squared_norm = commitment.root, commitment.sum_of_squares
+        self.challenger = chain.operator(stake=1_000)
+        self.enrol()
+        self.commit()
+        expect_sent(self.reveal())
+
+    @property
+    def opened(self) -> int:
+        return self.worker.round(self.task_id).opened_block
+
+
+def test_demand__early__is_seen_answered_and_paid(chain: LocalChain):
+    game = Disputed(chain)
+    expect_sent(game.challenger.demand_chunk(game.task_id, 1, 0, 2))
+    (demand,) = game.worker.open_demands(game.task_id, 1, game.opened)
+    assert (demand.challenger, demand.chunk_index, demand.is_late) == (game.challenger.account, 2, False)
+    assert game.worker.demand(game.task_id, 1, 0, 2) == demand
+    assert game.worker.pulse(game.task_id).demands == 1
+    again = game.challenger.demand_chunk(game.task_id, 1, 0, 2)
+    assert isinstance(again, WouldRevert)
+    assert isinstance(again.error, AlreadyDone)
+    wrong = game.worker.answer_demand(game.task_id, 1, 0, 2, update_opening(game.update, game.form, 1))
+    assert isinstance(wrong, WouldRevert)
+    assert isinstance(wrong.error, ProofRefused)
+    expect_sent(game.worker.answer_demand(game.task_id, 1, 0, 2, update_opening(game.update, game.form, 2)))
+    assert game.worker.open_demands(game.task_id, 1, game.opened) == ()
+    assert game.worker.stake_status().credit == demand.fee
+
+
+def test_demand__early_and_unanswered__costs_the_worker_and_voids_its_weight(chain: LocalChain):
+    game = Disputed(chain)
+    expect_sent(game.challenger.demand_chunk(game.task_id, 1, 0, 0))
+    early = game.requester.close_demand(game.task_id, 1, 0, 0)
+    assert isinstance(early, WouldRevert)
+    assert isinstance(early.error, UnexpectedPhase)
+    game.score()
+    assert game.worker.phase(game.task_id)[0] is Phase.ANSWER
+    chain.advance(31)
+    assert game.worker.phase(game.task_id)[0] is Phase.TALLY
+    expect_sent(game.requester.close_demand(game.task_id, 1, 0, 0))
+    assert game.worker.is_refuted(game.task_id, 1, 0)
+    (refutation,) = game.worker.refuted_updates(game.task_id, game.opened, 1)
+    assert (refutation.worker, refutation.challenger) == (game.worker.account, game.challenger.account)
+    assert refutation.reason == "withheld"
+    (slash,) = game.requester.slashes(game.task_id, None, game.opened)
+    assert (slash.account, slash.role, slash.reason) == (game.worker.account, Role.WORKER, "withheld")
+    assert game.challenger.stake_status().credit == slash.amount // 2
+    expect_sent(game.aggregator.tally(game.task_id, 8))
+    assert game.worker.round(game.task_id).outcome is Outcome.NOTHING_ACCEPTED
+
+
+def test_game__nodes_pointer_and_chunk__are_in_its_record(chain: LocalChain):
+    game = Disputed(chain)
+    posted = CommittedVector.of(np.full(game.form.num_params, 3, np.int32), game.form, VectorKind.MODEL)
+    own = CommittedVector.of(np.full(game.form.num_params, 4, np.int32), game.form, VectorKind.MODEL)
+    game.score()
+    game.post(Claim(posted.root, ZERO_ROOT, ()))
+    expect_sent(game.challenger.open_game(game.task_id, 1, 1, Target.MODEL, 0, (), own.root))
+    ((number, opened),) = game.worker.open_games(game.task_id)
+    assert (opened.answers_turn, opened.height, opened.node) == (True, 2, posted.root)
+    nodes = nodes_below(posted.tree, 2, 0)
+    expect_sent(game.aggregator.answer_nodes(game.task_id, number, nodes))
+    move = pointer(nodes, 1)
+    expect_sent(game.challenger.point_at(game.task_id, number, move.child, move.node, move.siblings))
+    expect_sent(game.worker.answer_chunk(game.task_id, number, posted.chunk(1)))
+    (record,) = game.worker.games(game.task_id, 1, game.opened)
+    assert record.moves == (
+        NodesAnswered(game.aggregator.account, nodes),
+        NodePointed(0, 1),
+        ChunkAnswered(game.worker.account, posted.chunk(1)),
+    )
+    assert (record.challenger, record.own_root, record.is_lost) == (game.challenger.account, own.root, None)
+    chain.advance(61)
+    assert game.worker.phase(game.task_id) == (Phase.DISPUTE, 0)
+    expect_sent(game.requester.close_game(game.task_id, number))
+    assert game.worker.games(game.task_id, 1, game.opened)[0].is_lost is True
+    assert game.worker.open_games(game.task_id) == ()
+    assert not game.worker.game(game.task_id, number).is_open
+    assert game.worker.phase(game.task_id)[0] is Phase.SETTLEMENT
+
+
+def test_game__silence_of_the_poster__refutes_and_excludes_it(chain: LocalChain):
+    game = Disputed(chain)
+    game.score()
+    game.post()
+    (posted,) = game.worker.posted_aggregates(game.task_id, 1, game.opened)
+    assert (posted.attempt, posted.poster, posted.claim, posted.cid) == (1, game.aggregator.account, CLAIM, CID)
+    expect_sent(game.challenger.open_game(game.task_id, 1, 1, Target.MODEL, 0, (), bytes([9]) * 32))
+    chain.advance(31)
+    expect_sent(game.worker.close_game(game.task_id, 0))
+    (fallen,) = game.worker.refuted_aggregates(game.task_id, game.opened)
+    assert (fallen.attempt, fallen.aggregator, fallen.reason) == (1, game.aggregator.account, "bytes withheld")
+    assert game.worker.verdict(game.task_id, 1, 1) is Verdict.REFUTED
+    assert game.worker.is_excluded(game.task_id, 1, game.aggregator.account)
+    assert not game.worker.is_excluded(game.task_id, 1, game.worker.account)
+    view = game.worker.round(game.task_id)
+    assert (view.attempt, view.num_slots, view.aggregator) == (2, 0, ZERO_ADDRESS)
+    refused = game.aggregator.post_aggregate(game.task_id, 1, CLAIM, CID, CID, bytes(32))
+    assert isinstance(refused, WouldRevert)
+    assert isinstance(refused.error, NotEligible)
+
+
+def test_challenge__of_a_bad_proof__is_refused_and_its_bond_burns(chain: LocalChain):
+    game = Disputed(chain)
+    game.score()
+    game.post()
+    me = game.challenger.account
+    scope = {"chain_id": 31_337, "coordinator": game.worker.coordinator, "task_id": game.task_id, "round_number": 1}
+    proof = b"\x09nothing"
+    commitment = challenge_commitment(**scope, attempt=1, challenger=me, proof_hash=proof_hash_of(proof), salt=SALT)
+    expect_sent(game.challenger.commit_challenge(game.task_id, 1, 1, commitment))
+    chain.advance(1)
+    (found,) = game.worker.challenges(game.task_id, game.opened)
+    assert (found.challenger, found.commitment, found.attempt) == (me, commitment, 1)
+    assert game.worker.challenges(game.task_id, game.opened, game.worker.account) == ()
+    refused = game.challenger.prove_aggregate(game.task_id, 1, 1, proof, SALT)
+    assert isinstance(refused, WouldRevert)
+    assert isinstance(refused.error, ProofRefused)
+    chain.advance(95)
+    expect_sent(game.aggregator.settle(game.task_id, 8))
+    assert game.worker.verdict(game.task_id, 1, 1) is Verdict.STOOD
+    expect_sent(game.requester.close_challenge(game.task_id, me, commitment))
+    assert game.worker.challenges(game.task_id, game.opened) == ()
+    assert game.worker.challenge(game.task_id, me, commitment).bond == 0
+
+
+def test_proof_of_an_update__nothing_wrong__is_refused(chain: LocalChain):
+    game = Disputed(chain)
+    me = game.challenger.account
+    opening = update_opening(game.update, game.form, 0, stated=True)
+    proof = (0).to_bytes(2, "big") + (0).to_bytes(8, "big") + opening
+    scope = {"chain_id": 31_337, "coordinator": game.worker.coordinator, "task_id": game.task_id, "round_number": 1}
+    commitment = proof_commitment(**scope, challenger=me, proof_hash=proof_hash_of(proof), salt=SALT)
+    expect_sent(game.challenger.commit_proof(game.task_id, commitment))
+    chain.advance(1)
+    refused = game.challenger.prove_update(game.task_id, 1, proof, SALT)
+    assert isinstance(refused, WouldRevert)
+    assert "nothing wrong" in str(refused.error)
+
+
+def test_reads__nothing_disputed__are_empty(chain: LocalChain):
+    game = Disputed(chain)
+    reader = game.worker
+    assert reader.game(game.task_id, 0).challenger == ZERO_ADDRESS
+    assert reader.demand(game.task_id, 1, 0, 0).challenger == ZERO_ADDRESS
+    assert reader.verdict(game.task_id, 1, 1) is Verdict.OPEN
+    assert reader.games(game.task_id, 1, game.opened) == ()
+    assert reader.posted_aggregates(game.task_id, 1, game.opened) == ()
+    assert reader.accepted_hash(game.task_id, 0) == bytes(32)
+    assert reader.gas_price_wei() > 0

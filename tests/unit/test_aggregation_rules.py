@@ -1,0 +1,204 @@
+"""Order rules, groups and momentum, against the shared vectors and against the shortest spelling in numpy."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dispute_rounds import FORMAT, FORMATS, Round
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chainfl.aggregation.mean import weighted_sum
+from chainfl.aggregation.median import lower_median
+from chainfl.aggregation.rules import READ_BLOCK, WeightedSource, apply_rule, group_sums, rule_sum, total_of, walk
+from chainfl.aggregation.selection import select_ranks, selection_network
+from chainfl.aggregation.server_step import Momentum, Server, ServerStep, check_momentum
+from chainfl.aggregation.trimmed_mean import trim_count, trimmed_sum
+from chainfl.disputes.proofs import rank_positions
+from chainfl.encoding.sources import ArraySource
+from chainfl.errors import AggregationError, EncodingError
+from chainfl.tasks.state import Format, Rule
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "order_rules.json").read_text())["steps"]
+INT32 = np.iinfo(np.int32)
+
+
+def form_of(case) -> Format:
+    momentum, trim = case["momentum"] or (0, 0), case["trim"] or (0, 0)
+    rule = Rule.TRIMMED_MEAN if case["trim"] else Rule.MEDIAN
+    form = replace(FORMAT, num_params=1, step_num=case["num"], step_den=case["den"], rule=rule)
+    return replace(form, trim_num=trim[0], trim_den=trim[1], momentum_num=momentum[0], momentum_den=momentum[1])
+
+
+@pytest.mark.parametrize("case", VECTORS, ids=lambda case: f"{case['name']}, {case['trim']}, {case['momentum']}")
+def test_order_rules__shared_vectors__same_coordinate(case):
+    form, rows = form_of(case), [np.array([value], np.int16) for value in case["values"]]
+    sums, total = rule_sum(form, rows, [1] * len(rows))
+    assert (sums.tolist(), total) == ([case["sum"]], case["total"])
+    low, high = rank_positions(form, case["values"])
+    assert case["values"][low] == case["values"][case["low"]]
+    assert form.rule is Rule.MEDIAN or case["values"][high] == case["values"][case["high"]]
+    state = np.array([case["state"]], np.int32) if form.has_momentum else None
+    moved = Server.of(form).advance(sums, total, np.array([case["model"]], np.int32), state)
+    assert moved.model.tolist() == [case["expected"]]
+    assert (None if moved.state is None else moved.state.tolist()[0]) == case["expected_state"]
+
+
+# --- selection -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [*range(1, 20), 31, 32, 33, 64, 100])
+def test_select_ranks__every_trim_and_the_median__as_sorting(count):
+    rng = np.random.default_rng(count)
+    rows = [rng.integers(-3, 4, 50).astype(np.int16) for _ in range(count)]
+    before = np.stack(rows)
+    ordered = np.sort(before, axis=0).astype(np.int64)
+    np.testing.assert_array_equal(lower_median(rows), ordered[(count - 1) // 2])
+    for trim in range((count - 1) // 2 + 1):
+        np.testing.assert_array_equal(trimmed_sum(rows, trim), ordered[trim : count - trim].sum(axis=0))
+    np.testing.assert_array_equal(np.stack(rows), before)
+
+
+@given(st.data())
+def test_select_ranks__any_range__those_values(data):
+    count = data.draw(st.integers(1, 24))
+    first = data.draw(st.integers(0, count - 1))
+    last = data.draw(st.integers(first, count - 1))
+    column = data.draw(st.lists(st.integers(-32768, 32767), min_size=count, max_size=count))
+    rows = [np.array([value], np.int16) for value in column]
+    seen = sorted(int(row[0]) for row in select_ranks(rows, first, last))
+    assert seen == sorted(column)[first : last + 1]
+
+
+def test_selection_network__nothing_to_drop__nothing_to_compare():
+    assert selection_network(32, 0, 31) == ()
+
+
+def test_selection_network__median_of_32__less_than_the_whole_sort():
+    assert len(selection_network(32, 15, 15)) < 191  # Knuth, TAOCP 5.3.4, Table 1: the whole odd-even merge sort
+
+
+# --- sums ----------------------------------------------------------------------------------------
+
+
+def test_weighted_sum__largest_values_and_weights__exact():
+    rows = [np.array([-32768, 32767], np.int16)] * 200
+    assert weighted_sum(rows, [10_000] * 200).tolist() == [-32768 * 2_000_000, 32767 * 2_000_000]
+
+
+@pytest.mark.parametrize(("size", "groups"), [(1, 5), (2, 3), (4, 2), (5, 0), (64, 0)])
+def test_group_sums__any_size__in_the_order_of_the_tally(size, groups):
+    rows = [np.full(3, value, np.int16) for value in (1, 2, 3, 4, 5)]
+    sums = group_sums(replace(FORMAT, group_size=size), rows, [1, 10, 100, 1000, 10_000])
+    assert len(sums) == groups
+    if groups:
+        np.testing.assert_array_equal(sum(sums), weighted_sum(rows, [1, 10, 100, 1000, 10_000]))
+        assert sums[0].tolist() == [sum((i + 1) * 10**i for i in range(size))] * 3
+
+
+@pytest.mark.parametrize(("count", "num", "den", "expected"), [(5, 1, 5, 1), (4, 1, 5, 0), (100, 49, 100, 49)])
+def test_trim_count__some_share__rounded_down(count, num, den, expected):
+    assert trim_count(count, num, den) == expected
+
+
+@pytest.mark.parametrize(("num", "den"), [(1, 2), (-1, 5), (1, 0), (3, 5)])
+def test_trim_count__half_or_more__refused(num, den):
+    with pytest.raises(AggregationError, match="leaves nothing"):
+        trim_count(10, num, den)
+
+
+def test_trimmed_sum__nothing_left__refused():
+    with pytest.raises(AggregationError, match="leaves nothing"):
+        trimmed_sum([np.zeros(1, np.int16)] * 4, 2)
+
+
+@pytest.mark.parametrize(("name", "total"), [("mean", 28_333), ("median", 1), ("trimmed mean", 3)])
+def test_total_of__each_rule__what_the_sum_is_divided_by(name, total):
+    assert total_of(FORMATS[name], [10_000, 1, 9_999, 3_333, 5_000]) == total
+
+
+@pytest.mark.parametrize("name", ["mean", "median", "trimmed mean"])
+def test_total_of__nothing_accepted__void(name):
+    with pytest.raises(AggregationError, match="void"):
+        total_of(FORMATS[name], [])
+
+
+# --- the step with momentum ----------------------------------------------------------------------
+
+
+@given(
+    st.integers(INT32.min, INT32.max),
+    st.integers(INT32.min, INT32.max),
+    st.integers(-32767, 32767),
+    st.integers(1, 2**30),
+    st.data(),
+)
+def test_advance__any_momentum__as_fractions(model, state, value, den, data):
+    num = data.draw(st.integers(0, den))
+    server = Server(ServerStep(1, 2), Momentum(num, den), 6)
+    arrays = np.array([value], np.int64), 1, np.array([model], np.int32), np.array([state], np.int32)
+    moved = server.advance(*arrays)
+    d = math.floor(Fraction(2 * 64 * value + 2, 4))
+    next_state = min(max(math.floor(Fraction(2 * num * state + den, 2 * den)) + d, INT32.min), INT32.max)
+    assert moved.state.tolist() == [next_state]
+    assert moved.model.tolist() == [min(max(model + next_state, INT32.min), INT32.max)]
+
+
+def test_advance__state_without_momentum_or_the_reverse__refused():
+    one = np.ones(1, np.int32)
+    with pytest.raises(AggregationError, match="state"):
+        Server(ServerStep(1, 1), None, 0).advance(np.ones(1, np.int64), 1, one, one)
+    with pytest.raises(AggregationError, match="state"):
+        Server(ServerStep(1, 1), Momentum(1, 2), 0).advance(np.ones(1, np.int64), 1, one)
+
+
+@pytest.mark.parametrize(("num", "den"), [(0, 0), (0, 1), (1, 1), (2**31 - 3, 2**31 - 3)])
+def test_check_momentum__within_64_bits__passes(num, den):
+    check_momentum(num, den)
+
+
+@pytest.mark.parametrize(("num", "den"), [(2, 1), (-1, 1), (1, 0), (2**31, 2**31), (2**31 - 1, 2**32 - 1)])
+def test_check_momentum__above_one_or_beyond_64_bits__refused(num, den):
+    with pytest.raises(AggregationError):
+        check_momentum(num, den)
+
+
+# --- whole rounds --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["median, momentum", "trimmed mean", "mean, momentum"])
+def test_apply_rule__several_blocks__as_one(name):
+    form = replace(FORMATS[name], num_params=READ_BLOCK * 2 + 5)
+    played = Round.random(form)
+    moved = apply_rule(form, played.model, played.state, played.sources)
+    sums, total = rule_sum(form, list(played.updates), played.weights)
+    whole = Server.of(form).advance(sums, total, played.model, played.state)
+    np.testing.assert_array_equal(moved.model, whole.model)
+    assert moved.num_saturated == whole.num_saturated > 0
+    if played.state is not None:
+        np.testing.assert_array_equal(moved.state, whole.state)
+
+
+def test_apply_rule__vectors_of_another_size_or_type__refused():
+    form, model = FORMATS["median"], np.zeros(150, np.int32)
+    update = WeightedSource(ArraySource(np.zeros(150, np.int16)), 1)
+    with pytest.raises(AggregationError, match="149"):
+        apply_rule(form, model[1:], None, [update])
+    with pytest.raises(EncodingError, match="149"):
+        apply_rule(form, model, None, [WeightedSource(ArraySource(np.zeros(149, np.int16)), 1)])
+    with pytest.raises(EncodingError, match="int32"):
+        apply_rule(form, model, None, [WeightedSource(ArraySource(model), 1)])
+
+
+def test_walk__caller_stops_asking__begins_few_blocks_more():
+    begun = []
+    found = walk(100, lambda block: begun.append(block.start) or block.start, 1)
+    assert next(found) == 0
+    found.close()
+    assert len(begun) <= 4

@@ -1,0 +1,243 @@
+"""Finding faults: every rule, every vector, and none where none is."""
+
+from __future__ import annotations
+
+import hashlib
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from dispute_rounds import FORMAT, FORMATS, Round
+
+from chainfl.aggregation.rules import READ_BLOCK, WeightedSource
+from chainfl.disputes.faults import (
+    FaultKind,
+    UpdateFault,
+    UpdateReason,
+    Vectors,
+    find_fault,
+    opening_fault,
+    padding_fault,
+    suspect_chunk,
+    tree_fault,
+    update_fault,
+)
+from chainfl.disputes.openings import CommittedVector
+from chainfl.encoding.chunk_tree import Level, Tree, TreeShape, VectorKind, build_tree
+from chainfl.encoding.sources import ArraySource, FileSource
+from chainfl.errors import AggregationError, EncodingError, PayloadError, RootMismatch
+from chainfl.tasks.state import Target
+
+UPDATE = np.random.default_rng(5).integers(-32767, 32768, 150).astype(np.int16)
+
+
+def fault_of(played: Round):
+    return find_fault(played.form, played.before, played.sources, played.claimed)
+
+
+def squares(values) -> int:
+    return int((values.astype(np.int64) ** 2).sum())
+
+
+# --- aggregates ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_find_fault__honest_aggregate__none(name):
+    assert fault_of(Round.random(FORMATS[name])) is None
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("coordinate", [0, 15, 16, 149])
+def test_find_fault__one_wrong_model_value__that_coordinate(name, coordinate):
+    honest = Round.random(FORMATS[name])
+    fault = fault_of(honest.lying("model", coordinate))
+    assert (fault.kind, fault.target, fault.coordinate) == (FaultKind.COORDINATE, Target.MODEL, coordinate)
+    assert fault.chunk_index == coordinate // 16
+    assert fault.expected == honest.claimed_model[coordinate] != fault.claimed
+
+
+def test_find_fault__wrong_state_with_a_model_that_fits__the_state():
+    fault = fault_of(Round.random(FORMATS["median, momentum"]).lying("state", 33))
+    assert (fault.target, fault.coordinate) == (Target.STATE, 33)
+
+
+def test_find_fault__several_faults__the_first_coordinate():
+    played = Round.random(FORMATS["mean, momentum"]).lying("model", 99).lying("state", 98).lying("model", 100)
+    assert fault_of(played).coordinate == 98
+
+
+@pytest.mark.parametrize("group", [0, 1, 2])
+def test_find_fault__wrong_group_sum__that_group(group):
+    fault = fault_of(Round.random(FORMATS["groups"]).lying(f"group {group}", 70).lying("model", 3))
+    assert (fault.kind, fault.target, fault.group) == (FaultKind.GROUP_COORDINATE, Target.GROUP, group)
+    assert fault.claimed == fault.expected + 1
+
+
+def test_find_fault__groups_unknown__the_model_is_still_checked():
+    played = Round.random(FORMATS["groups"]).lying("model", 3)
+    found = find_fault(played.form, played.before, played.sources, replace(played.claimed, groups=()))
+    assert found.coordinate == 3
+
+
+def test_find_fault__padding_that_is_not_zero__the_padding():
+    played = Round.random(FORMAT)
+    padded = np.append(played.claimed_model, np.zeros(10, np.int32))
+    clean = Vectors(ArraySource(padded.copy()))
+    assert find_fault(played.form, played.before, played.sources, clean) is None
+    padded[157] = -4
+    fault = find_fault(played.form, played.before, played.sources, Vectors(ArraySource(padded)))
+    assert (fault.kind, fault.coordinate, fault.chunk_index, fault.claimed) == (FaultKind.PADDING, 157, 9, -4)
+    assert padding_fault(played.form, Target.MODEL, 0, 9, padded[144:]) == fault
+    assert padding_fault(played.form, Target.MODEL, 0, 0, padded[:16]) is None
+
+
+def test_find_fault__more_than_a_block_from_files__the_first_in_the_second_block(tmp_path):
+    size = READ_BLOCK + 100
+    played = Round.random(replace(FORMATS["median, momentum"], num_params=size)).lying("model", size - 7)
+    sources = []
+    for index, update in enumerate(played.updates):
+        path = tmp_path / str(index)
+        path.write_bytes(b"head" + update.astype("<i2").tobytes())
+        sources.append(WeightedSource(FileSource(path.open("rb"), 4, size, np.dtype(np.int16)), 1))
+    fault = find_fault(played.form, played.before, sources, played.claimed)
+    assert (fault.target, fault.coordinate) == (Target.MODEL, size - 7)
+
+
+def test_find_fault__long_files__holds_only_blocks(tmp_path):
+    size, path = 8 * READ_BLOCK, tmp_path / "update"
+    path.write_bytes(bytes(2 * size))
+    form = replace(FORMATS["median"], num_params=size)
+    zeros = ArraySource(np.zeros(size, np.int32))
+    sources = [WeightedSource(FileSource(path.open("rb"), 0, size, np.dtype(np.int16)), 1) for _ in range(16)]
+    tracemalloc.start()
+    try:
+        assert find_fault(form, Vectors(zeros), sources, Vectors(zeros)) is None
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * 2 * size / 1.5
+
+
+def test_find_fault__nothing_accepted_or_other_lengths__refused():
+    played = Round.random(FORMAT)
+    with pytest.raises(AggregationError, match="void"):
+        find_fault(FORMAT, played.before, [], played.claimed)
+    with pytest.raises(EncodingError, match="150"):
+        find_fault(FORMAT, played.before, played.sources, Vectors(ArraySource(np.zeros(151, np.int32))))
+    with pytest.raises(EncodingError, match="groups"):
+        find_fault(FORMAT, played.before, played.sources, Vectors(None, None, (ArraySource(np.zeros(150)),)))
+    with pytest.raises(EncodingError, match="starts from"):
+        find_fault(FORMAT, Vectors(), played.sources, played.claimed)
+
+
+# --- updates -------------------------------------------------------------------------------------
+
+
+def test_update_fault__sound_update__none():
+    assert update_fault(UPDATE, FORMAT, squares(UPDATE)) is None
+
+
+def test_update_fault__out_of_range__the_chunk():
+    values = UPDATE.copy()
+    values[100] = -32768
+    assert update_fault(values, FORMAT, squares(values)) == UpdateFault(UpdateReason.RANGE, 6)
+
+
+def test_update_fault__another_sum_was_revealed__any_chunk():
+    assert update_fault(UPDATE, FORMAT, squares(UPDATE) - 1) == UpdateFault(UpdateReason.SUM, 0)
+
+
+def test_update_fault__padding_that_is_not_zero__the_last_chunk():
+    values = np.append(UPDATE, np.array([0] * 9 + [1], np.int16))
+    assert update_fault(values, FORMAT, squares(UPDATE)) == UpdateFault(UpdateReason.PADDING, 9)
+
+
+def hostile(height: int, index: int, total: int) -> CommittedVector:
+    """An update whose tree states another sum at one node."""
+    tree = build_tree(UPDATE, 16, VectorKind.UPDATE)
+    levels = [Level(level.digests.copy(), level.sums.copy()) for level in tree.levels]
+    levels[height].sums[index] = total
+    return rehashed(Tree(tree.shape, tuple(levels)), height)
+
+
+def rehashed(tree: Tree, height: int) -> CommittedVector:
+    """Digests above `height` that fit to what is stated below them."""
+    for above in range(height + 1, tree.shape.depth + 1):
+        for place in range(len(tree.levels[above].digests)):
+            pair = [tree.node(above - 1, 2 * place + side) for side in (0, 1)]
+            preimage = b"\x02" + b"".join(digest + total.to_bytes(8, "big") for digest, total in pair)
+            tree.levels[above].digests[place] = np.frombuffer(hashlib.sha256(preimage).digest(), np.uint8)
+    return CommittedVector(ArraySource(UPDATE), tree)
+
+
+@pytest.mark.parametrize(("height", "index"), [(0, 0), (0, 7), (1, 3), (2, 1), (3, 0), (4, 0)])
+def test_tree_fault__a_stated_sum_is_wrong__an_opening_that_shows_it(height, index):
+    vector = hostile(height, index, 5)
+    revealed = vector.tree.node(4, 0)[1]
+    fault = tree_fault(vector.tree, vector.source, revealed)
+    assert fault.reason is UpdateReason.SUM
+    packed = vector.stated_opening(fault.chunk_index)
+    seen = opening_fault(packed, FORMAT, fault.chunk_index, root=vector.root, squared_norm=revealed)
+    assert seen is UpdateReason.SUM
+
+
+def test_tree_fault__a_node_of_padding_is_no_constant__its_neighbour_shows_it():
+    tree = build_tree(UPDATE, 16, VectorKind.UPDATE)  # 10 chunks: at height 1, node 5 is padding
+    levels = [Level(level.digests.copy(), level.sums.copy()) for level in tree.levels]
+    digests = np.concatenate([levels[1].digests, np.ones((1, 32), np.uint8)])
+    levels[1] = Level(digests, np.append(levels[1].sums, np.uint64(0)))
+    vector = rehashed(Tree(tree.shape, tuple(levels)), 1)
+    fault = tree_fault(vector.tree, vector.source, squares(UPDATE))
+    assert fault == UpdateFault(UpdateReason.PADDING, 8)
+    packed = vector.stated_opening(8)
+    assert opening_fault(packed, FORMAT, 8, root=vector.root, squared_norm=squares(UPDATE)) is UpdateReason.PADDING
+
+
+def test_tree_fault__honest_tree__none():
+    vector = CommittedVector.of(UPDATE, FORMAT, VectorKind.UPDATE)
+    assert tree_fault(vector.tree, vector.source, squares(UPDATE)) is None
+    assert tree_fault(vector.tree, vector.source, 1) == UpdateFault(UpdateReason.SUM, 0)
+
+
+@pytest.mark.parametrize("stated", [False, True])
+def test_opening_fault__sound_opening__none_and_another_root_refused(stated):
+    vector = CommittedVector.of(UPDATE, FORMAT, VectorKind.UPDATE)
+    packed = vector.stated_opening(9) if stated else vector.opening(9)
+    assert opening_fault(packed, FORMAT, 9, root=vector.root, squared_norm=squares(UPDATE)) is None
+    with pytest.raises(RootMismatch):
+        opening_fault(packed, FORMAT, 8, root=vector.root, squared_norm=squares(UPDATE))
+    with pytest.raises(PayloadError):
+        opening_fault(packed + b"\0", FORMAT, 9, root=vector.root, squared_norm=squares(UPDATE))
+
+
+def test_opening_fault__value_or_padding__named_before_the_sum():
+    for place, value, reason in ((3, -32768, UpdateReason.RANGE), (9, 1, UpdateReason.PADDING)):
+        values = np.append(UPDATE, np.zeros(10, np.int16))
+        values[144 + place] = value
+        tree = build_tree(values, 16, VectorKind.UPDATE)
+        sealed = CommittedVector(ArraySource(values), Tree(TreeShape(160, 16, VectorKind.UPDATE), tree.levels))
+        root = FORMAT_SHAPE.seal(*tree.node(4, 0))
+        packed = sealed.opening(9)
+        assert opening_fault(packed, FORMAT, 9, root=root, squared_norm=squares(values)) is reason
+
+
+FORMAT_SHAPE = TreeShape(150, 16, VectorKind.UPDATE)
+
+
+def test_suspect_chunk__sums_that_hide_a_lie_elsewhere__narrowed_to_an_opening_that_shows_it():
+    honest = build_tree(UPDATE, 16, VectorKind.UPDATE)
+    # Chunk 5 states too little, and all above it add that up.
+    levels = [Level(level.digests.copy(), level.sums.copy()) for level in honest.levels]
+    for height in range(5):
+        levels[height].sums[5 >> height] -= np.uint64(1)
+    vector = rehashed(Tree(honest.shape, tuple(levels)), 0)
+    revealed, chunk, asked = vector.tree.node(4, 0)[1], 9, []
+    while opening_fault(vector.opening(chunk), FORMAT, chunk, root=vector.root, squared_norm=revealed) is None:
+        asked.append(chunk)
+        chunk = suspect_chunk(honest, vector.opening(chunk), FORMAT, chunk)
+    assert chunk == 5
+    assert len(asked) <= 4
+    sound = CommittedVector(ArraySource(UPDATE), honest)
+    assert suspect_chunk(honest, sound.stated_opening(0), FORMAT, 0) is None

@@ -1,0 +1,314 @@
+"""Packed openings, proofs and the moves of a game, checked by a mirror of what the contract does with them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from dispute_rounds import FORMAT, FORMATS, Round
+from eth_hash.auto import keccak
+
+from chainfl.aggregation.rules import rule_sum
+from chainfl.aggregation.server_step import Server
+from chainfl.disputes import games
+from chainfl.disputes.faults import FaultKind, find_fault
+from chainfl.disputes.openings import (
+    CommittedVector,
+    KnownOpening,
+    VectorWithoutTree,
+    plain_opening,
+    read_plain,
+    read_update_opening,
+    update_opening,
+)
+from chainfl.disputes.proofs import (
+    aggregate_proof,
+    coordinate_proof,
+    group_proof,
+    padding_proof,
+    rank_positions,
+    update_proof,
+)
+from chainfl.encoding.chunk_tree import TreeShape, VectorKind, build_tree
+from chainfl.errors import EncodingError, PayloadError
+from chainfl.tasks.state import Rule, Target
+
+# --- the mirror ----------------------------------------------------------------------------------
+
+
+class Reading:
+    """What `Proofs.sol` does with a proof, word for word; an AssertionError is a revert."""
+
+    def __init__(self, played: Round, proof: bytes) -> None:
+        self.played, self.form, self.proof, self.cursor = played, played.form, proof, 0
+
+    def take(self, length: int) -> bytes:
+        part = self.proof[self.cursor : self.cursor + length]
+        assert len(part) == length
+        self.cursor += length
+        return part
+
+    def number(self, length: int) -> int:
+        return int.from_bytes(self.take(length), "big")
+
+    def judge(self) -> bool:
+        kind = self.number(1)
+        wrong = {1: self.coordinate, 2: self.group}[kind]()
+        assert self.cursor == len(self.proof)
+        return wrong
+
+    def coordinate(self) -> bool:
+        played, form = self.played, self.form
+        target = Target(self.number(1))
+        self.index, self.offset = divmod(self.number(8), form.chunk_params)
+        self.number(2), self.number(2)
+        groups = form.num_groups(len(played.weights))
+        if groups:
+            assert self.take(32 * groups) == b"".join(played.group_roots)
+        is_model = target is Target.MODEL
+        kind, values = (
+            (VectorKind.MODEL, played.claimed_model) if is_model else (VectorKind.STATE, played.claimed_state)
+        )
+        model = self.plain(VectorKind.MODEL, played.root(played.model, VectorKind.MODEL)) if is_model else 0
+        state = (
+            None if played.state is None else self.plain(VectorKind.STATE, played.root(played.state, VectorKind.STATE))
+        )
+        claimed = self.plain(kind, played.root(values, kind))
+        if groups:
+            column = np.array([sum(self.plain(VectorKind.GROUP_SUM, root) for root in played.group_roots)])
+            total = sum(played.weights)
+        else:
+            rows, weights = self.updates(0, len(played.weights))
+            column, total = rule_sum(form, rows, weights)
+        wide = [None if value is None else np.array([value], np.int32) for value in (model, state)]
+        moved = Server.of(form).advance(column, total, wide[0], wide[1])
+        expected = moved.model if is_model else moved.state
+        return bool(expected[0] != claimed)
+
+    def group(self) -> bool:
+        self.index, self.offset = divmod(self.number(8), self.form.chunk_params)
+        group = self.number(2)
+        assert self.take(32 * len(self.played.group_roots)) == b"".join(self.played.group_roots)
+        claimed = self.plain(VectorKind.GROUP_SUM, self.played.group_roots[group])
+        size = self.form.group_size
+        rows, weights = self.updates(group, min(size, len(self.played.weights) - group * size))
+        return sum(int(row[0]) * weight for row, weight in zip(rows, weights, strict=True)) != claimed
+
+    def plain(self, kind: VectorKind, expected: bytes) -> int:
+        shape = TreeShape(self.form.num_params, self.form.chunk_params, kind)
+        packed = self.take(shape.chunk_params * shape.width + 32 * shape.depth)
+        root, values = read_plain(packed, shape, self.index)
+        assert root == expected
+        return int(values[self.offset])
+
+    def updates(self, group: int, count: int):
+        rows, weights, chained = [], [], bytes(32)
+        depth = TreeShape(self.form.num_params, self.form.chunk_params, VectorKind.UPDATE).depth
+        for _ in range(count):
+            weights.append(self.number(2))
+            seen = read_update_opening(self.take(9 + 2 * self.form.chunk_params + 40 * depth), self.form, self.index)
+            rows.append(seen.values[self.offset : self.offset + 1])
+            chained = keccak(chained + seen.root + weights[-1].to_bytes(2, "big"))
+        assert chained == self.played.accepted_hashes[group]
+        return rows, weights
+
+
+# --- openings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [VectorKind.MODEL, VectorKind.STATE, VectorKind.GROUP_SUM])
+def test_plain_opening__every_chunk__chunk_then_path(kind):
+    values = np.arange(-75, 75, dtype=TreeShape(150, 16, kind).dtype)
+    tree = build_tree(values, 16, kind)
+    for index in range(10):
+        packed = plain_opening(values, FORMAT, index, kind=kind)
+        root, seen = read_plain(packed, tree.shape, index)
+        assert root == tree.root
+        assert seen[: len(values[16 * index :])].tolist() == values[16 * index : 16 * index + 16].tolist()
+        assert len(packed) == 16 * tree.shape.width + 32 * 4
+
+
+def test_update_opening__both_forms__as_long_as_the_interface_says():
+    values = np.arange(150, dtype=np.int16)
+    assert len(update_opening(values, FORMAT, 3)) == 1 + 32 + 8 + 4 * 40
+    stated = update_opening(values, FORMAT, 3, stated=True)
+    assert len(stated) == 1 + 32 + 8 + 4 * 48
+    assert stated[0] == 1
+    assert stated[-8:] == int((np.arange(150) ** 2).sum()).to_bytes(8, "big")
+
+
+@pytest.mark.parametrize("index", [-1, 10])
+def test_opening__no_such_chunk__refused(index):
+    values = np.zeros(150, np.int16)
+    with pytest.raises(EncodingError, match="no chunk"):
+        update_opening(values, FORMAT, index)
+    with pytest.raises(PayloadError, match="no chunk"):
+        read_update_opening(update_opening(values, FORMAT, 0), FORMAT, index)
+
+
+def test_read_update_opening__another_form_or_no_bytes__refused():
+    for packed in (b"", b"\x02" + bytes(200)):
+        with pytest.raises(PayloadError, match="form"):
+            read_update_opening(packed, FORMAT, 0)
+
+
+def test_known_opening__another_chunk__refused():
+    assert KnownOpening(3, b"x").opening(3) == b"x"
+    with pytest.raises(PayloadError, match="not chunk 4"):
+        KnownOpening(3, b"x").opening(4)
+
+
+def test_vector_without_tree__any_chunk__same_opening():
+    vector = CommittedVector.of(np.arange(150, dtype=np.int32), FORMAT, VectorKind.STATE)
+    assert VectorWithoutTree(vector.source, FORMAT, VectorKind.STATE).opening(7) == vector.opening(7)
+
+
+# --- proofs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("coordinate", [0, 77, 149])
+def test_aggregate_proof__wrong_model_value__the_mirror_convicts_it_alone(name, coordinate):
+    honest = Round.random(FORMATS[name])
+    lying = honest.lying("model", coordinate)
+    fault = find_fault(lying.form, lying.before, lying.sources, lying.claimed)
+    assert Reading(lying, aggregate_proof(lying.evidence, fault)).judge()
+    assert not Reading(honest, coordinate_proof(honest.evidence, coordinate)).judge()
+
+
+@pytest.mark.parametrize("name", ["groups", "groups, momentum"])
+def test_aggregate_proof__wrong_group_sum__the_mirror_convicts_it_alone(name):
+    honest = Round.random(FORMATS[name])
+    for group in range(3):
+        lying = honest.lying(f"group {group}", 5)
+        fault = find_fault(lying.form, lying.before, lying.sources, lying.claimed)
+        assert fault.kind is FaultKind.GROUP_COORDINATE
+        assert Reading(lying, aggregate_proof(lying.evidence, fault)).judge()
+        assert not Reading(honest, group_proof(honest.evidence, 5, group)).judge()
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.has_momentum])
+def test_aggregate_proof__wrong_state_value__the_mirror_convicts_it_alone(name):
+    honest = Round.random(FORMATS[name])
+    lying = honest.lying("state", 77)
+    fault = find_fault(lying.form, lying.before, lying.sources, lying.claimed)
+    assert Reading(lying, aggregate_proof(lying.evidence, fault)).judge()
+    assert not Reading(honest, coordinate_proof(honest.evidence, 77, Target.STATE)).judge()
+
+
+def test_coordinate_proof__claimed_state_is_withheld__the_model_is_proven_without_it():
+    lying = Round.random(FORMATS["mean, momentum"]).lying("model", 77)
+    withheld = replace(lying.evidence, claimed_state=None)
+    assert Reading(lying, coordinate_proof(withheld, 77)).judge()
+    with pytest.raises(EncodingError, match="no such vector"):
+        coordinate_proof(withheld, 77, Target.STATE)
+
+
+def test_aggregate_proof__update_left_out__the_mirror_refuses():
+    lying = Round.random(FORMAT).lying("model", 3)
+    evidence = replace(lying.evidence, updates=lying.evidence.updates[:-1])
+    with pytest.raises(AssertionError):
+        Reading(lying, coordinate_proof(evidence, 3)).judge()
+
+
+def test_padding_proof__each_target__target_group_index_and_opening():
+    played = Round.random(FORMATS["groups, momentum"])
+    evidence = played.evidence
+    head = bytes([0, Target.STATE]) + (0).to_bytes(2, "big") + (9).to_bytes(8, "big")
+    assert padding_proof(evidence, Target.STATE, 0, 9) == head + evidence.claimed_state.opening(9)
+    head = bytes([0, Target.GROUP]) + (2).to_bytes(2, "big") + (9).to_bytes(8, "big") + b"".join(played.group_roots)
+    assert padding_proof(evidence, Target.GROUP, 2, 9) == head + evidence.claimed_groups[2].opening(9)
+    with pytest.raises(EncodingError, match="no such vector"):
+        padding_proof(Round.random(FORMAT).evidence, Target.STATE, 0, 9)
+
+
+def test_proof__coordinate_or_group_that_is_not_there__refused():
+    evidence = Round.random(FORMATS["groups"]).evidence
+    for coordinate in (-1, 150):
+        with pytest.raises(EncodingError, match="no coordinate"):
+            coordinate_proof(evidence, coordinate)
+    with pytest.raises(EncodingError, match="no group"):
+        group_proof(evidence, 0, 3)
+
+
+def test_update_proof__any__worker_chunk_opening():
+    assert update_proof(258, 3, b"abc") == b"\x01\x02" + bytes(7) + b"\x03abc"
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "expected"),
+    [
+        (Rule.MEAN, [3, 1, 2], (0, 0)),
+        (Rule.MEDIAN, [3, 1, 2], (2, 0)),
+        (Rule.MEDIAN, [4, 3, 1, 2], (3, 0)),
+        (Rule.TRIMMED_MEAN, [50, 10, 40, 20, 30], (3, 2)),
+        (Rule.TRIMMED_MEAN, [7], (0, 0)),
+    ],
+)
+def test_rank_positions__few_values__where_the_named_values_are(rule, values, expected):
+    assert rank_positions(replace(FORMAT, rule=rule, trim_num=1, trim_den=5), values) == expected
+
+
+# --- games ---------------------------------------------------------------------------------------
+
+
+def play(own, posted, chunk_size):
+    """A whole game: from the posted root to the packed opening of a chunk that differs."""
+    shape = posted.tree.shape
+    height, index, answers, node = shape.depth, 0, [], None
+    while height:
+        answers.append(games.nodes_below(posted.tree, height, index))
+        child = games.differing_child(own.tree, height, index, answers[-1])
+        move = games.pointer(answers[-1], child)
+        assert node is None or climbed(move) == node
+        levels = games.levels_below(height)
+        node, index, height = move.node, (index << levels) + child, height - levels
+    packed = games.opening_from_answers(answers, index, posted.chunk(index), shape)
+    return index, packed, len(answers)
+
+
+def climbed(move: games.Pointer) -> bytes:
+    digest, place = move.node, move.child
+    for sibling in move.siblings:
+        pair = sibling + digest if place & 1 else digest + sibling
+        digest, place = hashlib.sha256(b"\x01" + pair).digest(), place >> 1
+    return digest
+
+
+@pytest.mark.parametrize(("chunks", "rounds"), [(1, 0), (2, 1), (200, 1), (256, 1), (257, 2), (700, 2)])
+def test_game__one_value_differs__ends_at_its_chunk_with_an_opening(chunks, rounds):
+    form = replace(FORMAT, num_params=16 * chunks - 3)
+    honest = np.arange(form.num_params, dtype=np.int32)
+    lying = honest.copy()
+    lying[-5] += 1
+    own, posted = (CommittedVector.of(values, form, VectorKind.MODEL) for values in (honest, lying))
+    index, packed, answers = play(own, posted, 16)
+    assert (index, answers) == (chunks - 1, rounds)
+    assert packed == posted.opening(index)
+    assert read_plain(packed, posted.tree.shape, index)[0] == posted.root
+
+
+def test_child_towards__any_chunk__the_node_above_it():
+    assert games.child_towards(700, 10) == 700 >> 2
+    assert games.child_towards(700, 2) == 700 & 3
+
+
+def test_differing_child__the_same_vector__none():
+    vector = CommittedVector.of(np.zeros(150, np.int32), FORMAT, VectorKind.MODEL)
+    nodes = games.nodes_below(vector.tree, 4, 0)
+    assert games.differing_child(vector.tree, 4, 0, nodes) is None
+    with pytest.raises(PayloadError, match="bytes"):
+        games.differing_child(vector.tree, 4, 0, nodes[:-32])
+
+
+def test_pointer__no_such_node__refused():
+    with pytest.raises(PayloadError, match="no node 2"):
+        games.pointer(bytes(64), 2)
+
+
+def test_opening_from_answers__too_few__refused():
+    shape = TreeShape(150, 16, VectorKind.MODEL)
+    with pytest.raises(PayloadError, match="do not lead"):
+        games.opening_from_answers([], 0, bytes(64), shape)
