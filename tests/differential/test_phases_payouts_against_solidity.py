@@ -34,7 +34,7 @@ WINDOW_NAMES = [field.name for field in fields(Windows)]
 ADDRESS = "0x" + "c0de" * 10
 CLOCK = "(uint16,uint8,uint40,uint40,uint40,uint40,uint16,uint16,uint16,uint8,uint8,uint8)"
 PROGRESS = "(uint16,uint16,uint16,uint40,uint40,uint40,uint40,uint8,bool,uint8)"
-DOCKET = "(uint16,uint16,uint16,uint40,bool,bool,uint32)"
+DOCKET = "(uint32,uint32,uint32,uint40,bool,bool,uint32)"
 WINDOWS = f"({','.join(['uint32'] * 8)})"
 FORMAT = "(uint64,uint32,uint8,uint8,uint32,uint32,uint64,uint16,uint8,uint16,uint16,uint32,uint32)"
 

@@ -70,7 +70,7 @@ def test_demand__early__is_seen_answered_and_paid(chain: LocalChain):
     assert isinstance(wrong.error, ProofRefused)
     expect_sent(game.worker.answer_demand(game.task_id, 1, 0, 2, update_opening(game.update, game.form, 2)))
     assert game.worker.open_demands(game.task_id, 1, game.opened) == ()
-    assert game.worker.stake_status().credit == demand.fee
+    assert game.worker.stake_status().credit == demand.fee // 2  # the other half burns
 
 
 def test_demand__early_and_unanswered__costs_the_worker_and_voids_its_weight(chain: LocalChain):
