@@ -173,6 +173,10 @@ def _economics_problems(e: Economics) -> Iterator[str]:
     for name in _POSITIVE_AMOUNTS:
         if not 0 < getattr(e, name) < 1 << 96:
             yield f"economics.{name} is not a positive uint96"
+    if e.challenger_bond > e.aggregator_bond:
+        yield "economics.challenger_bond is larger than the aggregator's bond"
+    if e.demand_fee > e.worker_stake:
+        yield "economics.demand_fee is larger than a worker's stake"
     if e.demand_fee << MAX_DOUBLINGS >= 1 << 96:
         yield "economics.demand_fee is too large to double with every demand"
     if not 0 <= e.slot_fee < 1 << 96:

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import { IDisputes } from "../../contracts/src/interfaces/IDisputes.sol";
 import { Format, Rule } from "../../contracts/src/interfaces/Types.sol";
+import { Demands } from "../../contracts/src/libraries/Demands.sol";
 import { FixedPoint } from "../../contracts/src/libraries/FixedPoint.sol";
 import { Openings } from "../../contracts/src/libraries/Openings.sol";
 import { Proofs } from "../../contracts/src/libraries/Proofs.sol";
@@ -160,5 +162,53 @@ contract ProofsHarness {
             _task.acceptedHashes[g] = round.acceptedHashes[g];
         }
         return Proofs.check(_task, proof);
+    }
+}
+
+/// @dev The judge of updates, over many openings in one call.
+contract FaultsHarness {
+    /// @dev revealedSum: what the worker revealed as its update's sum of squares.
+    struct Case {
+        uint64 index;
+        uint64 revealedSum;
+        bytes opening;
+    }
+
+    /// @return roots where each opening leads. @return reasons what is wrong with it; 0 for nothing.
+    function judge(uint64 numParams, uint32 chunkParams, Case[] calldata cases)
+        external
+        view
+        returns (bytes32[] memory roots, bytes32[] memory reasons)
+    {
+        (roots, reasons) = (new bytes32[](cases.length), new bytes32[](cases.length));
+        for (uint256 i; i < cases.length; ++i) {
+            Openings.Place memory at = Openings.placeOf(numParams, chunkParams, cases[i].index);
+            (Openings.Update memory u,) = _read(at, cases[i].opening);
+            roots[i] = u.root;
+            try this.faultIn(at, cases[i]) returns (bytes32 reason) {
+                reasons[i] = reason;
+            } catch (bytes memory problem) {
+                require(bytes4(problem) == IDisputes.NothingWrong.selector, "another error");
+            }
+        }
+    }
+
+    function faultIn(Openings.Place memory at, Case calldata one) external view returns (bytes32) {
+        (Openings.Update memory u, bool isStated) = _read(at, one.opening);
+        return Demands.faultIn(at, u, one.revealedSum, isStated);
+    }
+
+    function _read(Openings.Place memory at, bytes calldata opening)
+        private
+        view
+        returns (Openings.Update memory u, bool isStated)
+    {
+        uint256 start;
+        assembly ("memory-safe") {
+            start := opening.offset
+        }
+        u = Openings.update(at, start);
+        require(u.cursor == start + opening.length, "length");
+        return (u, Openings.uint8At(start) == 1);
     }
 }

@@ -36,5 +36,5 @@ def anvil():
 def harnesses():
     """Runtime code by name: the harnesses of Harnesses.sol, and `Proofs`, which one of them links."""
     linked = {"contracts/src/libraries/Proofs.sol": {"Proofs": PROOFS_ADDRESS}}
-    names = ["RulesHarness", "OpeningsHarness", "ProofsHarness"]
+    names = ["RulesHarness", "OpeningsHarness", "ProofsHarness", "FaultsHarness"]
     return compile_contracts("tests/differential/Harnesses.sol", names, linked)

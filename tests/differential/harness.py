@@ -79,15 +79,16 @@ def compile_contracts(
 
 
 def _closure(path: str) -> dict[str, dict[str, str]]:
-    """The file and all that it imports by relative paths."""
+    """The file and all that it imports, packages included, by the names that the compiler knows them by."""
     found: dict[str, dict[str, str]] = {}
     waiting = [path]
     while waiting:
         file = waiting.pop()
         if file in found:
             continue
-        text = (ROOT / file).read_text()
+        text = (ROOT / "node_modules" / file if file.startswith("@") else ROOT / file).read_text()
         found[file] = {"content": text}
         folder = os.path.dirname(file)  # noqa: PTH120  (a source's name, not a path of this machine)
-        waiting += [os.path.normpath(f"{folder}/{name}") for name in re.findall(r'from "(\.[^"]+)"', text)]
+        for name in re.findall(r'(?:from|import) "([^"]+)"', text):
+            waiting.append(os.path.normpath(f"{folder}/{name}") if name.startswith(".") else name)
     return found

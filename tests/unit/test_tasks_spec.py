@@ -280,6 +280,15 @@ def test_rules__slot_fee_above_the_bond__is_refused():
     assert problems_of(replace(params, economics=replace(params.economics, slot_fee=fee + 1)))
 
 
+@pytest.mark.parametrize(("name", "most"), [("challenger_bond", "aggregator_bond"), ("demand_fee", "worker_stake")])
+def test_rules__disputing_dearer_than_lying__is_refused(name, most):
+    params = make_spec().to_params()
+    limit = getattr(params.economics, most)
+    assert problems_of(replace(params, economics=replace(params.economics, **{name: limit}))) == []
+    problems = problems_of(replace(params, economics=replace(params.economics, **{name: limit + 1})))
+    assert any(name in problem for problem in problems)
+
+
 def test_check_against__other_values_on_chain__names_each():
     spec = make_spec()
     view = view_of(spec.to_params())

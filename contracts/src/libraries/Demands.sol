@@ -73,12 +73,13 @@ library Demands {
         if (u.cursor != start + proof.length) revert IDisputes.ProofLength(proof.length, u.cursor - start);
         if (workerIndex >= t.lists[Role.Worker].length) revert IDisputes.NotRevealed(address(0), u.root, 0);
         Member storage m = _revealed(t, t.lists[Role.Worker][workerIndex], u.root);
-        reason = _fault(at, u, m.squaredNorm, Openings.uint8At(start + 10) == 1);
+        reason = faultIn(at, u, m.squaredNorm, Openings.uint8At(start + 10) == 1);
     }
 
-    /// @dev What is wrong with an opened update. Reverts NothingWrong.
-    function _fault(Openings.Place memory at, Openings.Update memory u, uint64 revealedSum, bool isStated)
-        private
+    /// @notice What is wrong with an opened update. Reverts NothingWrong.
+    /// @param revealedSum the sum of squares that was revealed with its root. @param isStated whether it came in form 1.
+    function faultIn(Openings.Place memory at, Openings.Update memory u, uint64 revealedSum, bool isStated)
+        internal
         pure
         returns (bytes32)
     {

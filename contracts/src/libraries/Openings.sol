@@ -51,20 +51,39 @@ library Openings {
         (root, next) = (_root(at, kind, width, top, 0, false), cursor + length + 32 * at.depth);
     }
 
-    /// @notice The root of an update that an opening leads to.
+    /// @notice The root of an update that an opening leads to, and what its tree states.
     /// @dev Reverts UnknownForm.
     function update(Place memory at, uint256 cursor) internal view returns (Update memory u) {
+        (u.root, u.values, u.cursor, u.leafSum, u.sum, u.adds) = _update(at, cursor);
+    }
+
+    /// @notice The same where sums do not matter.
+    /// @return root the root. @return values where its chunk lies. @return next where what follows begins.
+    function updateRoot(Place memory at, uint256 cursor)
+        internal
+        view
+        returns (bytes32 root, uint256 values, uint256 next)
+    {
+        (root, values, next,,,) = _update(at, cursor);
+    }
+
+    function _update(Place memory at, uint256 cursor)
+        private
+        view
+        returns (bytes32 root, uint256 values, uint256 next, uint64 leafSum, uint64 sum, bool adds)
+    {
         uint8 form = uint8At(cursor);
         if (form > 1) revert UnknownForm(form);
         unchecked {
             // Places in calldata, of lengths that the task bounds.
             uint256 length = 2 * uint256(at.chunkParams);
-            (u.values, cursor) = (cursor + 1, cursor + 1 + length);
-            u.leafSum = uint64At(cursor);
-            bytes32 top = leaf(at.index, u.values, length);
-            (top, u.sum, u.adds) = climbSums(top, u.leafSum, at.index, at.depth, cursor + 8, form == 1);
-            u.cursor = cursor + 8 + (40 + 8 * uint256(form)) * at.depth;
-            u.root = _root(at, ChunkTree.UPDATE, 2, top, u.sum, true);
+            values = cursor + 1;
+            next = values + length + 8;
+            leafSum = uint64At(next - 8);
+            bytes32 top = leaf(at.index, values, length);
+            (top, sum, adds) = climbSums(top, leafSum, at.index, at.depth, next, form == 1);
+            root = _root(at, ChunkTree.UPDATE, 2, top, sum, true);
+            next += (40 + 8 * uint256(form)) * at.depth;
         }
     }
 
@@ -95,20 +114,20 @@ library Openings {
     /// @notice The top of a tree without sums. `path` lies in calldata, 32 bytes a level.
     function climb(bytes32 hash, uint64 index, uint256 depth, uint256 path) internal view returns (bytes32 top) {
         bool done = true;
+        uint256 way = _wayOf(index, depth);
         assembly ("memory-safe") {
-            let m := mload(0x40)
-            mstore8(m, 1)
-            let left := add(m, 1)
-            let own := shl(5, and(index, 1))
-            mstore(add(left, own), hash)
-            for { let end := add(path, shl(5, depth)) } lt(path, end) { path := add(path, 32) } {
-                mstore(add(left, xor(own, 32)), calldataload(path))
-                index := shr(1, index)
-                own := shl(5, and(index, 1))
-                done := and(done, staticcall(gas(), 2, m, 65, add(left, own), 32))
+            // 0x01 ‖ left ‖ right: 65 bytes. `own` is where our half begins; aligned, so that the other differs in a bit.
+            let left := and(add(mload(0x40), 64), not(63))
+            mstore8(sub(left, 1), 1)
+            let own := or(left, shl(5, and(way, 1)))
+            mstore(own, hash)
+            for { } gt(way, 1) { path := add(path, 32) } {
+                mstore(xor(own, 32), calldataload(path))
+                way := shr(1, way)
+                own := or(left, shl(5, and(way, 1)))
+                done := and(done, staticcall(gas(), 2, sub(left, 1), 65, own, 32))
             }
-            hash := mload(add(left, own))
-            top := hash
+            top := mload(own)
         }
         if (!done) revert HashFailed();
     }
@@ -121,43 +140,44 @@ library Openings {
         view
         returns (bytes32 top, uint64 total, bool adds)
     {
-        if (stated) return _climbStated(hash, sum, index, path, path + 48 * depth);
+        uint256 way = _wayOf(index, depth);
+        if (stated) return _climbStated(hash, sum, way, path);
         uint256 whole;
-        (top, whole) = _climbAdding(hash, sum, index, path, path + 40 * depth);
+        (top, whole) = _climbAdding(hash, sum, way, path);
         return (top, uint64(whole), whole >> 64 == 0);
     }
 
     /// @dev The sums added up, in more than 64 bits if they are more; what is hashed are the lower 64.
-    function _climbAdding(bytes32 hash, uint256 sum, uint64 index, uint256 path, uint256 end)
+    function _climbAdding(bytes32 hash, uint256 sum, uint256 way, uint256 path)
         private
         view
         returns (bytes32, uint256)
     {
         bool done = true;
         assembly ("memory-safe") {
-            // 0x02 ‖ left ‖ uint64 sumL ‖ right ‖ uint64 sumR: 81 bytes. `own` is 0 or 40: which of the two is ours. Our
-            // sum is written as a word, and the sibling over what that leaves behind it; a hash goes to its next place.
-            let m := mload(0x40)
-            mstore8(m, 2)
-            m := add(m, 1)
-            let own := mul(40, and(index, 1))
-            mstore(add(m, own), hash)
-            for { } lt(path, end) { path := add(path, 40) } {
-                mstore(add(add(m, own), 32), shl(192, sum))
-                calldatacopy(add(m, sub(40, own)), path, 40)
+            // 0x02 ‖ left ‖ uint64 sumL ‖ right ‖ uint64 sumR: 81 bytes. `own` is where our half begins; aligned, so that
+            // the other differs in two bits. Our sum is written as a word, and the sibling over what that leaves behind
+            // it; a hash goes to where it is needed next.
+            let left := and(add(mload(0x40), 64), not(63))
+            mstore8(sub(left, 1), 2)
+            let own := or(left, mul(40, and(way, 1)))
+            mstore(own, hash)
+            for { } gt(way, 1) { path := add(path, 40) } {
+                mstore(add(own, 32), shl(192, sum))
+                calldatacopy(xor(own, 40), path, 40)
                 sum := add(sum, shr(192, calldataload(add(path, 32))))
-                index := shr(1, index)
-                own := mul(40, and(index, 1))
-                done := and(done, staticcall(gas(), 2, sub(m, 1), 81, add(m, own), 32))
+                way := shr(1, way)
+                own := or(left, mul(40, and(way, 1)))
+                done := and(done, staticcall(gas(), 2, sub(left, 1), 81, own, 32))
             }
-            hash := mload(add(m, own))
+            hash := mload(own)
         }
         if (!done) revert HashFailed();
         return (hash, sum);
     }
 
     /// @dev The sums as the tree states them.
-    function _climbStated(bytes32 hash, uint64 sum, uint64 index, uint256 path, uint256 end)
+    function _climbStated(bytes32 hash, uint64 sum, uint256 way, uint256 path)
         private
         view
         returns (bytes32, uint64, bool adds)
@@ -165,25 +185,30 @@ library Openings {
         bool done = true;
         adds = true;
         assembly ("memory-safe") {
-            let m := mload(0x40)
-            mstore8(m, 2)
-            m := add(m, 1)
-            let own := mul(40, and(index, 1))
-            mstore(add(m, own), hash)
-            for { } lt(path, end) { path := add(path, 48) } {
-                mstore(add(add(m, own), 32), shl(192, sum))
-                calldatacopy(add(m, sub(40, own)), path, 40)
+            let left := and(add(mload(0x40), 64), not(63))
+            mstore8(sub(left, 1), 2)
+            let own := or(left, mul(40, and(way, 1)))
+            mstore(own, hash)
+            for { } gt(way, 1) { path := add(path, 48) } {
+                mstore(add(own, 32), shl(192, sum))
+                calldatacopy(xor(own, 40), path, 40)
                 let parent := shr(192, calldataload(add(path, 40)))
                 adds := and(adds, eq(add(sum, shr(192, calldataload(add(path, 32)))), parent))
                 sum := parent
-                index := shr(1, index)
-                own := mul(40, and(index, 1))
-                done := and(done, staticcall(gas(), 2, sub(m, 1), 81, add(m, own), 32))
+                way := shr(1, way)
+                own := or(left, mul(40, and(way, 1)))
+                done := and(done, staticcall(gas(), 2, sub(left, 1), 81, own, 32))
             }
-            hash := mload(add(m, own))
+            hash := mload(own)
         }
         if (!done) revert HashFailed();
         return (hash, sum, adds);
+    }
+
+    /// @dev For each level on the way up a bit, the lowest first: whether our node is the right one. A 1 ends them.
+    /// The index is below 2^depth; `placeOf` has seen to it.
+    function _wayOf(uint64 index, uint256 depth) private pure returns (uint256) {
+        return uint256(index) | 1 << depth;
     }
 
     /// @notice keccak256(chained ‖ root ‖ uint16 weight): how the tally chains the accepted updates.

@@ -181,9 +181,9 @@ library Proofs {
         uint256 cursor = r.cursor;
         for (uint256 i; i < count; ++i) {
             uint16 weight = Openings.uint16At(cursor);
-            Openings.Update memory u = Openings.update(r.at, cursor + 2);
-            (values[i], weights[i], cursor) = (Openings.int16At(u.values, r.offset), weight, u.cursor);
-            chained = Openings.link(chained, u.root, weight);
+            (bytes32 root, uint256 chunk, uint256 next) = Openings.updateRoot(r.at, cursor + 2);
+            (values[i], weights[i], cursor) = (Openings.int16At(chunk, r.offset), weight, next);
+            chained = Openings.link(chained, root, weight);
         }
         r.cursor = cursor;
         if (chained != t.acceptedHashes[group]) revert IDisputes.NotAccepted(chained, t.acceptedHashes[group]);

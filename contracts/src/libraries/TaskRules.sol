@@ -124,10 +124,12 @@ library TaskRules {
         _require(e.baseBps <= BPS, "baseBps");
         _require(e.workerSlashBps <= BPS && e.validatorSlashBps <= BPS, "slashBps");
         _require(e.rangeSlashBps <= BPS && e.withheldSlashBps <= BPS && e.vouchSlashBps <= BPS, "slashBps");
-        // Who holds a round up must pay for it.
-        _require(e.challengerBond > 0, "challengerBond");
+        // Who holds a round up must pay for it, but not put up more than who lies in it: a task must not be able to place
+        // its aggregates, or its updates, beyond dispute.
+        _require(e.challengerBond > 0 && e.challengerBond <= e.aggregatorBond, "challengerBond");
+        _require(e.demandFee > 0 && e.demandFee <= e.workerStake, "demandFee");
         // It doubles up to sixteen times.
-        _require(e.demandFee > 0 && e.demandFee <= type(uint96).max >> 16, "demandFee");
+        _require(e.demandFee <= type(uint96).max >> 16, "demandFee");
     }
 
     function _checkBounds(Bounds calldata b, uint256 least, uint256 most, bytes32 what) private pure {

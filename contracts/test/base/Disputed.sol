@@ -391,7 +391,7 @@ abstract contract Disputed is Deployed {
             keccak256(abi.encode(block.chainid, address(coordinator), id, round, challenger, hash, SALT));
         vm.prank(challenger);
         coordinator.commitProof(id, commitment);
-        _mine(1);
+        _mine(0);
     }
 
     function _refuteUpdate(uint256 id, address challenger, bytes memory proof) internal {

@@ -120,15 +120,16 @@ library Trees {
     }
 
     /// @notice The `c`th chunk of the values, big-endian two's complement.
-    function chunkOf(Tree memory t, uint256 c) internal pure returns (bytes memory chunk) {
+    function chunkOf(Tree memory t, uint256 c) internal pure returns (bytes memory) {
         (uint256 width, uint256 count) = (ChunkTree.widthOf(t.shape), t.shape.chunkParams);
-        chunk = new bytes(width * count);
+        // A chunk fills whole words, since it has a multiple of 16 values.
+        uint256 perWord = 32 / width;
+        bytes32[] memory words = new bytes32[](count / perWord);
         for (uint256 i; i < count; ++i) {
-            uint256 word = uint256(t.values[c * count + i]);
-            for (uint256 b; b < width; ++b) {
-                chunk[i * width + b] = bytes1(uint8(word >> (8 * (width - 1 - b))));
-            }
+            uint256 value = uint256(t.values[c * count + i]) << (256 - 8 * width);
+            words[i / perWord] |= bytes32(value >> (8 * width * (i % perWord)));
         }
+        return abi.encodePacked(words);
     }
 
     function _squares(Tree memory t, uint256 c) private pure returns (uint64 sum) {

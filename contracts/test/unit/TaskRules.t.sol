@@ -406,6 +406,24 @@ contract TaskRulesTest is Test {
         _refuses(p, "proofs too large");
     }
 
+    function test_challengerBond__aboveTheAggregators__isRefused() external {
+        TaskParams memory p = _good();
+        p.economics.challengerBond = p.economics.aggregatorBond;
+        _rules.check(p);
+        ++p.economics.challengerBond;
+        _refuses(p, "challengerBond");
+        p.economics.challengerBond = type(uint96).max;
+        _refuses(p, "challengerBond");
+    }
+
+    function test_demandFee__aboveTheWorkersStake__isRefused() external {
+        TaskParams memory p = _good();
+        p.economics.demandFee = p.economics.workerStake;
+        _rules.check(p);
+        ++p.economics.demandFee;
+        _refuses(p, "demandFee");
+    }
+
     function test_disputeEconomics__zeroOrAboveTheWhole__areRefused() external {
         TaskParams memory p = _good();
         p.economics.challengerBond = 0;
@@ -414,7 +432,7 @@ contract TaskRulesTest is Test {
         p.economics.demandFee = 0;
         _refuses(p, "demandFee");
         // The sixteenth is 2^15 times the first.
-        p.economics.demandFee = type(uint96).max >> 16;
+        (p.economics.workerStake, p.economics.demandFee) = (type(uint96).max, type(uint96).max >> 16);
         _rules.check(p);
         ++p.economics.demandFee;
         _refuses(p, "demandFee");
