@@ -41,6 +41,10 @@ class BlobStore(Protocol):
         """Whether the store holds the content itself, without asking anyone else. Does not verify it."""
         ...
 
+    def drop(self, cid: Cid) -> None:
+        """Keeps the content no longer; its bytes may go at any time. Does nothing where it was not kept."""
+        ...
+
     def describe(self) -> str:
         """One line about the store for a person: what it is, where, and how it is."""
         ...

@@ -25,6 +25,9 @@ Sink = Callable[[Cid, bytes], None]
 Fetch = Callable[[Cid], bytes]
 """Gives the block of a CID, unverified and at most MAX_BLOCK_BYTES long. Raises BlobNotFound."""
 
+Expect = Callable[[Sequence[Cid]], None]
+"""Hears which blocks will be asked for next, in order, so that they can be fetched ahead. It need not do anything."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -162,10 +165,13 @@ def cid_of(data: bytes | bytearray | memoryview) -> Cid:
 # --- decoding ------------------------------------------------------------------------------------
 
 
-def read_dag(root: Cid, fetch: Fetch, *, max_bytes: int, layout: Layout = UNIXFS_V1_2025) -> Iterator[bytes]:
+def read_dag(
+    root: Cid, fetch: Fetch, *, max_bytes: int, expect: Expect | None = None, layout: Layout = UNIXFS_V1_2025
+) -> Iterator[bytes]:
     """The content below `root`, leaf by leaf in order, each verified before it is yielded.
 
     Fetches no more blocks than a file of `max_bytes` has, and holds one leaf and one node a level.
+    expect: told the children of each node once the node itself is known to be right.
     Raises InvalidCid, PayloadTooLarge (before the first leaf), CidMismatch for a block with another hash,
     MalformedDag for blocks that are not the tree of a file, and what `fetch` raises.
     """
@@ -180,10 +186,15 @@ def read_dag(root: Cid, fetch: Fetch, *, max_bytes: int, layout: Layout = UNIXFS
             raise MalformedDag(f"a tree over {size} bytes, which fit into one leaf: {root}", cid=root)
     if size > max_bytes:
         raise PayloadTooLarge(f"{root} has {size} bytes, at most {max_bytes} are allowed", size=size, limit=max_bytes)
-    yield from _walk(root, block, size, layout.height(size), fetch, layout)
+    yield from _walk(root, block, size, layout.height(size), _Source(fetch, expect), layout)
 
 
-def _walk(cid: Cid, block: bytes, size: int, height: int, fetch: Fetch, layout: Layout) -> Iterator[bytes]:
+class _Source(NamedTuple):
+    fetch: Fetch
+    expect: Expect | None
+
+
+def _walk(cid: Cid, block: bytes, size: int, height: int, source: _Source, layout: Layout) -> Iterator[bytes]:
     """Yields the leaves below `block`, which covers `size` bytes; recursion is as deep as the file is high."""
     if height == 0:
         if len(block) != size:
@@ -197,11 +208,14 @@ def _walk(cid: Cid, block: bytes, size: int, height: int, fetch: Fetch, layout: 
     if encode_node(links) != block:
         raise MalformedDag(f"not the node of a file of {size} bytes under unixfs-v1-2025: {cid}", cid=cid)
     codec = RAW if height == 1 else DAG_PB
-    for link in links:
-        child = cid_from_bytes(link.cid)
+    below = [cid_from_bytes(link.cid) for link in links]
+    for child in below:
         if codec_of(child) != codec:
             raise MalformedDag(f"a child with another codec than its level's: {child}", cid=child)
-        yield from _walk(child, _verified(child, fetch), link.size, height - 1, fetch, layout)
+    if source.expect:
+        source.expect(below)
+    for child, link in zip(below, links, strict=True):
+        yield from _walk(child, _verified(child, source.fetch), link.size, height - 1, source, layout)
 
 
 def _verified(cid: Cid, fetch: Fetch) -> bytes:
