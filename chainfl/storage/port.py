@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from chainfl.types import Cid
 
@@ -47,4 +47,16 @@ class BlobStore(Protocol):
 
     def describe(self) -> str:
         """One line about the store for a person: what it is, where, and how it is."""
+        ...
+
+
+@runtime_checkable
+class FarStore(Protocol):
+    """A store whose content may be on other machines."""
+
+    def prefetch(self, cid: Cid, *, max_bytes: int) -> None:
+        """Brings the content near, verified, so that getting it soon asks nobody far away.
+
+        Raises what `BlobStore.get_bytes` does.
+        """
         ...
