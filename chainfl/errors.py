@@ -359,12 +359,6 @@ class StoreReadOnly(StorageError):
     hint_template = "Make {path} writable for this user, or choose another folder with `store_dir`."
 
 
-class StoreOnlyReads(StoreReadOnly):
-    """The store is of a kind that cannot be written at all."""
-
-    hint_template = "Publish to a store that writes: set `storage` to embedded or kubo, or name one beside gateway."
-
-
 class NoStoreWrites(StoreReadOnly):
     """None of the stores that are configured takes content."""
 

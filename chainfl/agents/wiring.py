@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from chainfl.agents import duties
 from chainfl.agents.aggregator import Aggregator
-from chainfl.agents.context import AgentContext
+from chainfl.agents.context import AgentContext, RetentionRule
 from chainfl.agents.events import AgentReport, EventLog
 from chainfl.agents.genesis import check_genesis_state
 from chainfl.agents.journal import Journal, journal_folder
@@ -90,6 +90,7 @@ class AgentOptions:
     claim: bool = False
     events: TextIO | None = None
     token_price_wei: int | None = None
+    retention: RetentionRule = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +204,7 @@ def open_task(
         report=report,
         claim=options.claim,
         token_price_wei=options.token_price_wei,
+        retention=options.retention,
     )
 
 

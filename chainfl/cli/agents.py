@@ -206,6 +206,7 @@ def _run(app: App, role: Role, options: dict[str, Any], start: Callable[[Operato
             claim=options["claim"],
             events=events,
             token_price_wei=app.settings.token_price_wei,
+            retention=app.settings.retention,
         )
         report = start(operator, agent)
     tell_report(report, options["as_json"], to_stdout=str(options["events"]) != "-")

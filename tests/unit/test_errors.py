@@ -1,4 +1,4 @@
-"""The tree of errors: each with a class of its own, a hint that can always be filled, and a code that means one thing."""
+"""The tree of errors: a hint that can always be filled, and an exit code that means one thing."""
 
 from __future__ import annotations
 
