@@ -6,6 +6,7 @@ import io
 import logging
 import threading
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -21,6 +22,10 @@ from chainfl.storage.port import BlobStore
 from chainfl.tasks.spec import TaskSpec
 from chainfl.tasks.state import ZERO_ROOT, CidOnChain, TaskView
 from chainfl.types import Cid, Root
+
+RetentionRule = Literal["all", "models"]
+"""What an operator keeps. all: whatever was published. models: updates and refuted aggregates go once their round is
+past dispute."""
 
 _KEPT_MODELS = 2
 
@@ -42,6 +47,7 @@ class AgentContext:
     report: AgentReport
     claim: bool = False
     token_price_wei: int | None = None
+    retention: RetentionRule = "all"
 
     def publish(self, data: bytes) -> Cid:
         """Puts bytes into the store and counts them."""

@@ -238,6 +238,7 @@ class AgentLoop:
         if wait.why != self._sight.why:
             self._sight.why = wait.why
             self._context.log.emit("waiting", level=logging.DEBUG, why=wait.why, until=wait.until)
+        self._player.while_waiting(snapshot)
         seen = snapshot.block
         while not self._stop.is_set():
             newest = self._context.chain.wait_for_block(seen.number, POLL_S)

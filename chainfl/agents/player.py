@@ -13,6 +13,8 @@ from chainfl.agents.actions import PREPARATIONS, Action, Do
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext, ModelSource
 from chainfl.agents.ports import SendResult
+from chainfl.agents.prefetch import Prefetch
+from chainfl.agents.retention import Retention
 from chainfl.errors import EncodingError, LineageBroken, StorageError, TrainingDiverged
 from chainfl.tasks.commitments import SALT_BYTES
 from chainfl.tasks.state import Demand, Role, Snapshot
@@ -37,6 +39,13 @@ class Player(ABC):
         self.models = ModelSource(context)
         self._doings: dict[Do, Doing] = {**self._shared(), **self.own_doings()}
         self._sat_out: tuple[int, int, Root] | None = None
+        self._prefetch = Prefetch(context, self.role)
+        self._retention = Retention(context)
+
+    def while_waiting(self, snapshot: Snapshot) -> None:
+        """Uses the time until the next look: fetches ahead, and drops what is past. Returns at once."""
+        self._prefetch.look(snapshot)
+        self._retention.look(snapshot)
 
     @abstractmethod
     def decide(self, snapshot: Snapshot, standing: Standing, now: int) -> Action:

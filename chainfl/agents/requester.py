@@ -41,6 +41,7 @@ from chainfl.training.datasets import Dataset
 from chainfl.training.exported import load_exported
 from chainfl.training.models import build_model
 from chainfl.training.trainer import LocalTrainer
+from chainfl.types import Compression
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ class TaskDraft:
     description: str = ""
     parent_model: str | None = None
     named_validators: tuple[str, ...] = ()
+    compression: Compression = "none"
 
 
 def publish_task(draft: TaskDraft, store: BlobStore) -> TaskSpec:
@@ -221,6 +223,7 @@ def _specification(
             "weight_decay": draft.weight_decay,
         },
         dataset=draft.dataset,
+        payload={"compression": draft.compression},
         rounds=draft.rounds,
         enrolment_end=draft.enrolment_end,
         reward=draft.reward,

@@ -71,6 +71,10 @@ class EmbeddedStore:
     def has(self, cid: Cid) -> bool:
         return self._path(cid).is_file()
 
+    def drop(self, cid: Cid) -> None:
+        with writing(self.root):
+            self._path(cid).unlink(missing_ok=True)
+
     def describe(self) -> str:
         existing = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
         free_gb = shutil.disk_usage(existing).free // 10**9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from chainfl.types import Cid
 
@@ -41,6 +41,22 @@ class BlobStore(Protocol):
         """Whether the store holds the content itself, without asking anyone else. Does not verify it."""
         ...
 
+    def drop(self, cid: Cid) -> None:
+        """Keeps the content no longer; its bytes may go at any time. Does nothing where it was not kept."""
+        ...
+
     def describe(self) -> str:
         """One line about the store for a person: what it is, where, and how it is."""
+        ...
+
+
+@runtime_checkable
+class FarStore(Protocol):
+    """A store whose content may be on other machines."""
+
+    def prefetch(self, cid: Cid, *, max_bytes: int) -> None:
+        """Brings the content near, verified, so that getting it soon asks nobody far away.
+
+        Raises what `BlobStore.get_bytes` does.
+        """
         ...

@@ -25,6 +25,9 @@ Sink = Callable[[Cid, bytes], None]
 Fetch = Callable[[Cid], bytes]
 """Gives the block of a CID, unverified and at most MAX_BLOCK_BYTES long. Raises BlobNotFound."""
 
+Expect = Callable[[Sequence[Cid]], None]
+"""Hears which blocks will be asked for next, in order, so that they can be fetched ahead. It need not do anything."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -162,34 +165,75 @@ def cid_of(data: bytes | bytearray | memoryview) -> Cid:
 # --- decoding ------------------------------------------------------------------------------------
 
 
-def read_dag(root: Cid, fetch: Fetch, *, max_bytes: int, layout: Layout = UNIXFS_V1_2025) -> Iterator[bytes]:
+def read_dag(
+    root: Cid, fetch: Fetch, *, max_bytes: int, expect: Expect | None = None, layout: Layout = UNIXFS_V1_2025
+) -> Iterator[bytes]:
     """The content below `root`, leaf by leaf in order, each verified before it is yielded.
 
     Fetches no more blocks than a file of `max_bytes` has, and holds one leaf and one node a level.
+    expect: told the children of each node once the node itself is known to be right.
     Raises InvalidCid, PayloadTooLarge (before the first leaf), CidMismatch for a block with another hash,
     MalformedDag for blocks that are not the tree of a file, and what `fetch` raises.
     """
     block = _verified(root, fetch)
-    if codec_of(root) == RAW:
-        size = len(block)
-        if size > layout.chunk_bytes:
-            raise MalformedDag(f"a leaf of {size} bytes is larger than a chunk: {root}", cid=root)
-    else:
-        size = _claimed_size(root, block)
-        if size <= layout.chunk_bytes:
-            raise MalformedDag(f"a tree over {size} bytes, which fit into one leaf: {root}", cid=root)
+    size = _stated_size(root, block, layout)
     if size > max_bytes:
         raise PayloadTooLarge(f"{root} has {size} bytes, at most {max_bytes} are allowed", size=size, limit=max_bytes)
-    yield from _walk(root, block, size, layout.height(size), fetch, layout)
+    yield from _walk(root, block, size, layout.height(size), _Source(fetch, expect), layout)
 
 
-def _walk(cid: Cid, block: bytes, size: int, height: int, fetch: Fetch, layout: Layout) -> Iterator[bytes]:
+def block_cids(root: Cid, fetch: Fetch, *, layout: Layout = UNIXFS_V1_2025) -> Iterator[Cid]:
+    """The CIDs of all blocks of a file in the order in which `read_dag` asks for them. Fetches the nodes alone.
+
+    Raises what `read_dag` raises for a node, PayloadTooLarge apart.
+    """
+    yield root
+    if codec_of(root) == DAG_PB:
+        block = _verified(root, fetch)
+        size = _stated_size(root, block, layout)
+        yield from _cids_below(root, block, size, layout.height(size), fetch, layout)
+
+
+def _cids_below(cid: Cid, block: bytes, size: int, height: int, fetch: Fetch, layout: Layout) -> Iterator[Cid]:
+    for child, child_size in _children(cid, block, size, height, layout):
+        yield child
+        if height > 1:
+            yield from _cids_below(child, _verified(child, fetch), child_size, height - 1, fetch, layout)
+
+
+def _stated_size(root: Cid, block: bytes, layout: Layout) -> int:
+    """The file size that a root block states, if a file of that size has such a root."""
+    if codec_of(root) == RAW:
+        if len(block) > layout.chunk_bytes:
+            raise MalformedDag(f"a leaf of {len(block)} bytes is larger than a chunk: {root}", cid=root)
+        return len(block)
+    size = _claimed_size(root, block)
+    if size <= layout.chunk_bytes:
+        raise MalformedDag(f"a tree over {size} bytes, which fit into one leaf: {root}", cid=root)
+    return size
+
+
+class _Source(NamedTuple):
+    fetch: Fetch
+    expect: Expect | None
+
+
+def _walk(cid: Cid, block: bytes, size: int, height: int, source: _Source, layout: Layout) -> Iterator[bytes]:
     """Yields the leaves below `block`, which covers `size` bytes; recursion is as deep as the file is high."""
     if height == 0:
         if len(block) != size:
             raise MalformedDag(f"a leaf has {len(block)} bytes where its parent says {size}: {cid}", cid=cid)
         yield block
         return
+    children = _children(cid, block, size, height, layout)
+    if source.expect:
+        source.expect([child for child, _ in children])
+    for child, child_size in children:
+        yield from _walk(child, _verified(child, source.fetch), child_size, height - 1, source, layout)
+
+
+def _children(cid: Cid, block: bytes, size: int, height: int, layout: Layout) -> list[tuple[Cid, int]]:
+    """The children of a node at `height` >= 1 that covers `size` bytes, and how many of these each covers."""
     sizes = layout.child_sizes(size, height)
     children = _child_cids(cid, block, len(sizes))
     links = [Link(c, s, _dag_size(s, height - 1, layout)) for c, s in zip(children, sizes, strict=True)]
@@ -197,11 +241,11 @@ def _walk(cid: Cid, block: bytes, size: int, height: int, fetch: Fetch, layout: 
     if encode_node(links) != block:
         raise MalformedDag(f"not the node of a file of {size} bytes under unixfs-v1-2025: {cid}", cid=cid)
     codec = RAW if height == 1 else DAG_PB
-    for link in links:
-        child = cid_from_bytes(link.cid)
+    below = [(cid_from_bytes(link.cid), link.size) for link in links]
+    for child, _ in below:
         if codec_of(child) != codec:
             raise MalformedDag(f"a child with another codec than its level's: {child}", cid=child)
-        yield from _walk(child, _verified(child, fetch), link.size, height - 1, fetch, layout)
+    return below
 
 
 def _verified(cid: Cid, fetch: Fetch) -> bytes:

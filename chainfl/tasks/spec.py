@@ -12,16 +12,16 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from chainfl.errors import InvalidCid, SpecificationError, SpecificationMismatch
 from chainfl.storage.cid import RAW, make_cid, parse_cid
 from chainfl.tasks.cids import cid_on_chain
 from chainfl.tasks.rules import problems_of
 from chainfl.tasks.state import ZERO_ROOT, Bounds, Economics, Format, TaskParams, TaskView, Windows
-from chainfl.types import Address, Cid, Root, Wei
+from chainfl.types import Address, Cid, Compression, Root, Wei
 
 MAX_SPEC_BYTES = 1 << 20
 TOKEN = 10**18
@@ -67,6 +67,15 @@ Count = Annotated[int, Field(ge=1, le=1 << 40)]
 class _Strict(BaseModel):
     # Text that a rule forgets must not be able to hold what the next reader takes for something else.
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
+
+    left_out_by_default: ClassVar[frozenset[str]] = frozenset()
+    """Fields that a specification has only when they say something: what was written before them keeps its hash."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        silent = {name for name in self.left_out_by_default if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in handler(self).items() if name not in silent}
 
 
 class RegisteredModel(_Strict):
@@ -122,13 +131,25 @@ class TrainingEntry(_Strict):
 
 
 class DatasetEntry(_Strict):
-    """What the data are, for people and for a shape check; the data themselves stay with their owners."""
+    """What the data are, for people and for a shape check; the data themselves stay with their owners.
+
+    description_cid: of a published set (`chainfl data publish`), whose shards are there for the workers to take.
+    """
+
+    left_out_by_default = frozenset({"description_cid"})
 
     name: Name
     description: Text = ""
     licence: Annotated[str, Field(max_length=128)] = ""
     input_shape: Annotated[list[Annotated[int, Field(ge=1, le=1 << 24)]], Field(min_length=1, max_length=8)]
     num_classes: Annotated[int, Field(ge=2, le=1 << 20)]
+    description_cid: CidText | None = None
+
+
+class PayloadEntry(_Strict):
+    """The form of the updates' files. compression: `deflate` where bytes are dearer than a little time."""
+
+    compression: Compression = "none"
 
 
 class ValidationEntry(_Strict):
@@ -159,6 +180,8 @@ class GenesisEntry(_Strict):
 class TaskSpec(_Strict):
     """A task as its requester published it. Make one with `parse`, or with `build` for one's own."""
 
+    left_out_by_default = frozenset({"payload"})
+
     version: Literal[1] = 1
     name: Name
     description: Text = ""
@@ -171,6 +194,7 @@ class TaskSpec(_Strict):
     training: TrainingEntry
     dataset: DatasetEntry
     privacy: None = None
+    payload: PayloadEntry = PayloadEntry()
     validation: ValidationEntry = ValidationEntry()
     rounds: Annotated[int, Field(ge=1, le=65_533)]
     enrolment_end: Annotated[int, Field(ge=1, lt=1 << 40)]
@@ -312,6 +336,11 @@ def _problems(spec: TaskSpec) -> Iterator[str]:
         except InvalidCid as error:
             broken = True
             yield f"{what}: {error}"
+    if spec.dataset.description_cid is not None:
+        try:
+            parse_cid(spec.dataset.description_cid)
+        except InvalidCid as error:
+            yield f"dataset.description_cid: {error}"
     if not broken:
         yield from problems_of(spec.to_params())
     yield from _layout_problems(spec)

@@ -104,6 +104,9 @@ class MemoryStore:
     def has(self, cid: Cid) -> bool:
         return cid in self.blobs
 
+    def drop(self, cid: Cid) -> None:
+        self.blobs.pop(cid, None)
+
     def describe(self) -> str:
         return "memory"
 

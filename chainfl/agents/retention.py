@@ -1,0 +1,98 @@
+"""What need not be kept for ever: the payloads of rounds that nobody can dispute any more. Final models are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+from chainfl.agents.background import Background
+from chainfl.agents.context import AgentContext
+from chainfl.agents.ports import ChainPort
+from chainfl.errors import ChainflError, InvalidCid, JournalDamaged
+from chainfl.tasks.cids import cid_text
+from chainfl.tasks.state import CidOnChain, RoundView, Snapshot, TaskView
+from chainfl.types import Address, Cid, TaskId
+
+ROUNDS_IN_USE = 1
+"""The newest finished rounds whose updates stay: from them, a model that nobody serves is computed again."""
+
+_RECORD = "retention.json"
+
+
+def past_dispute(view: RoundView) -> range:
+    """The rounds whose payloads may go, oldest first: all but the one that runs and the newest finished ones."""
+    last = view.round if view.phase.is_terminal else view.round - 1
+    return range(1, last - ROUNDS_IN_USE + 1)
+
+
+def droppable(
+    chain: ChainPort, task_id: TaskId, task: TaskView, round_number: int, account: Address | None = None
+) -> frozenset[Cid]:
+    """What of a finished round need not be kept: its updates, and models that did not become final.
+
+    account: only what that account published; None for everybody's. The lineage's own models are never among them.
+    """
+    revealed = chain.revealed_updates(task_id, round_number, task.created_block)
+    posted = chain.posted_aggregates(task_id, round_number, task.created_block)
+    final, _ = chain.model_location(task_id, round_number)
+    kept = {cid for one in posted if one.claim.model_root == final for cid in (one.cid, one.float_cid)}
+    fallen = {
+        cid
+        for one in posted
+        if one.claim.model_root != final and account in (None, one.poster)
+        for cid in (one.cid, one.float_cid)
+    }
+    updates = {update.cid for update in revealed if account in (None, update.worker)}
+    return frozenset(_texts((updates | fallen) - kept))
+
+
+def _texts(cids: Iterable[CidOnChain]) -> Iterator[Cid]:
+    for cid in cids:
+        # What a stranger revealed as its CID may be none; then nobody keeps anything under it.
+        with contextlib.suppress(InvalidCid):
+            yield cid_text(cid)
+
+
+class Retention:
+    """One agent's, in one task: drops its own payloads, beside the loop, as rounds pass out of dispute."""
+
+    def __init__(self, context: AgentContext) -> None:
+        self._context = context
+        self._drops = Background(at_once=1)
+        self._next = self._remembered()
+
+    def look(self, snapshot: Snapshot) -> None:
+        """Starts dropping what is due, and returns at once. Never raises what a store caused."""
+        due = range(self._next, past_dispute(snapshot.round).stop)
+        if self._context.retention == "all" or not due:
+            return
+        for number in due:
+            self._drops.start(number, partial(self._drop, number))
+        # Dropping twice does nothing, so what a kill interrupts is only late: `chainfl store prune` finds it.
+        self._next = due.stop
+        self._context.journal.keep(_RECORD, json.dumps({"next_round": self._next}).encode())
+
+    def _drop(self, round_number: int) -> None:
+        context = self._context
+        try:
+            cids = droppable(
+                context.chain, context.scope.task_id, context.task, round_number, account=context.chain.account
+            )
+            for cid in cids:
+                context.store.drop(cid)
+        except ChainflError as error:
+            context.log.emit("not_dropped", level=logging.WARNING, of_round=round_number, why=str(error))
+            return
+        context.log.emit("dropped", level=logging.DEBUG, of_round=round_number, payloads=len(cids))
+
+    def _remembered(self) -> int:
+        path = self._context.journal.folder / _RECORD
+        if not path.exists():
+            return 1
+        try:
+            return int(json.loads(path.read_bytes())["next_round"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise JournalDamaged(f"{path} cannot be read: {error}", path=str(path)) from error

@@ -1,0 +1,213 @@
+"""What agents do while they wait: fetch ahead, and drop what is past dispute."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+from agents_world import World
+from fake_chain import TASK, MemoryStore, account_of
+
+from chainfl.agents.prefetch import Prefetch
+from chainfl.agents.retention import Retention, droppable
+from chainfl.errors import JournalDamaged, StoreUnreachable
+from chainfl.tasks.cids import cid_text
+from chainfl.tasks.state import CidOnChain, Phase, Role
+
+WORKER, VALIDATOR, AGGREGATOR = account_of(100), account_of(200), account_of(300)
+WAIT_S = 10
+
+
+class FarMemory(MemoryStore):
+    """Remembers what was fetched ahead. gate: closed while a far store does not answer."""
+
+    def __init__(self, blobs) -> None:
+        super().__init__(blobs)
+        self.fetched: list = []
+        self.arrived = threading.Condition()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def prefetch(self, cid, *, max_bytes):
+        self.gate.wait(WAIT_S)
+        data = self.get_bytes(cid, max_bytes=max_bytes)
+        assert len(data) <= max_bytes
+        with self.arrived:
+            self.fetched.append(cid)
+            self.arrived.notify_all()
+
+    def wait_for(self, count: int) -> set:
+        with self.arrived:
+            assert self.arrived.wait_for(lambda: len(self.fetched) >= count, WAIT_S)
+        return set(self.fetched)
+
+
+def reached(phase: Phase, round_number: int = 1):
+    return lambda world: world.chain.clock.round == round_number and world.chain.phase()[0] is phase
+
+
+def world_with(tmp_path, store_of=FarMemory) -> tuple[World, FarMemory]:
+    world = World(tmp_path)
+    store = store_of(world.store.blobs)
+    return world, store
+
+
+def prefetch_of(world: World, store, role: Role, account: str) -> Prefetch:
+    return Prefetch(replace(world.players[account].context, store=store), role)
+
+
+def look(world: World, prefetch: Prefetch, role: Role, account: str) -> None:
+    prefetch.look(world.ports[account].snapshot(TASK, role))
+
+
+# --- fetching ahead ------------------------------------------------------------------------------
+
+
+def test_prefetch__updates_are_revealed__the_aggregator_fetches_each_once(tmp_path) -> None:
+    world, store = world_with(tmp_path)
+    world.run(until=reached(Phase.SCORE_COMMIT))
+    prefetch = prefetch_of(world, store, Role.AGGREGATOR, AGGREGATOR)
+    look(world, prefetch, Role.AGGREGATOR, AGGREGATOR)
+    revealed = {cid_text(update.cid) for update in world.chain.reveals[1]}
+    assert store.wait_for(3) == revealed
+    look(world, prefetch, Role.AGGREGATOR, AGGREGATOR)
+    assert len(store.fetched) == 3
+
+
+@pytest.mark.parametrize(("role", "account"), [(Role.WORKER, WORKER), (Role.VALIDATOR, VALIDATOR)])
+def test_prefetch__aggregate_is_posted__the_next_rounds_model_is_fetched(tmp_path, role, account) -> None:
+    world, store = world_with(tmp_path)
+    world.run(until=reached(Phase.CHALLENGE))
+    look(world, prefetch_of(world, store, role, account), role, account)
+    assert store.wait_for(1) == {cid_text(world.chain.posted[1][0].cid)}
+
+
+def test_prefetch__one_cid_is_none__the_others_are_fetched(tmp_path) -> None:
+    world, store = world_with(tmp_path)
+    world.run(until=reached(Phase.SCORE_COMMIT))
+    world.chain.reveals[1][0] = replace(world.chain.reveals[1][0], cid=CidOnChain(bytes(32), 7))
+    look(world, prefetch_of(world, store, Role.AGGREGATOR, AGGREGATOR), Role.AGGREGATOR, AGGREGATOR)
+    assert len(store.wait_for(2)) == 2
+
+
+def test_prefetch__own_aggregate__is_not_fetched_back(tmp_path) -> None:
+    world, store = world_with(tmp_path)
+    world.run(until=reached(Phase.CHALLENGE))
+    prefetch = prefetch_of(world, store, Role.AGGREGATOR, AGGREGATOR)
+    assert list(prefetch._wanted(world.ports[AGGREGATOR].snapshot(TASK, Role.AGGREGATOR))) == []
+
+
+def test_prefetch__store_does_not_answer__the_agent_is_not_held_up(tmp_path) -> None:
+    world, store = world_with(tmp_path)
+    world.run(until=reached(Phase.SCORE_COMMIT))
+    store.gate.clear()
+    look(world, prefetch_of(world, store, Role.AGGREGATOR, AGGREGATOR), Role.AGGREGATOR, AGGREGATOR)
+    assert store.fetched == []
+    store.gate.set()
+    store.wait_for(3)
+
+
+def test_prefetch__everything_is_at_hand__asks_the_chain_nothing(tmp_path) -> None:
+    world = World(tmp_path)
+    world.run(until=reached(Phase.SCORE_COMMIT))
+    prefetch = Prefetch(world.players[AGGREGATOR].context, Role.AGGREGATOR)
+    world.ports[AGGREGATOR].revealed_updates = None  # type: ignore[method-assign]
+    look(world, prefetch, Role.AGGREGATOR, AGGREGATOR)
+
+
+# --- dropping ------------------------------------------------------------------------------------
+
+
+def test_droppable__finished_round__its_updates_and_never_its_model(tmp_path) -> None:
+    world = World(tmp_path)
+    world.run(until=lambda world: world.chain.over)
+    port = world.ports[WORKER]
+    found = droppable(port, TASK, world.chain.task, 1)
+    assert found == {cid_text(update.cid) for update in world.chain.reveals[1]}
+    assert cid_text(world.chain.models[1][1]) not in found
+    mine = droppable(port, TASK, world.chain.task, 1, account=WORKER)
+    assert mine == {cid_text(u.cid) for u in world.chain.reveals[1] if u.worker == WORKER}
+
+
+def test_droppable__cid_that_is_none__is_left_out(tmp_path) -> None:
+    world = World(tmp_path)
+    world.run(until=lambda world: world.chain.over)
+    world.chain.reveals[1][0] = replace(world.chain.reveals[1][0], cid=CidOnChain(bytes(32), 7))
+    assert len(droppable(world.ports[WORKER], TASK, world.chain.task, 1)) == 2
+
+
+def test_droppable__aggregate_that_fell__goes_and_the_final_one_stays(tmp_path) -> None:
+    world = World(tmp_path)
+    world.run(until=lambda world: world.chain.over)
+    final = world.chain.posted[1][0]
+    fallen_cid = replace(final.cid, digest=b"\x07" * 32)
+    claim = replace(final.claim, model_root=b"\x08" * 32)
+    fallen = replace(final, claim=claim, cid=fallen_cid, float_cid=final.float_cid, poster=account_of(301))
+    world.chain.posted[1].insert(0, fallen)
+    found = droppable(world.ports[WORKER], TASK, world.chain.task, 1)
+    assert cid_text(fallen_cid) in found
+    assert not {cid_text(final.cid), cid_text(final.float_cid)} & found, "a shared CID is a final model's, too"
+
+
+def _retention(world: World, rule: str) -> Retention:
+    return Retention(replace(world.players[WORKER].context, retention=rule))
+
+
+def _waited(retention: Retention, *rounds: int) -> None:
+    retention._drops.wait(rounds, WAIT_S)
+
+
+def test_retention__models__own_updates_go_one_round_after_theirs(tmp_path) -> None:
+    world = World(tmp_path, rounds=3)
+    world.run(until=reached(Phase.COMMIT, 2))
+    retention = _retention(world, "models")
+    retention.look(world.ports[WORKER].snapshot(TASK, Role.WORKER))
+    own = [{cid_text(u.cid) for u in world.chain.reveals[1] if u.worker == WORKER}]
+    assert own[0] <= world.store.blobs.keys(), "round 1's may still be needed to compute its model again"
+    world.run(until=reached(Phase.COMMIT, 3))
+    retention.look(world.ports[WORKER].snapshot(TASK, Role.WORKER))
+    _waited(retention, 1)
+    assert not own[0] & world.store.blobs.keys()
+    others = {cid_text(u.cid) for u in world.chain.reveals[1] if u.worker != WORKER}
+    assert others <= world.store.blobs.keys()
+
+
+def test_retention__all__nothing_goes(tmp_path) -> None:
+    world = World(tmp_path)
+    world.run(until=lambda world: world.chain.over)
+    before = dict(world.store.blobs)
+    retention = _retention(world, "all")
+    retention.look(world.ports[WORKER].snapshot(TASK, Role.WORKER))
+    assert world.store.blobs == before
+
+
+def test_retention__restart__goes_on_where_it_was(tmp_path) -> None:
+    world = World(tmp_path, rounds=3)
+    world.run(until=reached(Phase.COMMIT, 3))
+    first = _retention(world, "models")
+    first.look(world.ports[WORKER].snapshot(TASK, Role.WORKER))
+    _waited(first, 1)
+    again = _retention(world, "models")
+    assert again._next == first._next == 2
+
+
+def test_retention__store_fails__is_told_and_the_agent_goes_on(tmp_path) -> None:
+    world = World(tmp_path, rounds=3)
+    world.run(until=reached(Phase.COMMIT, 3))
+
+    def fail(cid):
+        raise StoreUnreachable("nobody there")
+
+    world.store.drop = fail  # type: ignore[method-assign]
+    retention = _retention(world, "models")
+    retention.look(world.ports[WORKER].snapshot(TASK, Role.WORKER))
+    _waited(retention, 1)
+    assert [told["of_round"] for told in world.told(WORKER, "not_dropped")] == [1]
+
+
+def test_retention__damaged_record__says_which_file(tmp_path) -> None:
+    world = World(tmp_path)
+    (world.players[WORKER].context.journal.folder / "retention.json").write_text("{")
+    with pytest.raises(JournalDamaged, match=r"retention\.json"):
+        _retention(world, "models")
