@@ -7,11 +7,12 @@ in a configuration file: see chainfl/chain/keys.py.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -23,10 +24,16 @@ FILE_NAME: Final = "chainfl.toml"
 MAX_FILE_BYTES: Final = 1 << 20
 ENVIRONMENT_PREFIX: Final = "CHAINFL_"
 
+MAX_PLACES: Final = 20
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-_PATH_FIELDS: Final = ("deployment", "keys_dir", "store_dir", "data_dir", "state_dir")
-_SECRET_WORDS: Final = ("private_key", "password", "mnemonic", "secret", "seed_phrase")
+StoreKind = Literal["embedded", "kubo", "gateway"]
+STORE_KINDS: Final[tuple[StoreKind, ...]] = get_args(StoreKind)
+
+_PATH_FIELDS: Final = ("deployment", "keys_dir", "store_dir", "data_dir", "state_dir", "cache_dir")
+_LIST_FIELDS: Final = ("storage", "gateways", "pinning")
+_SECRET_WORDS: Final = ("private_key", "password", "mnemonic", "secret", "seed_phrase", "token", "bearer", "api_key")
 
 
 def config_home(environment: Mapping[str, str] = os.environ) -> Path:
@@ -50,6 +57,41 @@ def _xdg(environment: Mapping[str, str], variable: str, fallback: str) -> Path:
     return base / "chainfl"
 
 
+def cache_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """The user's folder for what can be fetched again (XDG)."""
+    return _xdg(environment, "XDG_CACHE_HOME", ".cache")
+
+
+class PinningEntry(BaseModel):
+    """A service that keeps content for us; its token is in CHAINFL_PINNING_TOKEN_<NAME> or in a file in keys_dir.
+
+    name: what it is called here; endpoint: the URL above its `/pins`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    endpoint: str
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not re.fullmatch("[a-z][a-z0-9-]{0,31}", value):
+            raise ValueError("is not a name of up to 32 lower-case letters, digits and hyphens")
+        return value
+
+    @field_validator("endpoint")
+    @classmethod
+    def _keeps_the_token_safe(cls, value: str) -> str:
+        _service_url(value)
+        url = urlsplit(value)
+        if url.scheme != "https" and url.hostname not in _LOOPBACK:
+            raise ValueError("is not https://, and its token would be sent in the clear")
+        if url.query or url.fragment:
+            raise ValueError("has a query or a fragment; a token belongs into the environment or into keys_dir")
+        return value
+
+
 class Settings(BaseModel):
     """Everything that a command may need to know. Frozen; paths are absolute or relative to the working folder.
 
@@ -64,13 +106,19 @@ class Settings(BaseModel):
     deployment: Path | None = None
     key: str | None = Field(default=None, min_length=1, max_length=64)
     keys_dir: Path = Field(default_factory=lambda: data_home() / "keys")
-    storage: Literal["embedded", "kubo"] = "embedded"
+    storage: StoreKind | tuple[StoreKind, ...] = "embedded"
     store_dir: Path = Field(default_factory=lambda: data_home() / "store")
     kubo_api: str = "/ip4/127.0.0.1/tcp/5001"
+    gateways: tuple[str, ...] = Field(default=(), max_length=MAX_PLACES)
+    pinning: tuple[PinningEntry, ...] = Field(default=(), max_length=MAX_PLACES)
+    publish_quorum: int = Field(default=1, ge=1)
+    cache_dir: Path = Field(default_factory=lambda: cache_home() / "blocks")
+    cache_bytes: int = Field(default=10 << 30, ge=1 << 20)
     data_dir: Path | None = None
     state_dir: Path = Field(default_factory=state_home)
     max_gas_wei: int | None = Field(default=None, ge=0)
     token_price_wei: int | None = Field(default=None, ge=0)
+    retention: Literal["all", "models"] = "all"
     poll_interval_s: float | None = Field(default=None, gt=0, le=60)
     log_level: LogLevel = "info"
 
@@ -107,6 +155,48 @@ class Settings(BaseModel):
             raise ValueError("is not a multiaddress such as /ip4/127.0.0.1/tcp/5001")
         return value
 
+    @field_validator("storage", mode="before")
+    @classmethod
+    def _known_stores(cls, value: Any) -> Any:
+        kinds = [value] if isinstance(value, str) else value
+        if not isinstance(kinds, list | tuple) or not kinds or any(kind not in STORE_KINDS for kind in kinds):
+            raise ValueError(f"is neither one of {', '.join(STORE_KINDS)} nor a list of them")
+        if len(set(kinds)) < len(kinds):
+            raise ValueError("names a store twice")
+        return kinds[0] if len(kinds) == 1 else tuple(kinds)
+
+    @field_validator("gateways")
+    @classmethod
+    def _gateway_urls(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for url in value:
+            _service_url(url)
+        if not value and "gateway" in _kinds(info):
+            raise ValueError("gateways is needed: `storage` names the gateway store")
+        return value
+
+    @field_validator("pinning")
+    @classmethod
+    def _can_be_fetched_from(cls, value: tuple[PinningEntry, ...], info: ValidationInfo) -> tuple[PinningEntry, ...]:
+        names = [entry.name for entry in value]
+        if len(set(names)) < len(names) or set(names) & set(STORE_KINDS):
+            raise ValueError("gives a service a name that another place has")
+        if value and "storage" in info.data and "kubo" not in _kinds(info):
+            raise ValueError('needs "kubo" in `storage`: the services fetch from that node')
+        return value
+
+    @field_validator("publish_quorum")
+    @classmethod
+    def _can_be_reached(cls, value: int, info: ValidationInfo) -> int:
+        places = len(set(_kinds(info)) - {"gateway"}) + len(info.data.get("pinning", ()))
+        if {"storage", "pinning"} <= set(info.data) and value > max(places, 1):
+            raise ValueError(f"{value} is more than the {places} stores and services that can confirm a put")
+        return value
+
+    @property
+    def stores(self) -> tuple[StoreKind, ...]:
+        """The kinds of `storage` in their order."""
+        return (self.storage,) if isinstance(self.storage, str) else self.storage
+
     @property
     def named_network(self) -> Network:
         """The entry that `network` names."""
@@ -138,6 +228,24 @@ class Settings(BaseModel):
     def effective_deployment(self) -> Path:
         """The deployment file: the one given, or the network's in the user's folder."""
         return self.deployment or data_home() / "deployments" / f"{self.effective_network.name}.json"
+
+
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+
+
+def _kinds(info: ValidationInfo) -> tuple[str, ...]:
+    """What `storage` names, in the validator of a later field; nothing when it is wrong itself."""
+    storage = info.data.get("storage", ())
+    return (storage,) if isinstance(storage, str) else storage
+
+
+def _service_url(value: str) -> None:
+    """Raises ValueError, which does not repeat the value: it may hold a secret."""
+    url = urlsplit(value)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError("is not an http:// or https:// URL")
+    if url.username is not None or url.password is not None:
+        raise ValueError("holds a user name or a password; secrets do not belong into a configuration file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +305,17 @@ def find_config(config: Path | None, environment: Mapping[str, str], folder: Pat
 
 def _file_layer(path: Path, problems: list[str]) -> _Layer:
     values = _read_toml(path, problems)
-    for name in [name for name in values if any(word in name.lower() for word in _SECRET_WORDS)]:
+    for name in [name for name in values if _is_secret(name)]:
         del values[name]
         problems.append(f"{name} ({path}): a secret does not belong into a configuration file; remove it")
     for name in _PATH_FIELDS:
         if isinstance(values.get(name), str):
             values[name] = path.parent / Path(values[name]).expanduser()
     return _Layer(values, str(path), {})
+
+
+def _is_secret(name: str) -> bool:
+    return name not in Settings.model_fields and any(word in name.lower() for word in _SECRET_WORDS)
 
 
 def _read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -234,7 +346,19 @@ def _flag_layer(flags: Mapping[str, Any]) -> _Layer:
 
 
 def _expanded(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: Path(value).expanduser() if name in _PATH_FIELDS else value for name, value in values.items()}
+    return {name: _from_text(name, value) for name, value in values.items()}
+
+
+def _from_text(name: str, value: Any) -> Any:
+    """A value as the environment and flags spell it: lists are separated by commas."""
+    if name in _PATH_FIELDS:
+        return Path(value).expanduser()
+    if name not in _LIST_FIELDS or not isinstance(value, str):
+        return value
+    parts = [part.strip() for part in value.split(",")]
+    if name == "pinning":
+        return [dict(zip(("name", "endpoint"), part.split("=", 1), strict=False)) for part in parts]
+    return parts
 
 
 def _problems(error: ValidationError, layers: Iterable[_Layer]) -> list[str]:
@@ -244,11 +368,14 @@ def _problems(error: ValidationError, layers: Iterable[_Layer]) -> list[str]:
         field = str(item["loc"][0]) if item["loc"] else ""
         source = next((layer for layer in reversed(list(layers)) if field in layer.values), None)
         place = f"{source.where(field)}: " if source else ""
-        lines.append(place + _wording(item["type"], item["msg"]))
+        within = "".join(f"[{part}] " if isinstance(part, int) else f"{part} " for part in item["loc"][1:])
+        lines.append(place + within + _wording(item["type"], item["msg"], str(item["loc"][-1]) if within else ""))
     return lines
 
 
-def _wording(kind: str, message: str) -> str:
+def _wording(kind: str, message: str, within: str) -> str:
+    if within and _is_secret(within):
+        return "a secret does not belong into a configuration file; remove it"
     if kind == "extra_forbidden":
         return "is not a setting"
     return message.removeprefix("Value error, ")
@@ -295,10 +422,25 @@ network = "{network}"
 # key = "worker"
 # keys_dir = "keys"
 
-# Where models and updates are kept: "embedded" (a folder) or "kubo" (a running IPFS daemon).
+# Where models and updates are: "embedded" (a folder), "kubo" (a running IPFS daemon), "gateway" (IPFS gateways, only
+# for reading), or several: ["kubo", "gateway"] reads in that order and writes to all that write.
+# In the environment and in flags, lists are separated by commas: "kubo,gateway" in CHAINFL_STORAGE.
 storage = "embedded"
 # store_dir = "store"
 # kubo_api = "/ip4/127.0.0.1/tcp/5001"
+
+# The gateways, none of which is trusted, and the folder and size of the cache of what they gave.
+# gateways = ["https://ipfs.io", "https://dweb.link"]
+# cache_dir = "cache"
+# cache_bytes = 10737418240
+
+# Services that keep what you publish (IPFS Pinning Service API); they fetch it from your Kubo daemon. Their tokens do
+# not belong here: set CHAINFL_PINNING_TOKEN_CELLAR, or write keys_dir/pinning-cellar.token and `chmod 600` it.
+# In CHAINFL_PINNING an entry is its name, an equals sign and its endpoint.
+# pinning = [{{ name = "cellar", endpoint = "https://api.cellar.example/psa" }}]
+
+# How many stores and services must confirm what you publish before it counts as published.
+# publish_quorum = 1
 
 # Your own training data (MNIST's or CIFAR-10's files).
 # data_dir = "data"
@@ -312,6 +454,10 @@ storage = "embedded"
 # What a whole token is worth to you, in native wei: an agent weighs by it what it need not do, such as answering for
 # a fee. Without it, all of that pays.
 # token_price_wei = 100000000000000
+
+# What an agent keeps of what it published: "all", or "models": its updates go once their round is past dispute. The
+# rounds can then no longer be computed again from this store.
+# retention = "all"
 
 # Seconds between two looks for a new block; by default half a block time, at most 1.
 # poll_interval_s = 0.5

@@ -84,15 +84,22 @@ class JournalDamaged(ChainflError):
 class ExperimentDiffers(UsageError):
     """The folder holds an experiment that is not the one asked for; the message lists every difference."""
 
-    exit_code = 16
+    exit_code = 17
     hint_template = "Give `out` another folder, or make the call that began {path} again."
 
 
 class ExperimentDamaged(UsageError):
     """A file of an experiment's folder is not what chainfl wrote there."""
 
-    exit_code = 17
+    exit_code = 18
     hint_template = "Delete {path} and start the experiment again."
+
+
+class TokenMissing(KeyfileError):
+    """The access token of a pinning service is nowhere, or is none."""
+
+    exit_code = 16
+    hint_template = "Set {variable}, or write the token into {path} and `chmod 600` it."
 
 
 # --- 20..39: the chain ---------------------------------------------------------------------------
@@ -306,6 +313,10 @@ class ValueOutOfRange(PayloadError):
     exit_code = 57
 
 
+class PayloadFormMismatch(PayloadError):
+    """Plain where the task's payloads are compressed, or the other way round."""
+
+
 class RootMismatch(PayloadError):
     """The bytes do not hash to the root that was committed on chain."""
 
@@ -362,12 +373,18 @@ class StoreReadOnly(StorageError):
     hint_template = "Make {path} writable for this user, or choose another folder with `store_dir`."
 
 
+class NoStoreWrites(StoreReadOnly):
+    """None of the stores that are configured takes content."""
+
+    hint_template = 'Add "embedded" or "kubo" to `storage`: gateways only read.'
+
+
 class StoreUnreachable(StorageError):
-    """The storage daemon does not answer."""
+    """The storage daemon, gateway or pinning service does not answer."""
 
     exit_code = 66
     retryable = True
-    hint_template = "Start the daemon (`ipfs daemon`), or check the `kubo_api` setting."
+    hint_template = "Start it (a Kubo daemon: `ipfs daemon`), or check what `kubo_api`, `gateways` or `pinning` says."
 
 
 class MalformedDag(InvalidCid):
@@ -375,6 +392,33 @@ class MalformedDag(InvalidCid):
 
     exit_code = 67
     hint_template = "Whoever published {cid} must add it again as one file under unixfs-v1-2025."
+
+
+class NotPublished(StorageError):
+    """Fewer places confirmed the content than `publish_quorum` asks for. What some of them took stays there."""
+
+    exit_code = 68
+    retryable = True
+    hint_template = "Did not confirm: {refused}. Put it again once they do, or lower `publish_quorum`."
+
+
+class StoreUnsupported(StorageError):
+    """The storage daemon is of a version that cannot give content the CIDs that chainfl writes."""
+
+    exit_code = 69
+    hint_template = "Install Kubo {needed} or newer."
+
+
+class ServiceUnreachable(StoreUnreachable):
+    """An HTTP service (a gateway, a pinning service) does not answer, or not as it must."""
+
+    hint_template = "Check that {service} is up and that its address is right; what was fetched is kept."
+
+
+class ServiceRefused(StorageError):
+    """A pinning service answers, and will not: the token, the account's funds, or what was asked."""
+
+    hint_template = "Check the account at {service} and its token ({variable})."
 
 
 # --- 70..79: data and training -------------------------------------------------------------------
@@ -421,6 +465,20 @@ class ProgramRefused(TrainingError):
         "`chainfl task create --help` shows how to export a module; docs/operating.md, Bringing your own model, "
         "says what it may use."
     )
+
+
+class DescriptionInvalid(DatasetError):
+    """A data set's description is not Croissant, or not of shards that chainfl can read; the message says where."""
+
+    exit_code = 78
+    hint_template = "Whoever published it makes a right one with `chainfl data publish`."
+
+
+class NoShards(DatasetError):
+    """The task names no shards for its workers."""
+
+    exit_code = 77
+    hint_template = "Bring data of your own: --data DIR, or --dataset NAME with --shard I/N."
 
 
 # --- 80..89: the registry ------------------------------------------------------------------------

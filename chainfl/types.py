@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NewType
+from typing import Literal, NewType
 
 Address = NewType("Address", str)
 """A checksummed 0x-address."""
@@ -24,3 +24,6 @@ Wei = NewType("Wei", int)
 
 Seconds = NewType("Seconds", int)
 """Seconds; a point in time is chain time since the epoch."""
+
+Compression = Literal["none", "deflate"]
+"""The form of a task's update payloads."""

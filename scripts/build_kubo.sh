@@ -2,14 +2,22 @@
 # Prints the path of an `ipfs` binary for the integration tests: the one on PATH, or Kubo built once from the
 # Go module proxy into the cache folder (about 2 minutes; every module is checked against the checksum database).
 #
-# Exit codes: 0 with the path on stdout; 3 when neither `ipfs` nor Go is there; Go's own when the build fails.
+# usage: build_kubo.sh [VERSION]    with a version (such as 0.41.0) it is that one, whatever is on PATH; the tests
+#                                   run against it with CHAINFL_TEST_KUBO=VERSION.
+#
+# Exit codes: 0 with the path on stdout; 2 for a version that is none; 3 when neither `ipfs` nor Go is there; Go's own
+# when the build fails.
 set -euo pipefail
 
-version=0.42.0
+version=${1:-0.42.0}
+if [[ ! $version =~ ^[0-9]+\.[0-9]+\.[0-9]+$ ]]; then
+  echo "kubo: '$version' is no version such as 0.42.0" >&2
+  exit 2
+fi
 cache="${CHAINFL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/chainfl}/kubo-$version"
 binary="$cache/ipfs"
 
-if command -v ipfs >/dev/null; then
+if [ $# -eq 0 ] && command -v ipfs >/dev/null; then
   command -v ipfs
   exit 0
 fi

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,7 +14,7 @@ from chainfl.aggregation.rules import WeightedSource
 from chainfl.disputes.faults import Vectors
 from chainfl.disputes.openings import CommittedVector
 from chainfl.disputes.proofs import Evidence
-from chainfl.encoding.chunk_tree import VectorKind, vector_root
+from chainfl.encoding.chunk_tree import Level, Tree, VectorKind, vector_root
 from chainfl.encoding.sources import as_source
 from chainfl.registry.replay import ReplayedRound, replay_round
 from chainfl.tasks.state import Format, Rule
@@ -134,3 +136,20 @@ class Round:
         values = getattr(self, f"claimed_{what}").copy()
         values[coordinate] ^= by
         return replace(self, **{f"claimed_{what}": values})
+
+
+def lying_vector(values: np.ndarray, form: Format, lies: Mapping[tuple[int, int], int]) -> CommittedVector:
+    """An update whose tree is off at some nodes, (height, index) → by how much, and adds that up above them."""
+    tree = CommittedVector.of(values, form, VectorKind.UPDATE)
+    levels = [Level(level.digests.copy(), level.sums.copy()) for level in tree.tree.levels]
+    shape = tree.tree.shape
+    for height in range(shape.depth + 1):
+        below = Tree(shape, tuple(levels))
+        for place in range(len(levels[height].digests)):
+            if height > 0:
+                pair = [below.node(height - 1, 2 * place + side) for side in (0, 1)]
+                preimage = b"\x02" + b"".join(digest + total.to_bytes(8, "big") for digest, total in pair)
+                levels[height].digests[place] = np.frombuffer(hashlib.sha256(preimage).digest(), np.uint8)
+                levels[height].sums[place] = sum(total for _, total in pair)
+            levels[height].sums[place] = int(levels[height].sums[place]) + lies.get((height, place), 0)
+    return CommittedVector(tree.source, Tree(shape, tuple(levels)))

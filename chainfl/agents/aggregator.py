@@ -65,7 +65,10 @@ def decide(
         return gone
     if view.phase is Phase.AGGREGATE:
         return _in_aggregate(snapshot, memory, standing, now)
-    return chores.decide(snapshot, standing, now)
+    action = chores.decide(snapshot, standing, now)
+    # What a challenger points at next changes nothing else that this account would notice in time.
+    is_disputed = view.games > 0 and view.aggregator == standing.me
+    return replace(action, every_block=True) if is_disputed and isinstance(action, Wait) else action
 
 
 def _in_aggregate(snapshot: Snapshot, memory: AggregatorMemory, standing: Standing, now: int) -> Action:

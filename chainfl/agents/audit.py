@@ -48,7 +48,7 @@ def _of_update(view: RoundView, found: UpdateFinding) -> Check:
     if found.proof is not None:
         call = f"proveUpdate(round {view.round}, proof of {len(found.proof):,} bytes), after commitProof"
         return Check(what, False, found.why, call, found.proof)
-    call = f"demandChunk(round {view.round}, worker {found.index}, chunk 0)"
+    call = f"demandChunk(round {view.round}, worker {found.index}, chunk {found.suspect})"
     return Check(what, False, found.why, call)
 
 

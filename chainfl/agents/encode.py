@@ -14,6 +14,7 @@ from chainfl.encoding.fixed_point import quantize_update
 from chainfl.encoding.payload import UpdateMetadata, write_update
 from chainfl.errors import EncodingError
 from chainfl.tasks.state import Format
+from chainfl.types import Compression
 
 _MAX_SHRINKS = 128
 
@@ -56,10 +57,10 @@ def encode_update(delta: Float32Array, residual: Float32Array | None, form: Form
     )
 
 
-def payload_bytes(values: Int16Array, metadata: UpdateMetadata) -> bytes:
-    """The payload file of an update."""
+def payload_bytes(values: Int16Array, metadata: UpdateMetadata, compression: Compression = "none") -> bytes:
+    """The payload file of an update, in the form that the task says."""
     stream = io.BytesIO()
-    write_update(stream, values, metadata)
+    write_update(stream, values, metadata, compression)
     return stream.getvalue()
 
 

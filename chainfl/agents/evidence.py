@@ -3,23 +3,45 @@ bytes that convict. All of it can be worked out again after a restart."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from chainfl.agents.context import AgentContext, ModelSource
+from chainfl.agents.ports import AnsweredDemand
 from chainfl.agents.watching import AggregateFinding, Bytes, GameFinding, OpenGame, UpdateFinding
 from chainfl.aggregation.rules import WeightedSource, group_sums, read_rows, walk
 from chainfl.disputes import proofs
-from chainfl.disputes.faults import Fault, FaultKind, Vectors, find_fault, padding_fault, sum_lie, update_fault
+from chainfl.disputes.faults import (
+    Fault,
+    FaultKind,
+    UpdateReason,
+    Vectors,
+    find_fault,
+    opening_fault,
+    padding_fault,
+    stated_vector,
+    sum_lie,
+    suspect_chunk,
+    update_fault,
+)
 from chainfl.disputes.games import differing_child, nodes_below, opening_from_answers, pointer
-from chainfl.disputes.openings import CommittedVector, KnownOpening, Opener, VectorWithoutTree, read_plain
+from chainfl.disputes.openings import (
+    CommittedVector,
+    KnownOpening,
+    Opener,
+    StatedVector,
+    VectorWithoutTree,
+    read_plain,
+)
 from chainfl.encoding.arrays import Int64Array
 from chainfl.encoding.chunk_tree import TreeShape, VectorKind
 from chainfl.encoding.payload import Checkpoint
 from chainfl.encoding.sources import VectorSource, as_source
-from chainfl.errors import EncodingError, PayloadError, StorageError
+from chainfl.errors import EncodingError, NodeBehind, PayloadError, StorageError
 from chainfl.registry.material import fetch_checkpoint, spool_update
 from chainfl.registry.replay import ReplayedRound, replay_round
 from chainfl.tasks.state import (
@@ -42,8 +64,12 @@ class Evidence:
 
     def __init__(self, context: AgentContext) -> None:
         self._context = context
+        self._secret = secrets.token_bytes(32)
         self._models = ModelSource(context)
         self._sources: dict[int, VectorSource] = {}
+        self._other: dict[int, CommittedVector] = {}
+        self._wrong: set[int] = set()
+        self._stated: dict[int, StatedVector] = {}
         self._round: RoundView | None = None
         self._expected: ReplayedRound | None = None
         self._accepted: list[tuple[int, WeightedSource]] = []
@@ -53,7 +79,8 @@ class Evidence:
     def enter(self, view: RoundView) -> None:
         """Forgets the last round."""
         self._round, self._expected, self._before = view, None, None
-        self._sources.clear()
+        for kept in (self._sources, self._other, self._wrong, self._stated):
+            kept.clear()
         self._accepted.clear()
         self._vectors.clear()
 
@@ -65,10 +92,13 @@ class Evidence:
     # --- updates ----------------------------------------------------------------------------------
 
     def check_updates(self, view: RoundView) -> Iterator[UpdateFinding]:
-        """Fetches and checks every revealed update that is not known to be sound."""
+        """Fetches and checks every revealed update of which nothing is known yet, or that was not there."""
         for index, update in self._revealed(view):
-            if index not in self._sources:
-                yield self._check(view, index, update)
+            if index not in self._sources and index not in self._wrong:
+                found = self._check(view, index, update)
+                if found.state is Bytes.WRONG:  # and stays so: the bytes are those of its CID
+                    self._wrong.add(index)
+                yield found
 
     def _revealed(self, view: RoundView) -> Iterator[tuple[int, RevealedUpdate]]:
         chain, task_id = self._context.chain, self._context.scope.task_id
@@ -84,21 +114,75 @@ class Evidence:
                 self._context.store, scope, view.round, view.model_root, update, in_range=False, rooted=False
             )
         except StorageError as error:
-            return UpdateFinding(index, Bytes.MISSING, why=str(error))
+            return UpdateFinding(index, Bytes.MISSING, why=str(error), suspect=self._any_chunk(index, {}))
         except PayloadError as error:
-            return UpdateFinding(index, Bytes.WRONG, why=str(error))
+            return UpdateFinding(index, Bytes.WRONG, why=str(error), suspect=self._any_chunk(index, {}))
         vector = CommittedVector.of(source, form, VectorKind.UPDATE)
-        if vector.root == update.root:
-            fault = update_fault(source, form, update.squared_norm)
-            if fault is None:
-                self._sources[index] = source
-                return UpdateFinding(index, Bytes.SOUND)
-            proof = proofs.update_proof(index, fault.chunk_index, vector.stated_opening(fault.chunk_index))
-            return UpdateFinding(index, Bytes.WRONG, proof, fault.reason.value)
+        if vector.root != update.root:
+            return self._of_another_root(index, vector, update)
+        fault = update_fault(source, form, update.squared_norm)
+        if fault is None:
+            self._sources[index] = source
+            return UpdateFinding(index, Bytes.SOUND)
+        proof = proofs.update_proof(index, fault.chunk_index, vector.stated_opening(fault.chunk_index))
+        return UpdateFinding(index, Bytes.WRONG, proof, fault.reason.value)
+
+    def _of_another_root(self, index: int, vector: CommittedVector, update: RevealedUpdate) -> UpdateFinding:
         lie = sum_lie(vector, update.root, update.squared_norm)
-        if lie is None:
-            return UpdateFinding(index, Bytes.WRONG, why="its bytes do not hash to its root")
-        return UpdateFinding(index, Bytes.WRONG, proofs.update_proof(index, *lie), "its sums do not add up")
+        if lie is not None:
+            return UpdateFinding(index, Bytes.WRONG, proofs.update_proof(index, *lie), "its sums do not add up")
+        self._other[index] = vector
+        why = "its bytes do not hash to its root"
+        return UpdateFinding(index, Bytes.WRONG, why=why, suspect=self._suspect(index, {}) or 0)
+
+    def read_answers(self, view: RoundView, found: UpdateFinding, answers: Sequence[AnsweredDemand]) -> UpdateFinding:
+        """What the answered demands for an update that is not sound tell of it: a proof, or the chunk to demand next.
+
+        answers: all of them, whoever asked. Raises NodeBehind for one that does not lead to the revealed root, which
+        the contract did not take.
+        """
+        update = dict(self._revealed(view)).get(found.index)
+        if update is None:
+            raise NodeBehind(f"the node does not show any more what worker {found.index} revealed")
+        openings = {answer.demand.chunk_index: answer.opening for answer in answers}
+        for chunk_index, packed in openings.items():
+            if reason := self._fault_of(update, chunk_index, packed):
+                proof = proofs.update_proof(found.index, chunk_index, packed)
+                return UpdateFinding(
+                    found.index, Bytes.WRONG, proof, f"{reason.value}, as an answer shows", len(answers)
+                )
+        suspect = self._suspect(found.index, openings)
+        leads = suspect is not None
+        suspect = suspect if suspect is not None else self._any_chunk(found.index, openings)
+        return replace(found, num_answers=len(answers), suspect=suspect, leads=leads)
+
+    def _fault_of(self, update: RevealedUpdate, chunk_index: int, packed: bytes) -> UpdateReason | None:
+        form = self._context.scope.format
+        try:
+            return opening_fault(packed, form, chunk_index, root=update.root, squared_norm=update.squared_norm)
+        except PayloadError as error:
+            raise NodeBehind(f"the node shows an answer that the contract would refuse: {error}") from error
+
+    def _suspect(self, index: int, openings: Mapping[int, bytes]) -> int | None:
+        """The chunk that may show where the published bytes are of another root than the one that was revealed."""
+        vector = self._other.get(index)
+        if vector is None:
+            return None
+        ticket = self._ticket(index, len(openings))
+        return suspect_chunk(vector.tree, openings, self._context.scope.format, ticket=ticket)
+
+    def _any_chunk(self, index: int, openings: Mapping[int, bytes]) -> int:
+        """One that nobody answered for yet, if there is one."""
+        num_chunks = self._shape_of(VectorKind.UPDATE).num_chunks
+        first = self._ticket(index, len(openings)) * num_chunks >> 64
+        places = ((first + step) % num_chunks for step in range(num_chunks))
+        return next((place for place in places if place not in openings), first)
+
+    def _ticket(self, index: int, num_answers: int) -> int:
+        """Below 2^64: unknown to others, and the same as long as nothing new is known."""
+        assert self._round is not None, "entered"
+        drawn = b"".join(number.to_bytes(4, "big") for number in (self._round.round, index, num_answers))
+        return int.from_bytes(hashlib.sha256(self._secret + drawn).digest()[:8], "big")
 
     def opening(self, worker_index: int, chunk_index: int) -> bytes:
         """A chunk of an update that was found sound, packed."""
@@ -143,8 +227,10 @@ class Evidence:
         except (StorageError, PayloadError):
             return
         vector = CommittedVector.of(source, scope.format, VectorKind.UPDATE)
-        if vector.root == update.root or sum_lie(vector, update.root, update.squared_norm):
+        if vector.root == update.root:
             self._sources[index] = source
+        elif stated := stated_vector(vector, update.root, update.squared_norm):
+            self._sources[index], self._stated[index] = source, StatedVector(stated)
 
     def judge(self, posted: PostedAggregate) -> AggregateFinding:
         """Compares what stands posted with what it must be. Only after `recompute`."""
@@ -186,17 +272,17 @@ class Evidence:
         assert self._before is not None
         form = self._context.scope.format
         before_state = self._before.state
-        groups = tuple(self._vector(Target.GROUP, group) for group in range(len(claim.group_roots)))
+        groups = tuple(self.vector(Target.GROUP, group) for group in range(len(claim.group_roots)))
         return proofs.Evidence(
             form=form,
             model=CommittedVector.of(self._before.model, form, VectorKind.MODEL),
-            claimed_model=model or self._vector(Target.MODEL, 0),
+            claimed_model=model or self.vector(Target.MODEL, 0),
             updates=[
-                (VectorWithoutTree(update.values, form, VectorKind.UPDATE), update.weight)
-                for _, update in self._accepted
+                (self._stated.get(index) or VectorWithoutTree(update.values, form, VectorKind.UPDATE), update.weight)
+                for index, update in self._accepted
             ],
             state=None if before_state is None else CommittedVector.of(before_state, form, VectorKind.STATE),
-            claimed_state=state or (None if before_state is None else self._vector(Target.STATE, 0)),
+            claimed_state=state or (None if before_state is None else self.vector(Target.STATE, 0)),
             group_roots=claim.group_roots,
             claimed_groups=groups,
         )
@@ -208,7 +294,7 @@ class Evidence:
         record, game = open_game.record, open_game.game
         last = record.moves[-1]
         if isinstance(last, NodesAnswered):
-            tree = self._vector(game.target, game.group).tree
+            tree = self.vector(game.target, game.group).tree
             child = differing_child(tree, game.height, game.index, last.nodes)
             if child is None:
                 raise EncodingError("the nodes answered are those of the right aggregate", game_id=record.game_id)
@@ -241,7 +327,7 @@ class Evidence:
         form = self._context.scope.format
         start = game.index * form.chunk_params
         stop = min(start + form.chunk_params, form.num_params)
-        ours = self._vector(game.target, game.group).source.read(start, stop)
+        ours = self.vector(game.target, game.group).source.read(start, stop)
         seen = np.asarray(values)[: stop - start]
         places = np.flatnonzero(seen != ours)
         if not places.size:
@@ -252,13 +338,13 @@ class Evidence:
 
     def answer(self, game: Game) -> bytes:
         """Nodes, or the chunk, of an aggregate that is right."""
-        vector = self._vector(game.target, game.group)
+        vector = self.vector(game.target, game.group)
         return nodes_below(vector.tree, game.height, game.index) if game.height else vector.chunk(game.index)
 
     # --- vectors ----------------------------------------------------------------------------------
 
-    def _vector(self, target: Target, group: int) -> CommittedVector:
-        """A vector as it must be, next to its tree."""
+    def vector(self, target: Target, group: int) -> CommittedVector:
+        """A vector as it must be, next to its tree. Only after `recompute`."""
         key = (target, group)
         if key not in self._vectors:
             self._vectors[key] = CommittedVector.of(
@@ -284,5 +370,8 @@ class Evidence:
         return whole
 
     def _shape(self, target: Target) -> TreeShape:
+        return self._shape_of(_KINDS[target])
+
+    def _shape_of(self, kind: VectorKind) -> TreeShape:
         form = self._context.scope.format
-        return TreeShape(form.num_params, form.chunk_params, _KINDS[target])
+        return TreeShape(form.num_params, form.chunk_params, kind)

@@ -81,6 +81,15 @@ class Slash:
     account: Address
 
 
+@dataclass(frozen=True, slots=True)
+class AnsweredDemand:
+    """A demand for a chunk of an update, and the packed opening that answered it. demand: as it is on record now."""
+
+    demand: Demand
+    answerer: Address
+    opening: bytes
+
+
 class ChainPort(Protocol):
     """The chain as one account sees it. Reads are pinned to a block; sends simulate first.
 
@@ -151,6 +160,10 @@ class ChainPort(Protocol):
 
     def open_demands(self, task_id: TaskId, round_number: int, from_block: int) -> tuple[Demand, ...]:
         """The round's demands that are neither answered nor closed, oldest first."""
+        ...
+
+    def answered_demands(self, task_id: TaskId, round_number: int, from_block: int) -> tuple[AnsweredDemand, ...]:
+        """The round's demands that were answered, in the order of the answers. The contract checked their roots."""
         ...
 
     def challenges(self, task_id: TaskId, from_block: int, challenger: Address | None = None) -> tuple[Challenge, ...]:

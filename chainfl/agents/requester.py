@@ -44,6 +44,7 @@ from chainfl.training.datasets import Dataset
 from chainfl.training.exported import load_exported
 from chainfl.training.models import build_model
 from chainfl.training.trainer import LocalTrainer
+from chainfl.types import Compression
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ class TaskDraft:
     description: str = ""
     parent_model: str | None = None
     named_validators: tuple[str, ...] = ()
+    compression: Compression = "none"
 
 
 def publish_task(draft: TaskDraft, store: BlobStore) -> TaskSpec:
@@ -228,6 +230,7 @@ def _specification(
         training={name: getattr(draft, name) for name in TrainingEntry.model_fields},
         dataset=draft.dataset,
         validation=draft.validation,
+        payload={"compression": draft.compression},
         rounds=draft.rounds,
         enrolment_end=draft.enrolment_end,
         reward=draft.reward,

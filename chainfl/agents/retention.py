@@ -13,13 +13,19 @@ from chainfl.agents.context import AgentContext
 from chainfl.agents.ports import ChainPort
 from chainfl.errors import ChainflError, InvalidCid, JournalDamaged
 from chainfl.tasks.cids import cid_text
-from chainfl.tasks.state import CidOnChain, Snapshot, TaskView
+from chainfl.tasks.state import CidOnChain, RoundView, Snapshot, TaskView
 from chainfl.types import Address, Cid, TaskId
 
 ROUNDS_IN_USE = 1
 """The newest finished rounds whose updates stay: from them, a model that nobody serves is computed again."""
 
 _RECORD = "retention.json"
+
+
+def past_dispute(view: RoundView) -> range:
+    """The rounds whose payloads may go, oldest first: all but the one that runs and the newest finished ones."""
+    last = view.round if view.phase.is_terminal else view.round - 1
+    return range(1, last - ROUNDS_IN_USE + 1)
 
 
 def droppable(
@@ -60,8 +66,7 @@ class Retention:
 
     def look(self, snapshot: Snapshot) -> None:
         """Starts dropping what is due, and returns at once. Never raises what a store caused."""
-        last = snapshot.round.round if snapshot.round.phase.is_terminal else snapshot.round.round - 1
-        due = range(self._next, last - ROUNDS_IN_USE + 1)
+        due = range(self._next, past_dispute(snapshot.round).stop)
         if self._context.retention == "all" or not due:
             return
         for number in due:

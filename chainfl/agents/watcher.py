@@ -7,12 +7,13 @@ costs and can earn is told before anything is sent.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from chainfl.agents.cases import Against, Case, CaseFile
 from chainfl.agents.context import AgentContext
 from chainfl.agents.evidence import Evidence
 from chainfl.agents.player import new_salt
-from chainfl.agents.ports import DryRun, SendResult, Sent, TimedOut, WouldRevert
+from chainfl.agents.ports import AnsweredDemand, DryRun, SendResult, Sent, TimedOut, WouldRevert
 from chainfl.agents.watching import (
     IS_POSTED,
     Announce,
@@ -24,7 +25,9 @@ from chainfl.agents.watching import (
     EndDemand,
     EndGame,
     Findings,
+    Look,
     LookAtAggregate,
+    LookAtAnswers,
     LookAtGame,
     LookAtUpdates,
     Move,
@@ -35,8 +38,12 @@ from chainfl.agents.watching import (
     Prove,
     Rest,
     StartGame,
+    UpdateFinding,
     Watch,
+    demand_fee,
+    moves,
     next_move,
+    prize,
 )
 from chainfl.errors import NodeBehind, UnexpectedPhase
 from chainfl.tasks.commitments import challenge_commitment, proof_commitment, proof_hash_of
@@ -46,7 +53,6 @@ from chainfl.types import TaskId
 PROOF_GAS = 600_000
 """What a proof of the usual size costs to execute; its calldata come on top. For the estimate that is told."""
 GAS_A_PROOF_BYTE = 40
-BPS = 10_000
 
 
 class Watcher:
@@ -80,13 +86,19 @@ class Watcher:
         watch = self._look(block)
         self._enter_round(watch)
         cases = {case.key: case for case in self._cases.all()}
-        move = next_move(watch, self._findings, cases, salt=new_salt(), answers=self._answers)
-        if isinstance(move, Rest) or move in self._refused:
-            return move if isinstance(move, Rest) else Rest()
-        if self._dry_run and not isinstance(move, LookAtUpdates | LookAtAggregate | LookAtGame):
+        if self._dry_run:
+            return self._rehearse(watch, cases)
+        move = next_move(watch, self._findings, cases, salt=new_salt(), answers=self._answers, refused=self._refused)
+        return move if isinstance(move, Rest) else self._judged(move, self._do(watch, move))
+
+    def _rehearse(self, watch: Watch, cases: Mapping[str, Case]) -> Rest | None:
+        """Looks at all there is, and tells of all that it would send."""
+        for move in moves(watch, self._findings, cases, salt=new_salt(), answers=self._answers):
+            if isinstance(move, Look):
+                self._do(watch, move)
+                return None
             self._tell_once("would_dispute", move=type(move).__name__)
-            return Rest()
-        return self._judged(move, self._do(watch, move))
+        return Rest(watch.round.phase_end or None)
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -108,7 +120,13 @@ class Watcher:
             games=self._games(snapshot),
             demands=chain.open_demands(task_id, view.round, view.opened_block) if view.round else (),
             challenges=tuple(OwnChallenge(c, chain.verdict(task_id, c.round, c.attempt, block)) for c in own),
+            answered=self._answered(view),
         )
+
+    def _answered(self, view: RoundView) -> tuple[AnsweredDemand, ...]:
+        if view.round == 0 or not any(found.is_open for found in self._findings.updates.values()):
+            return ()
+        return self.context.chain.answered_demands(self.task_id, view.round, view.opened_block)
 
     def _posted(self, view: RoundView) -> PostedAggregate | None:
         if view.phase not in IS_POSTED:
@@ -128,7 +146,7 @@ class Watcher:
         if watch.round.round == self._round:
             return
         self._round = watch.round.round
-        self._findings = Findings()
+        self._findings = self._findings.next_round()
         self._refused.clear()
         self._evidence.enter(watch.round)
 
@@ -139,6 +157,8 @@ class Watcher:
         match move:
             case LookAtUpdates():
                 self._look_at_updates(watch)
+            case LookAtAnswers(found=found):
+                self._look_at_answers(watch, found)
             case LookAtAggregate():
                 self._look_at_aggregate(watch)
             case LookAtGame(game=game):
@@ -175,9 +195,17 @@ class Watcher:
         findings = self._findings
         findings.looked_at = watch.now
         for found in self._evidence.check_updates(watch.round):
-            if found != findings.updates.get(found.index) and found.why:
-                self._tell_once("update_suspect", worker=found.index, state=found.state.value, why=found.why)
-            findings.updates[found.index] = found
+            known = findings.updates.get(found.index)
+            if known is None or known.state is not found.state:  # what is still missing is no news
+                self._found(found)
+
+    def _look_at_answers(self, watch: Watch, found: UpdateFinding) -> None:
+        self._found(self._evidence.read_answers(watch.round, found, watch.answers_for(found.index)))
+
+    def _found(self, found: UpdateFinding) -> None:
+        self._findings.updates[found.index] = found
+        if found.why:
+            self._tell_once("update_suspect", worker=found.index, state=found.state.value, why=found.why)
 
     def _look_at_aggregate(self, watch: Watch) -> None:
         assert watch.posted is not None
@@ -186,6 +214,7 @@ class Watcher:
         findings.unavailable = self._evidence.recompute(watch.round)
         if findings.unavailable:
             self._tell_once("cannot_recompute", missing=len(findings.unavailable))
+            self._look_at_updates(watch)  # after a restart it is not known what is the matter with them
             return
         findings.expected = self._evidence.expected
         findings.aggregate = self._evidence.judge(watch.posted)
@@ -194,7 +223,8 @@ class Watcher:
             self._tell_once("aggregate_right", attempt=watch.posted.attempt, root=watch.posted.claim.model_root.hex())
             return
         proof = findings.aggregate.proof or b""
-        self._tell_dispute(watch, findings.aggregate.why, len(proof), self._bond_at(watch.round) // 2)
+        bond = watch.task.economics.challenger_bond
+        self._tell_dispute(findings.aggregate.why, len(proof), self._bond_at(watch.round) // 2, bond)
 
     def _look_at_game(self, watch: Watch, game: OpenGame) -> None:
         assert watch.posted is not None
@@ -206,10 +236,8 @@ class Watcher:
 
     def _open_case(self, watch: Watch, case: Case) -> None:
         if case.against is Against.UPDATE:
-            economics = watch.task.economics
-            reward = economics.worker_stake * economics.range_slash_bps // BPS // 2
-            why = self._findings.updates[case.subject].why
-            self._tell_dispute(watch, why, len(case.proof), reward)
+            found = self._findings.updates[case.subject]
+            self._tell_dispute(found.why, len(case.proof), prize(watch, found), 0)
         self._cases.open(case)
 
     def _announce(self, watch: Watch, case: Case) -> SendResult | None:
@@ -239,9 +267,6 @@ class Watcher:
         else:
             result = chain.prove_aggregate(self.task_id, case.round, case.attempt, case.proof, case.salt)
         if isinstance(result, Sent):
-            self.context.log.emit(
-                "proven", against=case.against.value, bytes=len(case.proof), gas=result.gas_used, tx=result.tx_hash
-            )
             self._cases.close(case)
         return result
 
@@ -264,9 +289,9 @@ class Watcher:
         return self.context.chain.answer_demand(self.task_id, d.round, d.worker_index, d.chunk_index, opening)
 
     def _demand(self, watch: Watch, move: DemandChunk) -> SendResult:
-        economics = watch.task.economics
-        reward = economics.worker_stake * economics.withheld_slash_bps // BPS // 2
-        self._tell_dispute(watch, f"the update of worker {move.worker_index} is not there", 0, reward)
+        found = self._findings.updates[move.worker_index]
+        why = f"chunk {move.chunk_index} of the update of worker {found.index}: {found.why}"
+        self._tell_dispute(why, 0, prize(watch, found), demand_fee(watch, found))
         return self.context.chain.demand_chunk(self.task_id, watch.round.round, move.worker_index, move.chunk_index)
 
     # --- telling ----------------------------------------------------------------------------------
@@ -276,11 +301,8 @@ class Watcher:
         match result:
             case None:
                 return None
-            case Sent(gas_used=gas, cost_wei=cost, tx_hash=tx):
-                report = self.context.report
-                report.transactions[type(move).__name__] += 1
-                report.gas, report.cost_wei = report.gas + gas, report.cost_wei + cost
-                log.emit("sent", move=type(move).__name__, gas=gas, cost_wei=cost, tx=tx)
+            case Sent():
+                self._count(move, result)
                 return None
             case WouldRevert(error=error):
                 # Somebody was quicker, or a clock ran out between the look and the simulation.
@@ -293,10 +315,21 @@ class Watcher:
                 log.emit("dry_run", move=type(move).__name__, gas=gas, cost_wei=cost)
         return Rest()
 
-    def _tell_dispute(self, watch: Watch, why: str, proof_bytes: int, reward: int) -> None:
+    def _count(self, move: Move, sent: Sent) -> None:
+        report, log = self.context.report, self.context.log
+        report.transactions[type(move).__name__] += 1
+        report.gas, report.cost_wei = report.gas + sent.gas_used, report.cost_wei + sent.cost_wei
+        gas, cost, tx = sent.gas_used, sent.cost_wei, sent.tx_hash
+        if isinstance(move, Prove):
+            against, size = move.case.against.value, len(move.case.proof)
+            log.emit("proven", against=against, bytes=size, gas=gas, cost_wei=cost, tx=tx)
+        else:
+            log.emit("sent", move=type(move).__name__, gas=gas, cost_wei=cost, tx=tx)
+
+    def _tell_dispute(self, why: str, proof_bytes: int, reward: int, bond: int) -> None:
+        """bond: what it locks, in wei of the token; of a demand the fee, which an answer takes."""
         gas = PROOF_GAS + GAS_A_PROOF_BYTE * proof_bytes
         price = self.context.chain.gas_price_wei()
-        bond = watch.task.economics.challenger_bond
         self._tell_once("disputing", why=why, cost_wei=gas * price, reward_wei=reward, bond_wei=bond)
 
     def _tell_once(self, what: str, **details: int | str) -> None:

@@ -6,11 +6,12 @@ its own bond; what is withheld it asks for. Announced first, proven at least a b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from chainfl.agents.cases import Against, Case
+from chainfl.agents.ports import AnsweredDemand
 from chainfl.tasks.state import (
     Block,
     Challenge,
@@ -31,6 +32,7 @@ UPDATES_ARE_PUBLIC = (Phase.REVEAL, Phase.SCORE_COMMIT, Phase.SCORE_REVEAL, Phas
 """From a reveal on the bytes must be there; until the tally a proof still changes weights."""
 
 IS_POSTED = (Phase.CHALLENGE, Phase.DISPUTE)
+BPS = 10_000
 
 
 # --- what is seen --------------------------------------------------------------------------------
@@ -54,7 +56,10 @@ class OwnChallenge:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Everything that a watcher decides from, read at one block. posted: the aggregate that stands, if one does."""
+    """Everything that a watcher decides from, read at one block. posted: the aggregate that stands, if one does.
+
+    demands: the round's open ones. answered: those that anybody answered; read only while an update is suspect.
+    """
 
     block: Block
     task_id: TaskId
@@ -66,6 +71,11 @@ class Watch:
     games: tuple[OpenGame, ...]
     demands: tuple[Demand, ...]
     challenges: tuple[OwnChallenge, ...]
+    answered: tuple[AnsweredDemand, ...] = ()
+
+    def answers_for(self, worker_index: int) -> tuple[AnsweredDemand, ...]:
+        """The answered demands for one worker's update, in the order of the answers."""
+        return tuple(answer for answer in self.answered if answer.demand.worker_index == worker_index)
 
     @property
     def now(self) -> int:
@@ -86,12 +96,24 @@ class Bytes(Enum):
 
 @dataclass(frozen=True, slots=True)
 class UpdateFinding:
-    """One update. proof: when it is WRONG and that can be shown. index: of its worker."""
+    """One update. proof: when it is WRONG and that can be shown. index: of its worker.
+
+    num_answers: how many answered demands for it were read. suspect: the chunk to demand next. leads: those answers
+    point at it, since the sums that they state hide a part of the published values.
+    """
 
     index: int
     state: Bytes
     proof: bytes | None = None
     why: str = ""
+    num_answers: int = 0
+    suspect: int = 0
+    leads: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is the matter with it that cannot be shown yet."""
+        return self.state is not Bytes.SOUND and self.proof is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +146,8 @@ class Findings:
 
     looked_at, recomputed_at: when updates were last looked for, and the aggregate was last recomputed. expected: what
     it must be. unavailable: indices of accepted updates that nobody serves, without which that cannot be known.
-    announced: block in which a case's announcement was mined, by its key.
+    announced: block in which a case's announcement was mined, by its key. in_vain: indices of workers whose answers in
+    an earlier round showed nothing: such answers are not followed again, since half of every fee is theirs.
     """
 
     updates: dict[int, UpdateFinding] = field(default_factory=dict)
@@ -135,6 +158,12 @@ class Findings:
     aggregate: AggregateFinding | None = None
     games: dict[int, GameFinding] = field(default_factory=dict)
     announced: dict[str, int] = field(default_factory=dict)
+    in_vain: frozenset[int] = frozenset()
+
+    def next_round(self) -> Findings:
+        """What is still of use in another round."""
+        vain = {found.index for found in self.updates.values() if found.num_answers and found.is_open}
+        return Findings(in_vain=self.in_vain | vain)
 
 
 # --- what to do ----------------------------------------------------------------------------------
@@ -143,6 +172,13 @@ class Findings:
 @dataclass(frozen=True, slots=True)
 class LookAtUpdates:
     """Fetch and check what was revealed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookAtAnswers:
+    """Read what was answered for an update that is not sound."""
+
+    found: UpdateFinding
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +290,12 @@ class Rest:
     until: int | None = None
 
 
+Look = LookAtUpdates | LookAtAnswers | LookAtAggregate | LookAtGame
+"""What is done without a transaction."""
+
 Move = (
     LookAtUpdates
+    | LookAtAnswers
     | LookAtAggregate
     | LookAtGame
     | OpenCase
@@ -275,18 +315,29 @@ Move = (
 
 
 def next_move(
-    watch: Watch, findings: Findings, cases: Mapping[str, Case], *, salt: bytes, answers: bool = False
+    watch: Watch,
+    findings: Findings,
+    cases: Mapping[str, Case],
+    *,
+    salt: bytes,
+    answers: bool = False,
+    refused: Collection[Move] = (),
 ) -> Move:
     """The most urgent move at this block. Pure and total.
 
-    salt: fresh, for a case that is opened now. answers: also serve what others ask for.
+    salt: fresh, for a case that is opened now. answers: also serve what others ask for. refused: what the chain did not
+    take; none of them may keep this watcher from the others.
     """
-    for move in _moves(watch, findings, cases, salt, answers):
-        return move
+    for move in moves(watch, findings, cases, salt=salt, answers=answers):
+        if move not in refused:
+            return move
     return Rest(watch.round.phase_end or None)
 
 
-def _moves(watch: Watch, findings: Findings, cases: Mapping[str, Case], salt: bytes, answers: bool) -> Iterator[Move]:
+def moves(
+    watch: Watch, findings: Findings, cases: Mapping[str, Case], *, salt: bytes, answers: bool = False
+) -> Iterator[Move]:
+    """All that there is to do at this block, the most urgent first. See `next_move`."""
     # What has a clock comes first, then what is owed to this watcher, then new work.
     yield from _own_games(watch, findings, cases, salt)
     yield from _announced(watch, findings, cases)
@@ -374,36 +425,70 @@ def _against_updates(watch: Watch, findings: Findings, cases: Mapping[str, Case]
     if view.phase in UPDATES_ARE_PUBLIC and view.revealed > 0 and _is_time_to_look(watch, findings):
         yield LookAtUpdates()
     for found in findings.updates.values():
+        if found.is_open and len(watch.answers_for(found.index)) != found.num_answers:
+            yield LookAtAnswers(found)
+    for found in findings.updates.values():
         if found.state is Bytes.WRONG and found.proof is not None and Phase.REVEAL <= view.phase <= Phase.DISPUTE:
             case = Case(Against.UPDATE, view.round, 0, found.index, found.proof, salt)
             if case.key not in cases and case.key not in findings.announced:
                 yield OpenCase(case)
-    for index in sorted(_missing(watch, findings)):
-        asked = any(demand.worker_index == index for demand in watch.demands)
-        if not asked and watch.free_stake >= watch.task.economics.demand_fee:
-            yield DemandChunk(index, index % _num_chunks(watch.task))
-
-
-def _missing(watch: Watch, findings: Findings) -> Iterable[int]:
-    """Updates to ask for on chain. A quarter of ScoreCommit after its beginning is late enough for slow stores, and
-    early enough to change weights; in Challenge, those without which the aggregate cannot be recomputed."""
-    view = watch.round
-    if view.phase is Phase.CHALLENGE:
-        return findings.unavailable
-    if view.phase is not Phase.SCORE_COMMIT or watch.now < view.phase_end - watch.task.windows.score_commit * 3 // 4:
-        return ()
-    return [f.index for f in findings.updates.values() if f.state is not Bytes.SOUND and f.proof is None]
+    for found in _to_ask_for(watch, findings):
+        if _is_worth_asking(watch, findings, found):
+            yield DemandChunk(found.index, found.suspect)
 
 
 def _is_time_to_look(watch: Watch, findings: Findings) -> bool:
     """For updates not seen yet, and again each second for those that were not there."""
     unseen = len(findings.updates) < watch.round.revealed
-    missing = any(found.state is not Bytes.SOUND and found.proof is None for found in findings.updates.values())
+    missing = any(found.state is Bytes.MISSING for found in findings.updates.values())
     return (unseen or missing) and watch.now > findings.looked_at
 
 
-def _num_chunks(task: TaskView) -> int:
-    return -(-task.format.num_params // task.format.chunk_params)
+def _to_ask_for(watch: Watch, findings: Findings) -> Iterator[UpdateFinding]:
+    """Updates to ask for on chain. Wrong bytes at once; a quarter of ScoreCommit after its beginning is late enough for
+    slow stores, and early enough to change weights. In Challenge those without which nobody can recompute."""
+    view, windows = watch.round, watch.task.windows
+    is_early = view.phase in (Phase.REVEAL, Phase.SCORE_COMMIT)
+    patience = view.phase is Phase.REVEAL or watch.now < view.phase_end - windows.score_commit * 3 // 4
+    for index, found in sorted(findings.updates.items()):
+        is_needed = view.phase is Phase.CHALLENGE and index in findings.unavailable
+        is_due = is_early and (found.state is Bytes.WRONG or not patience)
+        if found.is_open and (is_needed or is_due):
+            yield found
+
+
+def _is_worth_asking(watch: Watch, findings: Findings, found: UpdateFinding) -> bool:
+    """Whether to ask for the chunk that is suspect: once, and on as long as the answers lead to a lie about a sum.
+
+    The fee doubles each time. What was paid, with it, stays below what the slash would bring.
+    """
+    if any(demand.worker_index == found.index for demand in watch.demands):
+        return False
+    answers, is_late = watch.answers_for(found.index), watch.round.phase is Phase.CHALLENGE
+    leads = found.leads and found.index not in findings.in_vain
+    if not leads and any(answer.demand.is_late == is_late for answer in answers):
+        return False
+    fee = demand_fee(watch, found)
+    paid = sum(answer.demand.fee for answer in answers if answer.demand.challenger == watch.me)
+    return fee <= watch.free_stake and paid + fee < prize(watch, found)
+
+
+def demand_fee(watch: Watch, found: UpdateFinding) -> int:
+    """What the next demand for an update locks, in wei: twice as much as the one before, whoever asked."""
+    open_ones = sum(demand.worker_index == found.index for demand in watch.demands)
+    return watch.task.economics.demand_fee << (open_ones + len(watch.answers_for(found.index)))
+
+
+def prize(watch: Watch, found: UpdateFinding) -> int:
+    """What a demand for an update can bring at least, in wei: half of a slash, of the worker or of who vouched."""
+    economics, is_late = watch.task.economics, watch.round.phase is Phase.CHALLENGE
+    if found.leads or found.proof is not None:
+        slash = economics.worker_stake * economics.range_slash_bps
+    elif is_late:
+        slash = economics.validator_stake * economics.vouch_slash_bps
+    else:
+        slash = economics.worker_stake * economics.withheld_slash_bps
+    return slash // BPS // 2
 
 
 def _against_the_aggregate(watch: Watch, findings: Findings, cases: Mapping[str, Case], salt: bytes) -> Iterator[Move]:

@@ -11,18 +11,20 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from chainfl.agents import duties
 from chainfl.agents.aggregator import Aggregator
-from chainfl.agents.context import AgentContext
+from chainfl.agents.context import AgentContext, RetentionRule
 from chainfl.agents.events import AgentReport, EventLog
 from chainfl.agents.genesis import check_genesis_state
 from chainfl.agents.journal import Journal, journal_folder
 from chainfl.agents.loop import MAX_BACK_OFF_S, POLL_S, AgentLoop
 from chainfl.agents.player import Player
 from chainfl.agents.ports import ChainPort
+from chainfl.agents.shards import AssignedShard, ShardLearning, TaskShard
 from chainfl.errors import (
     ChainflError,
     DatasetMissing,
@@ -88,6 +90,7 @@ class AgentOptions:
     claim: bool = False
     events: TextIO | None = None
     token_price_wei: int | None = None
+    retention: RetentionRule = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +106,31 @@ MakePlayer = Callable[[AgentContext], Player]
 
 
 def run_worker(
-    chain: ChainPort, store: BlobStore, data: DataSource, options: AgentOptions, stop: threading.Event | None = None
+    chain: ChainPort,
+    store: BlobStore,
+    data: DataSource | TaskShard,
+    options: AgentOptions,
+    stop: threading.Event | None = None,
 ) -> AgentReport:
-    """Trains on the operator's data until the task is over.
+    """Trains on the operator's data, or on its shard of the task's, until the task is over.
 
     stop: set by SIGTERM or SIGINT; without it the handlers are put in place here. Raises Interrupted when stopped
     before the end, and any ChainflError that is not worth trying again.
     """
-    dataset = data.load()
+    own = data.load() if isinstance(data, DataSource) else None
 
     def make(context: AgentContext) -> Player:
         from chainfl.agents.learning import LocalLearning, make_trainer
         from chainfl.agents.worker import Worker
 
+        shard = AssignedShard(context, data) if isinstance(data, TaskShard) else None
         trainer = make_trainer(context.spec, context.store, context.journal.folder)
-        return Worker(context, LocalLearning(context.spec, context.scope, context.chain.account, trainer, dataset))
+        learn = partial(LocalLearning, context.spec, context.scope, context.chain.account, trainer)
+        if shard is None:
+            assert own is not None, "a source of data was loaded"
+            return Worker(context, learn(own))
+        learning = ShardLearning(shard, learn)
+        return Worker(context, learning, on_duty=learning.prefetch)
 
     return _run(Role.WORKER, make, chain, store, options, stop)
 
@@ -157,7 +170,8 @@ def run_aggregator(
 
 def scope_of(chain: ChainPort, task_id: TaskId, spec: TaskSpec) -> TaskScope:
     """What the task's payloads are bound to."""
-    return TaskScope(chain.chain_id, chain.coordinator, task_id, spec.format, bytes.fromhex(spec.layout.hash))
+    layout_hash = bytes.fromhex(spec.layout.hash)
+    return TaskScope(chain.chain_id, chain.coordinator, task_id, spec.format, layout_hash, spec.payload.compression)
 
 
 def open_task(
@@ -190,6 +204,7 @@ def open_task(
         report=report,
         claim=options.claim,
         token_price_wei=options.token_price_wei,
+        retention=options.retention,
     )
 
 

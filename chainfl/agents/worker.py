@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -184,14 +185,20 @@ class Worker(Player):
 
     role = Role.WORKER
 
-    def __init__(self, context: AgentContext, trainer: UpdateTrainer) -> None:
+    def __init__(
+        self, context: AgentContext, trainer: UpdateTrainer, on_duty: Callable[[], object] | None = None
+    ) -> None:
+        """on_duty: called at every look while the account is enrolled, and returns at once."""
         super().__init__(context)
         self._trainer = trainer
+        self._on_duty = on_duty
         self._upload: _Upload | None = None
         self._answers = Answers(context)
 
     def decide(self, snapshot: Snapshot, standing: Standing, now: int) -> Action:
         """See the function of the same name."""
+        if self._on_duty is not None and snapshot.me.is_enrolled:
+            self._on_duty()
         return decide(snapshot, self._memory(snapshot), standing, now, claim=self.context.claim)
 
     def own_doings(self) -> dict[Do, Doing]:
@@ -252,7 +259,7 @@ class Worker(Player):
         trained, seconds = self._train(snapshot)
         encoded = encode_update(trained.delta, journal.residual(form.num_params), form)
         metadata = self.context.scope.update_metadata(view.round, self.context.chain.account, view.model_root)
-        payload = payload_bytes(encoded.values, metadata)
+        payload = payload_bytes(encoded.values, metadata, self.context.scope.compression)
         update = PreparedUpdate(
             round=view.round,
             opened_block=view.opened_block,
@@ -384,7 +391,8 @@ class Worker(Player):
         scope = self.context.scope
         binding = scope.update_metadata(update.round, self.context.chain.account, update.base_root)
         payload = self.context.journal.update_payload(update.round).read_bytes()
-        return read_update(payload, num_params=scope.format.num_params, expected=binding)
+        num_params = scope.format.num_params
+        return read_update(payload, num_params=num_params, expected=binding, compression=scope.compression)
 
     def _prepared(self, snapshot: Snapshot) -> PreparedUpdate:
         update = self.context.journal.update(snapshot.round.round)

@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from chainfl.agents.ports import SendResult
+from chainfl.agents.ports import AnsweredDemand, SendResult
 from chainfl.chain.client import ChainClient
 from chainfl.chain.contracts import Transaction
 from chainfl.chain.coordinator import Coordinator
 from chainfl.chain.events import Log, LogFilter, Topic, scan_logs
+from chainfl.errors import NodeBehind
 from chainfl.tasks.state import (
     AggregateRefutation,
     Block,
@@ -126,6 +127,20 @@ class DisputeCalls(ABC):
         return tuple(challenge for challenge in told if challenge.bond > 0)
 
     # --- events -----------------------------------------------------------------------------------
+
+    def answered_demands(self, task_id: TaskId, round_number: int, from_block: int) -> tuple[AnsweredDemand, ...]:
+        """The round's demands that were answered, in the order of the answers. Raises NodeBehind."""
+        block, names = self.client.block(), ("ChunkDemanded", "DemandAnswered")
+        events = self._dispute_events(names, from_block, block, task_id=task_id, round=round_number)
+        asked = {_place(event): event["worker_index"] for name, _, event in events if name == "ChunkDemanded"}
+        answers = [event for name, _, event in events if name == "DemandAnswered"]
+        if any(_place(event) not in asked for event in answers):
+            raise NodeBehind("the node shows an answer, but not the demand that it answers")
+        calls = [
+            self.contract.demand(task_id, round_number, asked[_place(event)], event["chunk_index"]) for event in answers
+        ]
+        told = zip(self.client.read_all(calls, block), answers, strict=True)
+        return tuple(AnsweredDemand(demand, event["answerer"], bytes(event["opening"])) for demand, event in told)
 
     def posted_aggregates(self, task_id: TaskId, round_number: int, from_block: int) -> tuple[PostedAggregate, ...]:
         """Every claim of the round, one an attempt, in their order."""
@@ -262,6 +277,11 @@ class DisputeCalls(ABC):
 def reason_text(reason: bytes) -> str:
     """The contract's own word for why, such as `no reveal`."""
     return bytes(reason).rstrip(b"\0").decode("ascii", errors="replace")
+
+
+def _place(event: Mapping[str, Any]) -> tuple[Address, int]:
+    """Which chunk of whose update a demand's event is about."""
+    return event["worker"], event["chunk_index"]
 
 
 def _challenge(challenger: Address, commitment: bytes, values: Mapping[str, Any]) -> Challenge:

@@ -20,6 +20,7 @@ from chainfl.types import TaskId, Wei
 
 if TYPE_CHECKING:
     from chainfl.agents.events import AgentReport
+    from chainfl.agents.shards import TaskShard
     from chainfl.agents.wiring import AgentOptions, DataSource
     from chainfl.chain.operator import Operator
 
@@ -82,7 +83,11 @@ def data_options(command: F) -> F:
                 help="Your data: a folder with dataset.npz, or MNIST's or CIFAR-10's files.",
             ),
             click.option("--dataset", help="A built-in set instead (digits, mnist, cifar10); --shard of it is yours."),
-            click.option("--shard", metavar="I/N", help="Your share of it, such as 2/5."),
+            click.option(
+                "--shard",
+                metavar="I/N|I|auto",
+                help="Your share of it, such as 2/5; of a worker alone: a shard that the task names, or auto.",
+            ),
             click.option("--seed", type=click.IntRange(0), help="Of the shares; the same for all who share. [0]"),
             click.option("--alpha", type=float, help="Skew the shares by Dirichlet(ALPHA); default: IID."),
             click.option(
@@ -106,9 +111,11 @@ def run_worker_(app: App, **options: Any) -> None:
     Run it again after any interruption: it carries on where it was. SIGTERM and Ctrl-C end it at a safe point.
     """
     _limit_threads()
-    source = data_source(app, options)
+    source = task_shard(options) or data_source(app, options)
     if source is None:
-        raise UsageError("a worker needs data: --data DIR, or --dataset NAME with --shard I/N")
+        raise UsageError(
+            "a worker needs data: --data DIR, --dataset NAME with --shard I/N, or --shard auto for a task with shards"
+        )
     from chainfl.agents.wiring import run_worker
 
     _run(app, Role.WORKER, options, lambda port, agent: run_worker(port, app.store, source, agent))
@@ -141,6 +148,20 @@ def run_aggregator_(app: App, **options: Any) -> None:
     from chainfl.agents.wiring import run_aggregator
 
     _run(app, Role.AGGREGATOR, options, lambda port, agent: run_aggregator(port, app.store, agent))
+
+
+def task_shard(options: dict[str, Any]) -> TaskShard | None:
+    """The shard of the task's own data set that was asked for, out of the options; None for other data."""
+    from chainfl.agents.shards import TaskShard
+
+    shard = options["shard"]
+    if shard is None or "/" in shard or options["folder"] is not None or options["dataset"] is not None:
+        return None
+    given = {name: options.pop(name) for name in ("folder", "dataset", "shard", "seed", "alpha", "data_dir")}
+    _refuse(
+        {"--seed": given["seed"], "--alpha": given["alpha"], "--data-dir": given["data_dir"]}, "goes with --dataset"
+    )
+    return TaskShard.parse(shard)
 
 
 def data_source(app: App, options: dict[str, Any]) -> DataSource | None:
@@ -185,6 +206,7 @@ def _run(app: App, role: Role, options: dict[str, Any], start: Callable[[Operato
             claim=options["claim"],
             events=events,
             token_price_wei=app.settings.token_price_wei,
+            retention=app.settings.retention,
         )
         report = start(operator, agent)
     tell_report(report, options["as_json"], to_stdout=str(options["events"]) != "-")

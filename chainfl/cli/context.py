@@ -124,11 +124,21 @@ class App:
 
     @cached_property
     def store(self) -> BlobStore:
-        """Where content is. Raises ConfigError, StoreUnreachable."""
+        """Where content is. Raises ConfigError, StoreUnreachable, TokenMissing."""
         from chainfl.storage.factory import open_store
 
         settings = self.settings
-        return open_store(settings.storage, store_dir=settings.store_dir, kubo_api=settings.kubo_api)
+        return open_store(
+            settings.stores,
+            store_dir=settings.store_dir,
+            kubo_api=settings.kubo_api,
+            gateways=settings.gateways,
+            pinning={entry.name: entry.endpoint for entry in settings.pinning},
+            publish_quorum=settings.publish_quorum,
+            cache_dir=settings.cache_dir,
+            cache_bytes=settings.cache_bytes,
+            keys_dir=settings.keys_dir,
+        )
 
     @cached_property
     def money(self) -> Money:

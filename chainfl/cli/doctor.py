@@ -5,28 +5,43 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import secrets
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import click
 
 from chainfl.cli.context import App, pass_app
-from chainfl.cli.options import json_option
-from chainfl.cli.output import ether, hint_of, say, show, show_json
+from chainfl.cli.options import TASK, json_option
+from chainfl.cli.output import MARKS, ether, hint_of, say, show, show_json
 from chainfl.errors import (
     BlobNotFound,
     ChainflError,
     CidMismatch,
+    ConfigError,
     InsufficientFunds,
     InsufficientTokens,
     KeyfileError,
     PrerequisiteMissing,
+    ServiceUnreachable,
 )
+from chainfl.types import Cid, TaskId
+
+if TYPE_CHECKING:
+    from chainfl.chain.operator import Operator
+    from chainfl.config import PinningEntry
+    from chainfl.storage.kubo import Peer
 
 LOW_NATIVE_WEI: Final = 10**15
 """Below this a round's transactions may not be paid for on a public network."""
 PROBE_BYTES: Final = 64
+MAX_TASKS: Final = 50
+"""So many of the newest tasks are looked through for those that the account takes part in."""
+EMPTY_CID: Final = "bafkqaaa"
+"""The empty content inside of its own CID, which every gateway gives without asking anybody."""
 FAILED_EXIT: Final = 1
 
 
@@ -42,7 +57,14 @@ class Finding:
     @property
     def mark(self) -> str:
         """✓, ✗, or – for what could not be checked."""
-        return {True: "✓", False: "✗", None: "–"}[self.ok]
+        return MARKS[self.ok]
+
+
+class Told(NamedTuple):
+    """What a check found, and a hint although it is in order."""
+
+    told: str
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +72,22 @@ class Check:
     """One thing to look at. make: says what it found, or raises. needs: what must be right for it to mean anything."""
 
     what: str
-    make: Callable[[App], str]
+    make: Callable[[App], str | Told]
     needs: tuple[str, ...] = ()
 
 
 @click.command(epilog="Example: chainfl doctor --json")
+@click.option("--task", "task_id", type=TASK, help="Look for this task's content; default: the account's tasks.")
 @json_option
 @pass_app
-def doctor(app: App, as_json: bool) -> int:
-    """Check chain, contracts, balance, stake, store and torch. Ends with exit code 1 if something is wrong."""
+def doctor(app: App, task_id: TaskId | None, as_json: bool) -> int:
+    """Check chain, contracts, balance, stake, store and torch. Ends with exit code 1 if something is wrong.
+
+    Of the stores that are configured: the daemon's version, peers and pins, gateways and pinning services, and
+    whether the specifications and models of your tasks can be had.
+    """
     findings = []
-    for finding in examine(app):
+    for finding in examine(app, task_id):
         findings.append(finding)
         if not as_json:
             show(f"{finding.mark} {finding.what}: {finding.told}")
@@ -74,10 +101,10 @@ def doctor(app: App, as_json: bool) -> int:
     return FAILED_EXIT if failed else 0
 
 
-def examine(app: App) -> Iterator[Finding]:
+def examine(app: App, task_id: TaskId | None = None) -> Iterator[Finding]:
     """The findings in their order; one whose ground is missing says so instead of failing in its own way."""
     passed: set[str] = set()
-    for check in CHECKS:
+    for check in checks_of(app, task_id):
         missing = next((name for name in check.needs if name not in passed), None)
         if missing is not None:
             yield Finding(check.what, None, f"not checked without {missing}")
@@ -90,7 +117,8 @@ def examine(app: App) -> Iterator[Finding]:
 
 def _made(check: Check, app: App) -> Finding:
     try:
-        return Finding(check.what, True, check.make(app))
+        made = check.make(app)
+        return Finding(check.what, True, *(made if isinstance(made, Told) else (made,)))
     except ChainflError as error:
         return Finding(check.what, False, str(error), hint_of(error))
 
@@ -141,15 +169,98 @@ def _tokens(app: App) -> str:
     )
 
 
+# --- stores --------------------------------------------------------------------------------------
+
+
+def _kubo(app: App) -> Told:
+    from chainfl.storage.kubo import KuboStore, untested
+
+    daemon = KuboStore(app.settings.kubo_api)
+    peers = _peers_words(daemon.peers())
+    return Told(f"{daemon.describe()}; {daemon.count_pins():,} pins; {peers}", untested(daemon.version()))
+
+
+def _peers_words(peers: Iterable[Peer]) -> str:
+    trips = [peer.round_trip_s for peer in peers]
+    if not trips:
+        return "no peers: others reach what it keeps only once it is connected"
+    measured = sorted(trip * 1000 for trip in trips if trip is not None)
+    told = f", {measured[0]:.1f} to {measured[-1]:.1f} ms away" if measured else ", none measured yet"
+    return f"{len(trips):,} peers{told}"
+
+
+def _gateway(_app: App, url: str) -> str:
+    from chainfl.storage.http import HttpClient
+
+    began = time.monotonic()
+    base = url.rstrip("/").removesuffix("/ipfs")
+    with HttpClient([url]).get(f"{base}/ipfs/{EMPTY_CID}?format=raw", max_bytes=PROBE_BYTES) as answer:
+        status, body = answer.status, answer.body()
+    if status != 200 or body:
+        raise ServiceUnreachable(f"{answer.origin} answers {status}, not as a trustless gateway", service=answer.origin)
+    return f"answers in {(time.monotonic() - began) * 1000:.0f} ms"
+
+
+def _pinning_service(app: App, entry: PinningEntry) -> str:
+    from chainfl.storage.pinning import PinningService, read_token
+
+    service = PinningService(entry.name, entry.endpoint, read_token(entry.name, app.settings.keys_dir))
+    began = time.monotonic()
+    count = service.count()
+    return f"takes the token, {count:,} pins, answers in {(time.monotonic() - began) * 1000:.0f} ms"
+
+
 def _store(app: App) -> str:
-    """A round trip of random bytes, which no store can have by chance."""
+    """A round trip of random bytes, which no store can have by chance; where all only read, none."""
+    if set(app.settings.stores) == {"gateway"}:
+        return app.store.describe()
     probe = b"chainfl doctor " + secrets.token_bytes(PROBE_BYTES)
     cid = app.store.put_bytes(probe)
     if not app.store.has(cid):
         raise BlobNotFound(f"the store does not have {cid}, which was just put there", cid=cid)
     if app.store.get_bytes(cid, max_bytes=len(probe)) != probe:
         raise CidMismatch(f"the store gave other bytes for {cid} than it took", cid=cid)
+    app.store.drop(cid)
     return app.store.describe()
+
+
+def _content(app: App, task_id: TaskId | None) -> str:
+    """Whether what the tasks are about can be had: each specification, and each current model."""
+    from chainfl.storage.several import not_retrievable
+
+    tasks = [task_id] if task_id else list(_own_tasks(app))
+    wanted = {cid: words for task in tasks for cid, words in _cids_of(app.reader, task)}
+    missing = not_retrievable(app.store, list(wanted))
+    if missing:
+        told = "; ".join(f"{wanted[cid]} ({cid}): {why}" for cid, why in missing.items())
+        raise BlobNotFound(f"{len(missing)} of {len(wanted)} cannot be had: {told}", cid=next(iter(missing)))
+    if not tasks:
+        return "the account takes part in no task"
+    return f"specification and current model of {len(tasks)} tasks can be had"
+
+
+def _own_tasks(app: App) -> Iterator[TaskId]:
+    """Those of the newest tasks that the account published or ever enrolled for."""
+    from chainfl.tasks.state import Role
+
+    account, reader = app.known_account, app.reader
+    newest = reader.num_tasks() if account else 0
+    for number in range(newest, max(0, newest - MAX_TASKS), -1):
+        task = TaskId(number)
+        assert account
+        if reader.task(task).requester == account or any(
+            reader.member(task, role, account).is_enrolled for role in Role
+        ):
+            yield task
+
+
+def _cids_of(reader: Operator, task: TaskId) -> Iterator[tuple[Cid, str]]:
+    from chainfl.tasks.cids import cid_text
+    from chainfl.tasks.spec import spec_cid
+
+    _, model = reader.model_location(task, reader.round(task).round)
+    yield spec_cid(reader.task(task).spec_hash), f"the specification of task {task}"
+    yield cid_text(model), f"the current model of task {task}"
 
 
 def _torch(_app: App) -> str:
@@ -161,7 +272,7 @@ def _torch(_app: App) -> str:
     return f"{version}, on {os.cpu_count()} cores"
 
 
-CHECKS: Final = (
+CHAIN_CHECKS: Final = (
     Check("configuration", _configuration),
     Check("RPC endpoint", _endpoint, ("configuration",)),
     Check("chain id", _chain_id, ("RPC endpoint",)),
@@ -169,6 +280,40 @@ CHECKS: Final = (
     Check("key", _key, ("configuration",)),
     Check("balance for gas", _native_balance, ("chain id", "key")),
     Check("tokens and stake", _tokens, ("contracts", "key")),
-    Check("store", _store, ("configuration",)),
-    Check("torch", _torch),
 )
+KUBO_CHECK: Final = Check("Kubo daemon", _kubo, ("configuration",))
+
+
+def checks_of(app: App, task_id: TaskId | None = None) -> tuple[Check, ...]:
+    """What is to be looked at under the configuration, in its order; the stores' part where that can be read."""
+    places = _place_checks(app)
+    needs = ("configuration", *(check.what for check in places if check is KUBO_CHECK))
+    return (
+        *CHAIN_CHECKS,
+        *places,
+        Check("store", _store, needs),
+        Check("content of tasks", partial(_content, task_id=task_id), ("contracts", "store")),
+        Check("torch", _torch),
+    )
+
+
+def _place_checks(app: App) -> tuple[Check, ...]:
+    try:
+        settings = app.settings
+    except ConfigError:
+        return ()  # the first check tells it
+    kubo = (KUBO_CHECK,) if "kubo" in settings.stores else ()
+    gateways = settings.gateways if "gateway" in settings.stores else ()
+    return (
+        *kubo,
+        *(Check(f"gateway {_host(url)}", partial(_gateway, url=url), ("configuration",)) for url in gateways),
+        *(
+            Check(f"pinning service {entry.name}", partial(_pinning_service, entry=entry), ("configuration",))
+            for entry in settings.pinning
+        ),
+    )
+
+
+def _host(url: str) -> str:
+    """What of a URL may be shown: its path may hold a key."""
+    return urlsplit(url).netloc

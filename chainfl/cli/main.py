@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "rewards": ("chainfl.cli.money:rewards", "Claim what was earned."),
     "model": ("chainfl.cli.model:model", "Ask the registry where a model came from, verify it, fetch it."),
     "round": ("chainfl.cli.round:round_", "Recompute a round from public data."),
+    "data": ("chainfl.cli.data:data", "Publish data sets as shards, look at them, fetch them."),
     "store": ("chainfl.cli.store:store", "Add, fetch and identify content."),
     "completion": ("chainfl.cli.setup:completion", "Print the shell completion script."),
 }

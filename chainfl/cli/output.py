@@ -18,6 +18,8 @@ from chainfl.errors import ChainflError, Interrupted, UsageError
 TOKEN_DECIMALS: Final = 18
 GWEI: Final = 10**9
 ETHER: Final = 10**18
+MARKS: Final = {True: "✓", False: "✗", None: "–"}
+"""How the outcome of a check is shown; None: it could not be made."""
 
 
 def say(text: str) -> None:

@@ -12,7 +12,7 @@ import click
 
 from chainfl.cli import words
 from chainfl.cli.context import App, pass_app
-from chainfl.cli.options import ADDRESS, MODEL, TASK, json_option
+from chainfl.cli.options import ADDRESS, CID, MODEL, TASK, json_option
 from chainfl.cli.output import Money, duration, plain, say, show, show_facts, show_json, show_table
 from chainfl.cli.spending import Change, Consent, Spending, Step, report_sent, spend, spending_options
 from chainfl.errors import SpecificationError, StorageError
@@ -71,6 +71,8 @@ def template() -> None:
 @click.option("--group-size", type=int, help="Above so many updates the mean is a sum of group sums.")
 @click.option("--enrolment", metavar="TIME", help="How long enrolment lasts: 90s, 10min, 2h, 1d.")
 @click.option("--seed", type=click.IntRange(0), help="Of a registered model's initial weights.")
+@click.option("--dataset-cid", type=CID, help="A published data set (`chainfl data publish`): workers take its shards.")
+@click.option("--compression", type=click.Choice(("none", "deflate")), help="Of the updates' files.")
 @click.option("--parent", type=MODEL, help="Id of the model that this task continues, for its lineage.")
 @spending_options
 @pass_app
@@ -98,7 +100,8 @@ def create(app: App, consent: Consent, file: Path | None, seed: int | None, pare
     task_id = operator.created_task(sent[-1])
     done = f"task {task_id} is published"
     report_sent(sent, consent, done, task_id=task_id, spec_cid=_spec_cid(spec), spec_hash=spec.spec_hash())
-    say(f"next: `chainfl task watch {task_id}`, and for a worker `chainfl worker run --task {task_id} --data DIR`")
+    own = "--shard auto" if spec.dataset.description_cid else "--data DIR"
+    say(f"next: `chainfl task watch {task_id}`, and for a worker `chainfl worker run --task {task_id} {own}`")
 
 
 class _Staging:
@@ -129,15 +132,21 @@ def _compose(
     """The specification, with all that it names in a staging store."""
     from chainfl.agents.requester import publish_task
     from chainfl.cli.task_file import draft_of, format_flags, read_toml, task_file
+    from chainfl.data.fetching import fetch_description
 
     if flags.get("named_validators"):
         flags["named_validators"] = list(flags["named_validators"])
     flags["format"] = format_flags(*(flags.pop(name) for name in ("rule", "trim", "momentum", "group_size")))
+    if (cid := flags.pop("dataset_cid")) is not None:
+        flags["dataset"] = {"description_cid": cid}
+    if (compression := flags.pop("compression")) is not None:
+        flags["payload"] = {"compression": compression}
     if seed is not None:
         flags["model"] = {"seed": seed}
     if parent is not None:
         flags["parent_model"] = parent.hex()
-    settings = task_file(read_toml(file), flags, file.parent) if file else task_file({}, flags)
+    document, folder = (read_toml(file), file.parent) if file else ({}, Path())
+    settings = task_file(document, flags, folder, lambda cid: fetch_description(app.store, cid))
     reader = app.reader
     network = app.settings.effective_network
     draft = draft_of(settings, now=reader.latest_block().timestamp, windows=network.windows, money=app.money)
@@ -421,6 +430,8 @@ def _spec_facts(spec: TaskSpec | None, problem: str | None) -> list[tuple[str, o
             "data",
             f"{spec.dataset.name}: {shape}, {spec.dataset.num_classes} classes {spec.dataset.description}".strip(),
         ),
+        *([("shards", spec.dataset.description_cid)] if spec.dataset.description_cid else []),
+        *([("updates", f"compressed ({spec.payload.compression})")] if spec.payload.compression != "none" else []),
         ("model", named),
         (
             "training",

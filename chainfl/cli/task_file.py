@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from decimal import Decimal
 from pathlib import Path
@@ -14,18 +14,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from chainfl.cli.output import Money
 from chainfl.errors import SpecificationError, UsageError
+from chainfl.storage.cid import parse_cid
 from chainfl.tasks.spec import (
     DEFAULT_CHUNK_PARAMS,
     DEFAULT_ECONOMICS,
     DEFAULT_GROUP_SIZE,
     DatasetEntry,
+    PayloadEntry,
     ValidationEntry,
 )
 from chainfl.tasks.state import Bounds, Economics, Rule, Windows
 from chainfl.training.presets import PRESETS, Preset
+from chainfl.types import Cid
 
 if TYPE_CHECKING:
     from chainfl.agents.requester import TaskDraft
+    from chainfl.data.croissant import Description
 
 MAX_FILE_BYTES: Final = 1 << 20
 
@@ -150,6 +154,7 @@ class TaskFile(_Table):
     validation: ValidationEntry = ValidationEntry()
     dataset: DatasetEntry
     format: FormatTable = FormatTable()
+    payload: PayloadEntry = PayloadEntry()
     windows: dict[
         Literal["commit", "reveal", "score_commit", "score_reveal", "slot", "challenge", "answer", "proof"], int
     ] = {}
@@ -190,6 +195,7 @@ description = "scikit-learn's handwritten digits"
 licence = ""
 input_shape = [1, 8, 8]
 num_classes = 10
+# description_cid = "bafk…"     # a published set (`chainfl data publish`): says the rest, and workers take its shards
 
 [training]                      # what a worker does in a round
 steps = 40
@@ -233,6 +239,9 @@ trim_den = 0
 momentum_num = 0                # the server's momentum; 0 / 0 is the plain step
 momentum_den = 0
 group_size = 64                 # above so many updates the mean is a sum of group sums
+
+[payload]                       # the form of the updates' files
+compression = "none"            # or "deflate": half the bytes for a little time
 
 [windows]                       # seconds; by default the network's own
 # commit = 600
@@ -278,10 +287,21 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SpecificationError(f"{path} is not TOML: {error}", path=str(path)) from error
 
 
-def task_file(document: Mapping[str, Any], flags: Mapping[str, Any], folder: Path = Path()) -> TaskFile:
+Describe = Callable[[Cid], "Description"]
+"""Fetches the description of a published data set."""
+
+
+def task_file(
+    document: Mapping[str, Any],
+    flags: Mapping[str, Any],
+    folder: Path = Path(),
+    describe: Describe | None = None,
+) -> TaskFile:
     """Preset, file and flags together. folder: where the document lies, and what it names beside itself.
 
-    Raises SpecificationError with every problem, UsageError for no such preset.
+    describe: what a published data set that is named says of itself stands above the preset; what the file or the
+    flags say of it beside that must be the same. Without it nothing is looked up.
+    Raises SpecificationError with every problem, UsageError for no such preset, InvalidCid, what `describe` raises.
     """
     preset = flags.get("preset") or document.get("preset")
     if preset is not None and preset not in PRESETS:
@@ -290,7 +310,29 @@ def task_file(document: Mapping[str, Any], flags: Mapping[str, Any], folder: Pat
     settings = _from_preset(PRESETS[preset]) if preset else {}
     if "program" in given:
         settings.pop("model", None)
+    if describe is not None and (cid := _description_cid(given)) is not None:
+        settings = _merged(settings, {"dataset": _described(describe(cid), given["dataset"])})
     return _validated(_merged(settings, given))
+
+
+def _description_cid(given: Mapping[str, Any]) -> Cid | None:
+    dataset = given.get("dataset")
+    cid = dataset.get("description_cid") if isinstance(dataset, Mapping) else None
+    return parse_cid(cid) if isinstance(cid, str) else None
+
+
+def _described(told: Description, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The published set as a [dataset] table. Raises SpecificationError where the requester says otherwise."""
+    form = {"input_shape": list(told.input_shape), "num_classes": told.num_classes}
+    problems = [
+        f"dataset.{name} is {given[name]!r}, but the published data set says {value!r}"
+        for name, value in form.items()
+        if name in given and given[name] != value
+    ]
+    if problems:
+        raise SpecificationError(f"the task is not right: {'; '.join(problems)}", problems=problems)
+    words = told.words
+    return {**form, "name": words.name, "description": words.description, "licence": words.licence}
 
 
 def _located(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -344,6 +386,7 @@ def draft_of(file: TaskFile, *, now: int, windows: Windows, money: Money) -> Tas
         validation=file.validation,
         **file.training.model_dump(),
         **file.format.settings(),
+        compression=file.payload.compression,
     )
 
 

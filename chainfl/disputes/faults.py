@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from fractions import Fraction
 from itertools import islice
 
 import numpy as np
@@ -14,7 +15,17 @@ from chainfl.aggregation.rules import WeightedSource, group_sums, read_rows, rul
 from chainfl.aggregation.server_step import Server
 from chainfl.disputes.openings import CommittedVector, read_update_opening
 from chainfl.encoding.arrays import AnyArray, Int16Array, Int64Array, blocks
-from chainfl.encoding.chunk_tree import Tree, TreeShape, VectorKind, check_root, chunk_at, padding_node, update_root
+from chainfl.encoding.chunk_tree import (
+    Level,
+    Tree,
+    TreeShape,
+    VectorKind,
+    check_root,
+    chunk_at,
+    leaf_digest,
+    padding_node,
+    update_root,
+)
 from chainfl.encoding.sources import VectorSource, as_source
 from chainfl.errors import EncodingError
 from chainfl.tasks.state import Format, Target
@@ -250,21 +261,56 @@ def opening_fault(
     return None if seen.clean else UpdateReason.PADDING
 
 
-def suspect_chunk(tree: Tree, packed: bytes, form: Format, chunk_index: int) -> int | None:
-    """Which chunk to demand next, where an answered opening states another sum for a subtree than its bytes have.
+def suspect_chunk(tree: Tree, answers: Mapping[int, bytes], form: Format, *, ticket: int) -> int | None:
+    """Which chunk to demand next of an update whose published values have another root than the one revealed.
 
-    tree: of the bytes that the worker published. packed: the answer, itself without fault. returns: the first chunk
-    of the smallest such subtree, so that every answer narrows it; None if all sums are those of the bytes.
+    tree: of the published values. answers: the packed openings so far by chunk, each itself without fault. ticket: of
+    the draw, uniform below 2^64 and unknown to the worker. The part that hides most is opened, at a chunk that is drawn
+    by its share of the squares: so values whose squares sum to T under a stated S show a fault with each demand with a
+    probability of 1 - S/T at least, whichever sums are lies.
+    returns: None if the answers are of other values than those published, or all sums are right: then more answers
+    would prove nothing.
     """
-    step = 48 if packed[0] else 40
-    at = 9 + 2 * form.chunk_params
-    for height in range(tree.shape.depth):
-        sibling = chunk_index >> height ^ 1
-        stated = int.from_bytes(packed[at + 32 : at + 40], "big")
-        if stated != tree.node(height, sibling)[1] and sibling << height < tree.shape.num_chunks:
-            return sibling << height
-        at += step
-    return None
+    if any(leaf_digest(place, _chunk_of(packed, form)) != tree.node(0, place)[0] for place, packed in answers.items()):
+        return None
+    if not answers:
+        return drawn_chunk(tree, tree.shape.depth, 0, ticket)
+    parts = [(_hidden(tree, *part), *part) for part in _unopened(tree, answers, form)]
+    share, height, index, _ = max(parts, default=(Fraction(0), 0, 0, 0))
+    return drawn_chunk(tree, height, index, ticket) if share else None
+
+
+def drawn_chunk(tree: Tree, height: int, index: int, ticket: int) -> int:
+    """A chunk below node number `index` of a level, drawn by its share of the sum of squares. ticket: below 2^64."""
+    place = ticket * tree.node(height, index)[1] >> 64
+    while height:
+        height, index = height - 1, 2 * index
+        left, right = tree.node(height, index)[1], tree.node(height, index + 1)[1]
+        if left <= place < left + right:
+            place, index = place - left, index + 1
+    return index
+
+
+def _chunk_of(packed: bytes, form: Format) -> bytes:
+    return packed[1 : 1 + 2 * form.chunk_params]
+
+
+def _unopened(tree: Tree, answers: Mapping[int, bytes], form: Format) -> Iterator[tuple[int, int, int]]:
+    """(height, number in its level, stated sum) of the largest parts in which no chunk is open yet."""
+    for chunk_index, packed in answers.items():
+        step, at = (48 if packed[0] else 40), 9 + 2 * form.chunk_params
+        for height in range(tree.shape.depth):
+            sibling = chunk_index >> height ^ 1
+            is_open = any(other >> height == sibling for other in answers)
+            if not is_open and sibling << height < tree.shape.num_chunks:
+                yield height, sibling, int.from_bytes(packed[at + 32 : at + 40], "big")
+            at += step
+
+
+def _hidden(tree: Tree, height: int, index: int, stated: int) -> Fraction:
+    """How much of a part's sum of squares the stated one leaves out, or adds, as a share of the larger of the two."""
+    real = tree.node(height, index)[1]
+    return Fraction(abs(real - stated), max(real, stated, 1))
 
 
 def _is_leaf_sum_wrong(tree: Tree, source: VectorSource, index: int) -> bool:
@@ -287,21 +333,41 @@ def _wrong_padding_nodes(tree: Tree) -> Iterator[UpdateFault]:
 
 
 def sum_lie(vector: CommittedVector, root: Root, squared_norm: int) -> tuple[int, bytes] | None:
-    """The chunk and packed opening (form 1) that show where a worker understated a sum, if it did so at one node.
+    """The chunk and packed opening (form 1) that show where a worker misstated a sum, if it did so at one node.
 
     vector: the values that the worker published, next to the tree as it should be. root, squared_norm: as they were
     revealed. Whoever is over the norm bound must lie somewhere; at one node, it is found without asking: every node is
     tried as the one whose sum is off by the whole difference. None if no such tree has the root.
     """
-    tree, off = vector.tree, squared_norm - vector.tree.node(vector.tree.shape.depth, 0)[1]
+    found = _lying_node(vector.tree, root, squared_norm)
+    if found is None:
+        return None
+    height, index = found
+    return index << height, _with_lie(vector, height, index, squared_norm).stated_opening(index << height)
+
+
+def stated_vector(vector: CommittedVector, root: Root, squared_norm: int) -> CommittedVector | None:
+    """The same values next to the tree that their worker stated, where `sum_lie` finds the lie; None elsewhere.
+
+    Its stated openings lead to the revealed root, so a proof can open an update that was accepted with such a lie.
+    """
+    found = _lying_node(vector.tree, root, squared_norm)
+    return None if found is None else _with_lie(vector, *found, squared_norm)
+
+
+def _lying_node(tree: Tree, root: Root, squared_norm: int) -> tuple[int, int] | None:
+    """Height and number of the node."""
+    depth = tree.shape.depth
+    digest, total = tree.node(depth, 0)
+    off = squared_norm - total
     if off == 0:
         return None
-    if tree.shape.seal(tree.node(tree.shape.depth, 0)[0], squared_norm) == root:
-        return 0, _stated(vector, 0, tree.shape.depth, off)
-    for height in range(tree.shape.depth):
+    if tree.shape.seal(digest, squared_norm) == root:
+        return depth, 0
+    for height in range(depth):
         for index in range(-(-tree.shape.num_chunks // (1 << height))):
             if _top_with(tree, height, index, off) == root:
-                return index << height, _stated(vector, index << height, height, off)
+                return height, index
     return None
 
 
@@ -315,19 +381,33 @@ def _top_with(tree: Tree, height: int, index: int, off: int) -> Root | None:
         if level == tree.shape.depth:
             return tree.shape.seal(digest, stated)
         place = index >> (level - height)
-        sibling, other = tree.node(level, place ^ 1)
-        own, beside = digest + stated.to_bytes(8, "big"), sibling + other.to_bytes(8, "big")
-        digest = hashlib.sha256(b"\x02" + (beside + own if place & 1 else own + beside)).digest()
-        total += other
+        own, beside = (digest, stated), tree.node(level, place ^ 1)
+        digest = _node_of(beside, own) if place & 1 else _node_of(own, beside)
+        total += beside[1]
     raise AssertionError("a tree has a top")
 
 
-def _stated(vector: CommittedVector, chunk_index: int, height: int, off: int) -> bytes:
-    """The opening in form 1 whose stated sums are off from that height on."""
-    tree, wire = vector.tree, vector.chunk(chunk_index)
-    leaf_sum = tree.node(0, chunk_index)[1] + (off if height == 0 else 0)
-    parts = [b"\x01", wire, leaf_sum.to_bytes(8, "big")]
-    for level, (digest, total) in enumerate(tree.path(chunk_index)):
-        parent = tree.node(level + 1, chunk_index >> level + 1)[1] + (off if level + 1 >= height else 0)
-        parts += [digest, total.to_bytes(8, "big"), parent.to_bytes(8, "big")]
-    return b"".join(parts)
+def _with_lie(vector: CommittedVector, height: int, index: int, squared_norm: int) -> CommittedVector:
+    """The vector with the sums of one node and of all above it off, up to `squared_norm`, and digests that fit."""
+    shape, levels = vector.tree.shape, [*vector.tree.levels]
+    off = squared_norm - vector.tree.node(shape.depth, 0)[1]
+    for level in range(height, shape.depth + 1):
+        place, below = index >> (level - height), Tree(shape, tuple(levels))
+        digest, total = vector.tree.node(level, place)
+        if level > height:
+            digest = _node_of(below.node(level - 1, 2 * place), below.node(level - 1, 2 * place + 1))
+        levels[level] = _replaced(levels[level], place, digest, total + off)
+    return CommittedVector(vector.source, Tree(shape, tuple(levels)))
+
+
+def _node_of(left: tuple[bytes, int], right: tuple[bytes, int]) -> bytes:
+    """The digest over two nodes and their sums."""
+    sums = left[1].to_bytes(8, "big"), right[1].to_bytes(8, "big")
+    return hashlib.sha256(b"\x02" + left[0] + sums[0] + right[0] + sums[1]).digest()
+
+
+def _replaced(level: Level, place: int, digest: bytes, total: int) -> Level:
+    assert level.sums is not None, "an update's tree has sums"
+    digests, sums = level.digests.copy(), level.sums.copy()
+    digests[place], sums[place] = np.frombuffer(digest, np.uint8), total
+    return Level(digests, sums)

@@ -85,6 +85,17 @@ class VectorWithoutTree:
         return CommittedVector.of(self.source, self.form, self.kind).opening(chunk_index)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class StatedVector:
+    """An update next to the tree that its worker stated, whose sums do not add up: opens in form 1."""
+
+    vector: CommittedVector
+
+    def opening(self, chunk_index: int) -> bytes:
+        """The packed opening. Raises EncodingError if there is no such chunk."""
+        return self.vector.stated_opening(chunk_index)
+
+
 @dataclass(frozen=True, slots=True)
 class KnownOpening:
     """One packed opening that somebody else disclosed. Opens that chunk and no other."""

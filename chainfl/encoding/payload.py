@@ -3,19 +3,24 @@
 What we write is the same bytes on every machine, so that everybody gets the same CID. The safetensors library
 orders metadata by a seeded hash map, so the header (8 bytes of length, JSON, spaces) is written here; the library
 reads it. What others wrote is decoded as hostile: nothing is allocated for a size that only the payload claims.
+
+Where a task says so, an update's values are compressed (see `compression`): the file then has one tensor of bytes,
+`deflate`, in place of `update`, and another format's name.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from chainfl.encoding.arrays import AnyArray, Int16Array, Int32Array, blocks, require_vector
+from chainfl.encoding.compression import compress_values, inflate_values, max_compressed_bytes
 from chainfl.encoding.fixed_point import check_update_range, dequantize_model
 from chainfl.encoding.hostile_json import decode_json
 from chainfl.encoding.layout import Layout
@@ -25,19 +30,23 @@ from chainfl.errors import (
     PayloadBindingMismatch,
     PayloadDtypeMismatch,
     PayloadError,
+    PayloadFormMismatch,
     PayloadShapeMismatch,
     PayloadTooLarge,
     PayloadTruncated,
+    StoreFull,
 )
-from chainfl.types import Address, Root, TaskId
+from chainfl.types import Address, Compression, Root, TaskId
 
 MAX_HEADER_BYTES = 4096
 """Of an integer payload: one tensor and a handful of metadata. An ordinary model's header may be longer."""
 
 FLOAT_ARCHITECTURE = "chainfl.model"
 UPDATE_FORMAT = "chainfl-update/1"
+COMPRESSED_FORMAT = "chainfl-update-deflate/1"
 MODEL_FORMAT = "chainfl-model/1"
 _WRITE_BLOCK = 1 << 19
+_PLAIN, _COMPRESSED = "update", "deflate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,33 +77,70 @@ class ModelMetadata:
     scale_bits: int
 
 
-def write_update(target: BinaryIO, values: Int16Array, metadata: UpdateMetadata) -> int:
+def write_update(
+    target: BinaryIO, values: Int16Array, metadata: UpdateMetadata, compression: Compression = "none"
+) -> int:
     """Writes an update's payload. values: (P,) int16. returns: the number of bytes.
 
     Raises ValueOutOfRange for -32768.
     """
     check_update_range(values)
-    return _write_vectors(target, {"update": values}, np.int16, _labels(UPDATE_FORMAT, metadata))
+    if compression == "none":
+        return _write_vectors(target, {_PLAIN: values}, np.int16, _labels(UPDATE_FORMAT, metadata))
+    require_vector(values, np.int16, _PLAIN)
+    data = b"".join(compress_values(values))
+    entry = _entry("U8", [len(data)], 0, len(data))
+    written = _write_header(target, {_COMPRESSED: entry}, _labels(COMPRESSED_FORMAT, metadata))
+    target.write(data)
+    return written + len(data)
 
 
 def read_update(
-    source: bytes | BinaryIO, *, num_params: int, expected: UpdateMetadata, in_range: bool = True
+    source: bytes | BinaryIO,
+    *,
+    num_params: int,
+    expected: UpdateMetadata,
+    in_range: bool = True,
+    compression: Compression = "none",
 ) -> Int16Array:
     """The values of a stranger's update. returns: (P,) int16.
 
-    Checked in this order: length, header, dtype, shape, file length, binding, range; each with an error of its
-    own below PayloadError. The root remains to be checked: `chunk_tree.check_update_root`.
-    in_range: False lets -32768 pass, for whoever wants to prove it to the contract.
+    Checked in this order: length, header, form, dtype, shape, file length, binding, range; each with an error of its
+    own below PayloadError. (Of a compressed one the binding comes before the file length, since that is work.) The
+    root remains to be checked: `chunk_tree.check_update_root`.
+    in_range: False lets -32768 pass, for whoever wants to prove it to the contract. compression: what the task says.
     """
-    (values,) = _read_vectors(source, ("update",), np.int16, num_params, _labels(UPDATE_FORMAT, expected))
+    stream = _as_stream(source)
+    if compression == "none":
+        (values,) = _read_vectors(stream, (_PLAIN,), np.int16, num_params, _labels(UPDATE_FORMAT, expected))
+    else:
+        values, filled = np.empty(num_params, np.int16), 0
+        for block in _inflated(stream, num_params, expected):
+            values[filled : filled + block.size] = block
+            filled += block.size
     if in_range:
         check_update_range(values)
     return values
 
 
-def open_update(file: BinaryIO, *, num_params: int, expected: UpdateMetadata, in_range: bool = True) -> FileSource:
-    """The same, to be read in blocks. The file stays in use as long as the result is. Raises as `read_update`."""
-    (source,) = _open_vectors(file, ("update",), np.int16, num_params, _labels(UPDATE_FORMAT, expected))
+def open_update(
+    file: BinaryIO,
+    *,
+    num_params: int,
+    expected: UpdateMetadata,
+    in_range: bool = True,
+    compression: Compression = "none",
+) -> FileSource:
+    """The same, to be read in blocks. Raises as `read_update`.
+
+    The file stays in use as long as the result is; but a compressed one is inflated into a file of no name, which
+    goes with the result.
+    """
+    if compression == "none":
+        (source,) = _open_vectors(file, (_PLAIN,), np.int16, num_params, _labels(UPDATE_FORMAT, expected))
+    else:
+        file.seek(0)
+        source = _spooled(_inflated(file, num_params, expected), num_params)
     for block in blocks(num_params, _WRITE_BLOCK) if in_range else ():
         check_update_range(source.read(block.start, block.stop), block.start)
     return source
@@ -158,9 +204,10 @@ def write_float_model(
     return written + _write_values(target, floats)
 
 
-def max_update_bytes(num_params: int) -> int:
+def max_update_bytes(num_params: int, compression: Compression = "none") -> int:
     """No valid update of the task is larger; a fetch that exceeds it can stop."""
-    return 8 + MAX_HEADER_BYTES + 2 * num_params
+    values = 2 * num_params if compression == "none" else max_compressed_bytes(num_params)
+    return 8 + MAX_HEADER_BYTES + values
 
 
 def max_model_bytes(num_params: int, *, has_state: bool = False) -> int:
@@ -221,6 +268,10 @@ def _write_values(target: BinaryIO, parts: Iterable[AnyArray]) -> int:
     return written
 
 
+def _as_stream(source: bytes | BinaryIO) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
+
+
 def _read_vectors(
     source: bytes | BinaryIO,
     names: Sequence[str],
@@ -228,7 +279,7 @@ def _read_vectors(
     num_params: int,
     labels: Mapping[str, str],
 ) -> list[AnyArray]:
-    stream = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
+    stream = _as_stream(source)
     header, _ = _read_header(stream)
     _check_tensors(header, names, dtype, num_params)
     # Sized by the task, never by what the payload claims.
@@ -256,6 +307,46 @@ def _open_vectors(
         raise _goes_on(len(names) * length)
     _check_labels(header.get("__metadata__"), labels)
     return [FileSource(file, start + i * length, num_params, np.dtype(dtype)) for i in range(len(names))]
+
+
+def _inflated(stream: BinaryIO, num_params: int, expected: UpdateMetadata) -> Iterator[Int16Array]:
+    """The values of a compressed update, a block at a time; all of it is right only once the last one has come."""
+    header, _ = _read_header(stream)
+    length = _compressed_length(header, num_params)
+    _check_labels(header.get("__metadata__"), _labels(COMPRESSED_FORMAT, expected))
+    yield from inflate_values(stream, length, num_params)
+    if stream.read(1):
+        raise PayloadTooLarge("the payload goes on after its values", expected=length)
+
+
+def _compressed_length(header: Mapping[str, Any], num_params: int) -> int:
+    if _PLAIN in header:
+        raise PayloadFormMismatch("the payload is plain, and the task's are compressed")
+    entry = header.get(_COMPRESSED)
+    if set(header) != {"__metadata__", _COMPRESSED} or not isinstance(entry, dict):
+        raise PayloadError(f"the payload does not hold just {_COMPRESSED}", tensors=sorted(header)[:5])
+    shape = entry.get("shape")
+    length = shape[0] if isinstance(shape, list) and shape and type(shape[0]) is int else 0
+    limit = max_compressed_bytes(num_params)
+    if length > limit:
+        raise PayloadTooLarge(f"the payload claims {length} compressed bytes", claimed=length, limit=limit)
+    _check_tensor(entry, _entry("U8", [max(0, length)], 0, max(0, length)))
+    return length
+
+
+def _spooled(parts: Iterable[Int16Array], num_params: int) -> FileSource:
+    """The values in a file that has no name."""
+    file = cast(BinaryIO, tempfile.TemporaryFile(prefix="chainfl-"))  # noqa: SIM115  # the source keeps it
+    try:
+        _write_values(file, parts)
+        file.flush()
+    except OSError as error:
+        file.close()
+        raise StoreFull(f"cannot inflate an update into {tempfile.gettempdir()}: {error}") from error
+    except BaseException:
+        file.close()
+        raise
+    return FileSource(file, 0, num_params, np.dtype(np.int16))
 
 
 def _ends_early(expected: int) -> PayloadTruncated:
@@ -287,6 +378,8 @@ def _read_header(stream: BinaryIO) -> tuple[dict[str, Any], int]:
 
 
 def _check_tensors(header: Mapping[str, Any], names: Sequence[str], dtype: type[np.generic], num_params: int) -> None:
+    if _COMPRESSED in header:
+        raise PayloadFormMismatch("the payload is compressed, and the task's are plain")
     if set(header) != {"__metadata__", *names} or not all(isinstance(header[name], dict) for name in names):
         raise PayloadError(f"the payload does not hold just {', '.join(names)}", tensors=sorted(header)[:5])
     for name, expected in _entries(names, dtype, num_params).items():

@@ -30,19 +30,20 @@ from chainfl.storage.port import BlobStore
 from chainfl.tasks.cids import cid_text
 from chainfl.tasks.spec import MAX_SPEC_BYTES, TaskSpec, parse, spec_cid
 from chainfl.tasks.state import CidOnChain, Format, RevealedUpdate, TaskView
-from chainfl.types import Address, Root, TaskId
+from chainfl.types import Address, Compression, Root, TaskId
 from chainfl.validation.checks import verify_update
 
 
 @dataclass(frozen=True, slots=True)
 class TaskScope:
-    """What every payload of a task is bound to."""
+    """What every payload of a task is bound to, and the form that its updates have."""
 
     chain_id: int
     coordinator: Address
     task_id: TaskId
     format: Format
     layout_hash: bytes
+    compression: Compression = "none"
 
     def update_metadata(self, round_number: int, worker: Address, base_root: Root) -> UpdateMetadata:
         """The binding of one worker's update of one round."""
@@ -96,8 +97,9 @@ def fetch_update(
     """One revealed update after every check. returns: (P,) int16. Raises StorageError or PayloadError."""
     num_params = scope.format.num_params
     return verify_update(
-        store.get_bytes(cid_text(revealed.cid), max_bytes=max_update_bytes(num_params)),
+        store.get_bytes(cid_text(revealed.cid), max_bytes=max_update_bytes(num_params, scope.compression)),
         num_params=num_params,
+        compression=scope.compression,
         chunk_params=scope.format.chunk_params,
         binding=scope.update_metadata(round_number, revealed.worker, base_root),
         commitment=UpdateCommitment(revealed.root, revealed.squared_norm),
@@ -124,10 +126,13 @@ def spool_update(
     binding = scope.update_metadata(round_number, revealed.worker, base_root)
     with ExitStack() as on_failure, tempfile.TemporaryDirectory(prefix="chainfl-") as folder:
         path = Path(folder) / "update"
-        store.get_file(cid_text(revealed.cid), path, max_bytes=max_update_bytes(num_params))
+        store.get_file(cid_text(revealed.cid), path, max_bytes=max_update_bytes(num_params, scope.compression))
         file = on_failure.enter_context(path.open("rb"))
-        source = open_update(file, num_params=num_params, expected=binding, in_range=in_range)
+        source = open_update(
+            file, num_params=num_params, expected=binding, in_range=in_range, compression=scope.compression
+        )
         if rooted:
             check_update_root(source, scope.format.chunk_params, UpdateCommitment(revealed.root, revealed.squared_norm))
-        on_failure.pop_all()
+        if source.file is file:
+            on_failure.pop_all()
     return source

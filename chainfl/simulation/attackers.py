@@ -20,9 +20,13 @@ from chainfl.agents.actions import Action, Wait
 from chainfl.agents.aggregator import Aggregator
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext
+from chainfl.agents.evidence import Evidence
 from chainfl.agents.player import Player
+from chainfl.agents.ports import SendResult
 from chainfl.agents.worker import TrainedUpdate, Worker, WorkerMemory
-from chainfl.encoding.arrays import Float32Array, Int16Array
+from chainfl.disputes.games import nodes_below
+from chainfl.disputes.openings import CommittedVector
+from chainfl.encoding.arrays import AnyArray, Float32Array, Int16Array
 from chainfl.encoding.chunk_tree import (
     Level,
     Tree,
@@ -31,14 +35,15 @@ from chainfl.encoding.chunk_tree import (
     build_tree,
     model_root,
     update_root,
+    vector_root,
 )
 from chainfl.encoding.fixed_point import UPDATE_LIMIT, dequantize_model
-from chainfl.errors import UsageError
+from chainfl.errors import NodeBehind, UsageError
 from chainfl.registry.material import fetch_update
 from chainfl.registry.replay import ReplayedRound
 from chainfl.simulation.attacks import FROM_ROUND
 from chainfl.storage.unixfs import cid_of
-from chainfl.tasks.state import Format, Phase, Snapshot
+from chainfl.tasks.state import Format, Game, Phase, Snapshot, Target
 from chainfl.types import Cid
 
 # --- aggregators ---------------------------------------------------------------------------------
@@ -55,14 +60,64 @@ class WrongAggregator(Aggregator):
         """Once in its life: its bond is gone afterwards."""
         return snapshot.round.round >= FROM_ROUND and not self._has_cheated
 
+    def forge(self, snapshot: Snapshot, replayed: ReplayedRound) -> ReplayedRound:
+        """What it posts instead of the honest result."""
+        model = _with_one_changed(replayed.model)
+        return replace(replayed, model=model, root=model_root(model, self.context.scope.format.chunk_params))
+
     def _replay(self, snapshot: Snapshot) -> ReplayedRound:
         replayed = super()._replay(snapshot)
         if not self.cheats(snapshot):
             return replayed
         self._has_cheated = True
-        model = replayed.model.copy()
-        model[len(model) // 2] ^= 1 << 10
-        return replace(replayed, model=model, root=model_root(model, self.context.scope.format.chunk_params))
+        return self.forge(snapshot, replayed)
+
+
+class WrongStateAggregator(WrongAggregator):
+    """The same with the server's state, in a task with momentum. The model is right."""
+
+    def forge(self, snapshot: Snapshot, replayed: ReplayedRound) -> ReplayedRound:
+        """One coordinate of the state changed. Raises UsageError in a task without one."""
+        if replayed.state is None:
+            raise UsageError("the task has no momentum, so there is no state to change")
+        state = _with_one_changed(replayed.state)
+        root = vector_root(state, self.context.scope.format.chunk_params, VectorKind.STATE)
+        return replace(replayed, state=state, state_root=root)
+
+
+class WrongGroupAggregator(WrongAggregator):
+    """The same with the sum of the first group, which nobody publishes. It answers the game about it from its own."""
+
+    def __init__(self, context: AgentContext) -> None:
+        super().__init__(context)
+        self._lie: CommittedVector | None = None
+
+    def forge(self, snapshot: Snapshot, replayed: ReplayedRound) -> ReplayedRound:
+        """Another root for the first group; model and state are right. Raises UsageError where there are no groups."""
+        if not replayed.group_roots:
+            raise UsageError("no more updates were accepted than one group takes")
+        evidence, form = Evidence(self.context), self.context.scope.format
+        evidence.enter(snapshot.round)
+        if evidence.recompute(snapshot.round):
+            raise NodeBehind("an accepted update cannot be fetched any more")
+        sums = evidence.vector(Target.GROUP, 0).source.read(0, form.num_params)
+        self._lie = CommittedVector.of(_with_one_changed(sums), form, VectorKind.GROUP_SUM)
+        return replace(replayed, group_roots=(self._lie.root, *replayed.group_roots[1:]))
+
+    def _answer(self, snapshot: Snapshot) -> SendResult | None:
+        question = self._question(snapshot)
+        if self._lie is None or question is None:
+            return super()._answer(snapshot)
+        (number, game), chain = question, self.context.chain
+        if game.height > 0:
+            return chain.answer_nodes(snapshot.task_id, number, nodes_below(self._lie.tree, game.height, game.index))
+        return chain.answer_chunk(snapshot.task_id, number, self._lie.chunk(game.index))
+
+
+def _with_one_changed(values: AnyArray) -> AnyArray:
+    changed = values.copy()
+    changed[len(changed) // 2] ^= 1 << 10
+    return changed
 
 
 class WithholdingAggregator(WrongAggregator):
@@ -76,6 +131,9 @@ class WithholdingAggregator(WrongAggregator):
             super()._prepare(snapshot)
         finally:
             self.context = context
+
+    def _question(self, snapshot: Snapshot) -> tuple[int, Game] | None:
+        return None if self._has_cheated else super()._question(snapshot)
 
 
 class _SilentContext(AgentContext):
@@ -210,6 +268,13 @@ ATTACKERS: Mapping[str, type[Player]] = {
     "copy": CopyingWorker,
     "free-ride": FreeRidingWorker,
 }
+"""Of the attacks that the demo stages, by their names."""
+
+VARIANTS: Mapping[str, type[Player]] = {
+    "wrong-state": WrongStateAggregator,
+    "wrong-group": WrongGroupAggregator,
+}
+"""Of attacks on tasks that the demo does not have: with momentum, with groups."""
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
@@ -220,9 +285,10 @@ def run(name: str, arguments: Sequence[str]) -> int:
     """
     from chainfl.cli import main as command_line
 
-    if name not in ATTACKERS:
-        raise UsageError(f"there is no attacker {name!r}; there are {', '.join(ATTACKERS)}")
-    attacker = ATTACKERS[name]
+    known = {**ATTACKERS, **VARIANTS}
+    if name not in known:
+        raise UsageError(f"there is no attacker {name!r}; there are {', '.join(known)}")
+    attacker = known[name]
     place, honest = (worker, "Worker") if issubclass(attacker, Worker) else (wiring, "Aggregator")
     setattr(place, honest, attacker)
     return command_line.run(arguments)

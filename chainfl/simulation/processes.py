@@ -18,7 +18,7 @@ from chainfl.errors import ChainflError
 class ParticipantFailed(ChainflError):
     """A process of the demo ended on its own, with an error."""
 
-    exit_code = 75
+    exit_code = 79
     hint_template = "Its log is {log}."
 
 

@@ -186,8 +186,9 @@ def _outcomes(stage: Stage) -> list[str]:
 
 def scope_of(stage: Stage) -> TaskScope:
     """What the task's payloads are bound to."""
-    layout = bytes.fromhex(stage.spec.layout.hash)
-    return TaskScope(stage.deployment.chain_id, stage.deployment.coordinator, stage.task_id, stage.spec.format, layout)
+    deployment, spec = stage.deployment, stage.spec
+    layout_hash, compression = bytes.fromhex(spec.layout.hash), spec.payload.compression
+    return TaskScope(deployment.chain_id, deployment.coordinator, stage.task_id, spec.format, layout_hash, compression)
 
 
 def _genesis(stage: Stage) -> Int32Array:

@@ -1,21 +1,32 @@
 """The same store over a running Kubo daemon. Why through `ipfshttpclient`, and how: docs/decisions/002-kubo-client.md.
 
 The daemon keeps and transports blocks; it is trusted with neither CIDs nor content. What is added is hashed here
-while it is sent, and the daemon's CID has to be the same. What is read comes block by block, each verified.
+while it is sent, and the daemon's CID has to be the same. What is read comes block by block, each verified; several
+are under way at once, so that they come from several peers.
+
+Published means pinned, and pinned means that the daemon was asked and said so: its answer to an `add` names the CID
+before it pins, and what fails after that stands in a trailer that no client here reads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
+import re
+import threading
 import urllib.parse
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final
 
 import ipfshttpclient
+import ipfshttpclient.http_common
 import urllib3.exceptions
 
 from chainfl.errors import (
@@ -27,16 +38,35 @@ from chainfl.errors import (
     StoreFull,
     StoreReadOnly,
     StoreUnreachable,
+    StoreUnsupported,
 )
 from chainfl.storage.cid import cid_to_bytes
 from chainfl.storage.files import PIECE_BYTES, open_source, pending_file, reading, remove_orphans, writing
+from chainfl.storage.http import HttpClient, Limits
+from chainfl.storage.readahead import ReadAhead
 from chainfl.storage.unixfs import MAX_BLOCK_BYTES, UNIXFS_V1_2025, CidBuilder, read_dag
 from chainfl.types import Cid
+
+Version = tuple[int, int, int]
+NEEDED_VERSION: Final = (0, 35, 0)
+"""The first Kubo whose `add` takes `max-file-links`; an older one ignores it, and large files get other CIDs."""
+OLDEST_TESTED: Final = (0, 41, 0)
+NEWEST_TESTED: Final = (0, 42, 0)
+"""The range that the integration tests ran against; the decision record says with what outcome."""
+
+FETCHES_AT_ONCE: Final = 8
+WINDOW_BLOCKS: Final = 16
+"""Blocks that are fetched ahead of the reader: 16 MiB at most."""
 
 _CONNECT_TIMEOUT_S: Final = 5
 _ANSWER_TIMEOUT_S: Final = 120
 _FETCH_TIMEOUT_S: Final = 30
 """How long the daemon may look for one block among its peers."""
+_PIN_TIMEOUT_S: Final = 600
+"""How long the daemon may fetch what it is told to pin."""
+_DIAL_TIMEOUT_S: Final = 15
+_MAX_ANSWER_BYTES: Final = 1 << 16
+_SHOWN_BYTES: Final = 200
 
 # Every parameter that decides a CID, since the daemon's own `Import` configuration decides those left out.
 _ADD: Final[dict[str, Any]] = {
@@ -51,49 +81,75 @@ _ADD: Final[dict[str, Any]] = {
 }
 _ADD_OPTIONS: Final = {"hash": "sha2-256", "max-file-links": str(UNIXFS_V1_2025.max_links), "inline": "false"}
 
+
+class _NotPinned(StorageError):
+    pass
+
+
+class _Offline(StorageError):
+    pass
+
+
 # A daemon's errors are text; these are Go's own words for the system's error numbers, and Kubo's for a missing block.
 _SAID: Final[tuple[tuple[str, type[StorageError]], ...]] = (
     ("no space left on device", StoreFull),
     ("disk quota exceeded", StoreFull),
+    ("file too large", StoreFull),
     ("read-only file system", StoreReadOnly),
     ("permission denied", StoreReadOnly),
+    ("different hash than requested", CidMismatch),  # it checks what it reads where `Datastore.HashOnRead` says so
+    ("not pinned", _NotPinned),
+    ("run in online mode", _Offline),
     ("could not find", BlobNotFound),
     ("not found", BlobNotFound),
     ("deadline exceeded", BlobNotFound),
 )
 
 
-class KuboStore:
-    """A BlobStore in the Kubo daemon at `api`, a multiaddr (/ip4/127.0.0.1/tcp/5001) or an http:// address.
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another node that the daemon is connected to. round_trip_s: None before the daemon has measured it."""
 
-    Everything added is pinned. Raises ConfigError for a malformed address, StoreUnreachable if nobody answers there.
+    address: str
+    round_trip_s: float | None
+
+
+class KuboStore:
+    """A BlobStore and FarStore in the Kubo daemon at `api`, a multiaddr (/ip4/127.0.0.1/tcp/5001) or an http:// URL.
+
+    Everything added is pinned when the put returns. Raises ConfigError for a malformed address, StoreUnreachable if
+    nobody answers there, StoreUnsupported for a daemon before NEEDED_VERSION.
     """
 
     def __init__(self, api: str) -> None:
         _silence_known_warnings()
         self._api = api
+        self._address = _multiaddr(api)
+        # Readers share these turns, and so the connections that the client keeps; more would be opened and thrown away.
+        self._turns = threading.BoundedSemaphore(FETCHES_AT_ONCE)
         try:
             # Not connect(): that refuses every daemon newer than 0.8.0.
             self._client = ipfshttpclient.Client(
-                _multiaddr(api),
+                self._address,
                 chunk_size=PIECE_BYTES,
                 session=True,
                 timeout=(_CONNECT_TIMEOUT_S, _ANSWER_TIMEOUT_S),
             )
         except ipfshttpclient.exceptions.AddressError as error:
             raise ConfigError(f"`kubo_api` is no address of a daemon: {api!r}") from error
-        self._version()
+        _refuse_too_old(self.version())
 
     def put_bytes(self, data: bytes) -> Cid:
-        return self._add(_HashedStream(io.BytesIO(data)))
+        with _HashedStream(io.BytesIO(data)) as stream:
+            return self._add(stream)
 
     def put_file(self, path: Path) -> Cid:
-        with open_source(path) as source:
-            return self._add(_HashedStream(source, path))
+        with open_source(path) as source, _HashedStream(source, path) as stream:
+            return self._add(stream)
 
     def get_bytes(self, cid: Cid, *, max_bytes: int) -> bytes:
         out = io.BytesIO()
-        for leaf in read_dag(cid, self._fetch, max_bytes=max_bytes):
+        for leaf in self._leaves(cid, max_bytes):
             out.write(leaf)
         return out.getvalue()
 
@@ -102,9 +158,14 @@ class KuboStore:
         with writing(folder):
             remove_orphans(folder, prefix)
             with pending_file(folder, prefix) as pending:
-                for leaf in read_dag(cid, self._fetch, max_bytes=max_bytes):
+                for leaf in self._leaves(cid, max_bytes):
                     pending.write(leaf)
                 pending.publish(target)
+
+    def prefetch(self, cid: Cid, *, max_bytes: int) -> None:
+        if not self.has(cid):
+            for _ in self._leaves(cid, max_bytes):
+                pass  # the daemon keeps what it fetched, until its garbage collection
 
     def has(self, cid: Cid) -> bool:
         cid_to_bytes(cid)
@@ -115,25 +176,87 @@ class KuboStore:
             return False
         return bool(stat.get("Local"))  # left out when a block below is missing
 
-    def describe(self) -> str:
-        return f"Kubo {self._version()} at {self._api}"
+    def drop(self, cid: Cid) -> None:
+        cid_to_bytes(cid)
+        with contextlib.suppress(_NotPinned), self._translated(cid):
+            self._client.pin.rm(cid)
 
-    def _version(self) -> str:
+    def describe(self) -> str:
+        return f"Kubo {self.version()} at {self._api}"
+
+    # --- what only a daemon has --------------------------------------------------------------------
+
+    def pin(self, cid: Cid, *, timeout_s: int = _PIN_TIMEOUT_S) -> None:
+        """Keeps the content, which the daemon fetches from its peers if it has to. Raises BlobNotFound in time."""
+        cid_to_bytes(cid)
+        limits = (_CONNECT_TIMEOUT_S, timeout_s + _ANSWER_TIMEOUT_S)
+        with self._translated(cid):
+            self._client.pin.add(cid, opts={"timeout": f"{timeout_s}s"}, timeout=limits)
+
+    def is_pinned(self, cid: Cid) -> bool:
+        """Whether the daemon keeps all of the content."""
+        cid_to_bytes(cid)
+        try:
+            with self._translated(cid):
+                return cid in self._client.pin.ls(cid, type="recursive")["Keys"]
+        except _NotPinned:
+            return False
+
+    def count_pins(self) -> int:
+        """How many contents the daemon keeps."""
+        with self._translated():
+            return len(self._client.pin.ls(type="recursive")["Keys"])
+
+    def version(self) -> str:
+        """The daemon's, as it says it."""
         with self._translated():
             return str(self._client.version()["Version"])
 
+    def addresses(self) -> tuple[str, ...]:
+        """Multiaddresses, with its peer id, under which other nodes reach this one; none while it is offline."""
+        with self._translated():
+            return tuple(self._client.id()["Addresses"] or ())
+
+    def peers(self) -> tuple[Peer, ...]:
+        """The nodes that the daemon is connected to; none while it is offline."""
+        try:
+            with self._translated():
+                found = self._client.swarm.peers(opts={"latency": "true"})["Peers"] or ()
+        except _Offline:
+            return ()
+        return tuple(Peer(f"{one['Addr']}/p2p/{one['Peer']}", _seconds(one["Latency"])) for one in found)
+
+    def connect(self, address: str) -> None:
+        """Connects the daemon to another node. address: a multiaddress with a peer id. Raises StoreUnreachable."""
+        # Not the client's `swarm.connect`: it sends every character of the address as one more address.
+        base, _, _, _ = ipfshttpclient.http_common.multiaddr_to_url_data(self._address, "api/v0")
+        url = f"{base}swarm/connect?{urllib.parse.urlencode({'arg': address})}"
+        limits = Limits(_CONNECT_TIMEOUT_S, _DIAL_TIMEOUT_S, _DIAL_TIMEOUT_S)
+        with HttpClient([base]).post(url, max_bytes=_MAX_ANSWER_BYTES, limits=limits) as answer:
+            if answer.status != 200:
+                raise StoreUnreachable(f"the daemon at {self._api} cannot connect to {address}: {_said(answer.body())}")
+
+    # --- internals ---------------------------------------------------------------------------------
+
     def _add(self, stream: _HashedStream) -> Cid:
         with self._translated():
+            # `pin` in the same request: the daemon holds off its garbage collection from the first block on.
             found = self._client.add(stream, **_ADD, opts=dict(_ADD_OPTIONS))["Hash"]
-        cid = stream.builder.finish()
+        cid = stream.cid()
         if found != cid:
             raise CidMismatch(f"the daemon stored {found} for content whose CID is {cid}", cid=cid, found=found)
+        if not self.is_pinned(cid):
+            self.pin(cid)  # says why it could not
         return cid
+
+    def _leaves(self, cid: Cid, max_bytes: int) -> Iterator[bytes]:
+        with ReadAhead(self._fetch, workers=FETCHES_AT_ONCE, window=WINDOW_BLOCKS) as ahead:
+            yield from read_dag(cid, ahead.fetch, max_bytes=max_bytes, expect=ahead.expect)
 
     def _fetch(self, cid: Cid) -> bytes:
         block = bytearray()
         options = {"timeout": f"{_FETCH_TIMEOUT_S}s"}
-        with self._translated(cid), self._client.block.get(cid, stream=True, opts=options) as parts:
+        with self._turns, self._translated(cid), self._client.block.get(cid, stream=True, opts=options) as parts:
             for part in parts:
                 block += part
                 if len(block) > MAX_BLOCK_BYTES:
@@ -156,18 +279,83 @@ class KuboStore:
 
 
 class _HashedStream:
-    """A file for the client to read, whose CID is known once it was. It has no name, so that no path is sent along."""
+    """A file for the client to read, whose CID is known once it was. It has no name, so that no path is sent along.
+
+    Each piece is hashed while it is sent, in a thread beside: together they would take as long as both.
+    """
 
     def __init__(self, source: io.BytesIO | FileIO, path: Path | None = None) -> None:
-        self.builder = CidBuilder()
         self._source = source
         self._path = path or Path("memory")
+        self._builder = CidBuilder()
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._hashed: Future[None] | None = None
+
+    def __enter__(self) -> _HashedStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._beside.shutdown()
 
     def read(self, size: int) -> bytes:
         with reading(self._path):
             data = self._source.read(size) or b""
-        self.builder.update(data)
+        self._await()
+        self._hashed = self._beside.submit(self._builder.update, data)
         return data
+
+    def cid(self) -> Cid:
+        """Of all that was read. Ends the stream."""
+        self._await()
+        return self._builder.finish()
+
+    def _await(self) -> None:
+        if self._hashed:
+            self._hashed.result()
+
+
+def untested(version: str) -> str:
+    """What to tell about a daemon outside of the tested range; empty inside of it."""
+    if OLDEST_TESTED <= _numbers(version) <= NEWEST_TESTED:
+        return ""
+    oldest, newest = (".".join(map(str, each)) for each in (OLDEST_TESTED, NEWEST_TESTED))
+    return f"tested with Kubo {oldest} to {newest}; {version} will most likely work too"
+
+
+def _refuse_too_old(version: str) -> None:
+    if (0, 0, 0) < _numbers(version) < NEEDED_VERSION:
+        needed = ".".join(map(str, NEEDED_VERSION))
+        raise StoreUnsupported(f"Kubo {version} cannot add files with 1,024 links a node", needed=needed)
+
+
+def _numbers(version: str) -> Version:
+    """The three numbers of a version; zeros for a text that has none."""
+    match = re.match(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})", version, re.ASCII)
+    return (int(match[1]), int(match[2]), int(match[3])) if match else (0, 0, 0)
+
+
+_UNITS_S: Final = {"ns": 1e-9, "µs": 1e-6, "μs": 1e-6, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION: Final = re.compile(r"([0-9.]{1,20})(ns|µs|μs|us|ms|s|m|h)")
+
+
+def _seconds(duration: str) -> float | None:
+    """A duration as Go writes it (1m2.5s, 350.1µs); None for anything else, such as n/a."""
+    parts = _DURATION.findall(duration)
+    if not parts or "".join(map("".join, parts)) != duration:
+        return None
+    with contextlib.suppress(ValueError):
+        return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    return None
+
+
+def _said(body: bytes) -> str:
+    """The message in the daemon's answer; the answer itself where it is not the JSON that it should be."""
+    try:
+        return str(json.loads(body)["Message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:_SHOWN_BYTES].decode("utf-8", "replace")
 
 
 def _multiaddr(api: str) -> str:

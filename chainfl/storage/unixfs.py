@@ -176,17 +176,41 @@ def read_dag(
     MalformedDag for blocks that are not the tree of a file, and what `fetch` raises.
     """
     block = _verified(root, fetch)
-    if codec_of(root) == RAW:
-        size = len(block)
-        if size > layout.chunk_bytes:
-            raise MalformedDag(f"a leaf of {size} bytes is larger than a chunk: {root}", cid=root)
-    else:
-        size = _claimed_size(root, block)
-        if size <= layout.chunk_bytes:
-            raise MalformedDag(f"a tree over {size} bytes, which fit into one leaf: {root}", cid=root)
+    size = _stated_size(root, block, layout)
     if size > max_bytes:
         raise PayloadTooLarge(f"{root} has {size} bytes, at most {max_bytes} are allowed", size=size, limit=max_bytes)
     yield from _walk(root, block, size, layout.height(size), _Source(fetch, expect), layout)
+
+
+def block_cids(root: Cid, fetch: Fetch, *, layout: Layout = UNIXFS_V1_2025) -> Iterator[Cid]:
+    """The CIDs of all blocks of a file in the order in which `read_dag` asks for them. Fetches the nodes alone.
+
+    Raises what `read_dag` raises for a node, PayloadTooLarge apart.
+    """
+    yield root
+    if codec_of(root) == DAG_PB:
+        block = _verified(root, fetch)
+        size = _stated_size(root, block, layout)
+        yield from _cids_below(root, block, size, layout.height(size), fetch, layout)
+
+
+def _cids_below(cid: Cid, block: bytes, size: int, height: int, fetch: Fetch, layout: Layout) -> Iterator[Cid]:
+    for child, child_size in _children(cid, block, size, height, layout):
+        yield child
+        if height > 1:
+            yield from _cids_below(child, _verified(child, fetch), child_size, height - 1, fetch, layout)
+
+
+def _stated_size(root: Cid, block: bytes, layout: Layout) -> int:
+    """The file size that a root block states, if a file of that size has such a root."""
+    if codec_of(root) == RAW:
+        if len(block) > layout.chunk_bytes:
+            raise MalformedDag(f"a leaf of {len(block)} bytes is larger than a chunk: {root}", cid=root)
+        return len(block)
+    size = _claimed_size(root, block)
+    if size <= layout.chunk_bytes:
+        raise MalformedDag(f"a tree over {size} bytes, which fit into one leaf: {root}", cid=root)
+    return size
 
 
 class _Source(NamedTuple):
@@ -201,6 +225,15 @@ def _walk(cid: Cid, block: bytes, size: int, height: int, source: _Source, layou
             raise MalformedDag(f"a leaf has {len(block)} bytes where its parent says {size}: {cid}", cid=cid)
         yield block
         return
+    children = _children(cid, block, size, height, layout)
+    if source.expect:
+        source.expect([child for child, _ in children])
+    for child, child_size in children:
+        yield from _walk(child, _verified(child, source.fetch), child_size, height - 1, source, layout)
+
+
+def _children(cid: Cid, block: bytes, size: int, height: int, layout: Layout) -> list[tuple[Cid, int]]:
+    """The children of a node at `height` >= 1 that covers `size` bytes, and how many of these each covers."""
     sizes = layout.child_sizes(size, height)
     children = _child_cids(cid, block, len(sizes))
     links = [Link(c, s, _dag_size(s, height - 1, layout)) for c, s in zip(children, sizes, strict=True)]
@@ -208,14 +241,11 @@ def _walk(cid: Cid, block: bytes, size: int, height: int, source: _Source, layou
     if encode_node(links) != block:
         raise MalformedDag(f"not the node of a file of {size} bytes under unixfs-v1-2025: {cid}", cid=cid)
     codec = RAW if height == 1 else DAG_PB
-    below = [cid_from_bytes(link.cid) for link in links]
-    for child in below:
+    below = [(cid_from_bytes(link.cid), link.size) for link in links]
+    for child, _ in below:
         if codec_of(child) != codec:
             raise MalformedDag(f"a child with another codec than its level's: {child}", cid=child)
-    if source.expect:
-        source.expect(below)
-    for child, link in zip(below, links, strict=True):
-        yield from _walk(child, _verified(child, source.fetch), link.size, height - 1, source, layout)
+    return below
 
 
 def _verified(cid: Cid, fetch: Fetch) -> bytes:

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
@@ -22,7 +22,7 @@ from chainfl.tasks.rules import problems_of
 from chainfl.tasks.state import ZERO_ROOT, Bounds, Economics, Format, TaskParams, TaskView, Windows
 from chainfl.tasks.training_rules import training_problems
 from chainfl.tasks.validation_rules import validation_problems
-from chainfl.types import Address, Cid, Root, Wei
+from chainfl.types import Address, Cid, Compression, Root, Wei
 
 MAX_SPEC_BYTES = 1 << 20
 TOKEN = 10**18
@@ -68,6 +68,15 @@ Count = Annotated[int, Field(ge=1, le=1 << 40)]
 class _Strict(BaseModel):
     # Text that a rule forgets must not be able to hold what the next reader takes for something else.
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
+
+    left_out_by_default: ClassVar[frozenset[str]] = frozenset()
+    """Fields that a specification has only when they say something: what was written before them keeps its hash."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        silent = {name for name in self.left_out_by_default if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in handler(self).items() if name not in silent}
 
 
 class RegisteredModel(_Strict):
@@ -150,13 +159,25 @@ _LATER_TRAINING_FIELDS = ("proximal_mu", "alpha", "local_epochs", "optimizer", "
 
 
 class DatasetEntry(_Strict):
-    """What the data are, for people and for a shape check; the data themselves stay with their owners."""
+    """What the data are, for people and for a shape check; the data themselves stay with their owners.
+
+    description_cid: of a published set (`chainfl data publish`), whose shards are there for the workers to take.
+    """
+
+    left_out_by_default = frozenset({"description_cid"})
 
     name: Name
     description: Text = ""
     licence: Annotated[str, Field(max_length=128)] = ""
     input_shape: Annotated[list[Annotated[int, Field(ge=1, le=1 << 24)]], Field(min_length=1, max_length=8)]
     num_classes: Annotated[int, Field(ge=2, le=1 << 20)]
+    description_cid: CidText | None = None
+
+
+class PayloadEntry(_Strict):
+    """The form of the updates' files. compression: `deflate` where bytes are dearer than a little time."""
+
+    compression: Compression = "none"
 
 
 class ValidationEntry(_Strict):
@@ -216,6 +237,8 @@ class GenesisEntry(_Strict):
 class TaskSpec(_Strict):
     """A task as its requester published it. Make one with `parse`, or with `build` for one's own."""
 
+    left_out_by_default = frozenset({"payload"})
+
     version: Literal[1] = 1
     name: Name
     description: Text = ""
@@ -228,6 +251,7 @@ class TaskSpec(_Strict):
     training: TrainingEntry
     dataset: DatasetEntry
     privacy: None = None
+    payload: PayloadEntry = PayloadEntry()
     validation: ValidationEntry = ValidationEntry()
     rounds: Annotated[int, Field(ge=1, le=65_533)]
     enrolment_end: Annotated[int, Field(ge=1, lt=1 << 40)]
@@ -393,6 +417,11 @@ def _problems(spec: TaskSpec) -> Iterator[str]:
         except InvalidCid as error:
             broken = True
             yield f"{what}: {error}"
+    if spec.dataset.description_cid is not None:
+        try:
+            parse_cid(spec.dataset.description_cid)
+        except InvalidCid as error:
+            yield f"dataset.description_cid: {error}"
     if not broken:
         yield from problems_of(spec.to_params())
     yield from _layout_problems(spec)

@@ -8,6 +8,7 @@ from chainfl.encoding.arrays import Int16Array
 from chainfl.encoding.chunk_tree import UpdateCommitment, check_update_root
 from chainfl.encoding.payload import UpdateMetadata, read_update
 from chainfl.errors import PayloadError, ValueOutOfRange
+from chainfl.types import Compression
 
 
 def verify_update(
@@ -17,14 +18,15 @@ def verify_update(
     chunk_params: int,
     binding: UpdateMetadata,
     commitment: UpdateCommitment,
+    compression: Compression = "none",
 ) -> Int16Array:
     """The values of a fetched update after every check. returns: (P,) int16.
 
-    In this order: length, header, type, shape, binding (task, round, worker, base model, chain), range, and then the
-    root and the sum that were revealed on chain. Integers are finite by their type. Each failure is an error of its
-    own below PayloadError.
+    In this order: length, header, form, type, shape, binding (task, round, worker, base model, chain), range, and then
+    the root and the sum that were revealed on chain. Integers are finite by their type. Each failure is an error of
+    its own below PayloadError.
     """
-    values = read_update(payload, num_params=num_params, expected=binding)
+    values = read_update(payload, num_params=num_params, expected=binding, compression=compression)
     check_update_root(values, chunk_params, commitment)
     return values
 

@@ -14,9 +14,10 @@ from chainfl.tasks.spec import LOCAL_WINDOWS
 from chainfl.tasks.state import Outcome, Role
 
 # Phases end when everybody has acted, so long windows cost nothing, and a busy machine does not decide a test.
-PATIENT = replace(LOCAL_WINDOWS, commit=300, reveal=300, score_commit=300, score_reveal=300, slot=300)
+# A slot is what agents wait for one another by, before they do what another has left undone.
+PATIENT = replace(LOCAL_WINDOWS, commit=300, reveal=300, score_commit=300, score_reveal=300, slot=40)
 # Who deserts is waited for once in each of these.
-BRISK = replace(PATIENT, commit=45, reveal=20)
+BRISK = replace(PATIENT, commit=30, reveal=15)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.enable_socket]
 

@@ -33,6 +33,7 @@ class Round:
         self.salt = secrets.token_bytes(32)
         self.root = Root(secrets.token_bytes(32))
         self.squared_norm = 5
+        self.cid = CID
 
     def enrol(self) -> None:
         expect_sent(self.aggregator.enrol(self.task_id, Role.AGGREGATOR, Wei(0)))
@@ -48,7 +49,7 @@ class Round:
             **self._scope(),
             worker=self.worker.account,
             root=self.root,
-            cid=CID,
+            cid=self.cid,
             squared_norm=self.squared_norm,
             num_examples=100,
             salt=self.salt,
@@ -56,7 +57,7 @@ class Round:
         return expect_sent(self.worker.commit_update(self.task_id, 1, commitment))
 
     def reveal(self) -> object:
-        return self.worker.reveal_update(self.task_id, 1, self.root, CID, self.squared_norm, 100, self.salt)
+        return self.worker.reveal_update(self.task_id, 1, self.root, self.cid, self.squared_norm, 100, self.salt)
 
     def score(self) -> None:
         votes = pack_votes([Vote(10_000, 10_000)])

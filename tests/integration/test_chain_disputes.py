@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 from anvil import LocalChain, expect_sent, task_params
+from dispute_rounds import lying_vector
 from rounds import CID, CLAIM, Round
 
+from chainfl.agents.context import AgentContext
+from chainfl.agents.events import AgentReport, EventLog
+from chainfl.agents.journal import Journal
 from chainfl.agents.ports import WouldRevert
+from chainfl.agents.watcher import Watcher
+from chainfl.chain.deployment import TOKEN
 from chainfl.chain.networks import LOCAL
 from chainfl.disputes.games import nodes_below, pointer
 from chainfl.disputes.openings import CommittedVector, update_opening
-from chainfl.encoding.chunk_tree import VectorKind, update_root
+from chainfl.encoding.chunk_tree import VectorKind
+from chainfl.encoding.payload import write_update
 from chainfl.errors import AlreadyDone, NotEligible, ProofRefused, UnexpectedPhase
+from chainfl.registry.material import TaskScope
+from chainfl.storage.embedded import EmbeddedStore
+from chainfl.storage.port import BlobStore
+from chainfl.tasks.cids import cid_on_chain
 from chainfl.tasks.commitments import challenge_commitment, proof_commitment, proof_hash_of
+from chainfl.tasks.spec import DEFAULT_ECONOMICS
 from chainfl.tasks.state import (
     ZERO_ADDRESS,
     ZERO_ROOT,
@@ -37,15 +53,34 @@ SALT = bytes([5]) * 32
 
 
 class Disputed(Round):
-    """A round whose update is a real one, and a stranger with money who disputes it."""
+    """A round whose update is a real one, and a stranger with money who disputes it.
 
-    def __init__(self, chain: LocalChain, **changes: object) -> None:
+    lies: where the update's tree is off, (height, index) → by how much. store: where the update is published.
+    """
+
+    def __init__(
+        self,
+        chain: LocalChain,
+        lies: Mapping[tuple[int, int], int] = MappingProxyType({}),
+        store: BlobStore | None = None,
+        **changes: object,
+    ) -> None:
+        params = task_params(chain, **{"windows": LONG, **changes})
         super().__init__(chain, **{"windows": LONG, **changes})
-        self.form = task_params(chain).format
+        self.form = params.format
         self.update = np.arange(self.form.num_params, dtype=np.int16)
-        commitment = update_root(self.update, self.form.chunk_params)
-        self.root, self.squared_norm = commitment.root, commitment.sum_of_squares
+        self.committed = lying_vector(self.update, self.form, lies)
+        self.root, self.squared_norm = (
+            self.committed.root,
+            self.committed.tree.node(self.committed.tree.shape.depth, 0)[1],
+        )
         self.challenger = chain.operator(stake=1_000)
+        self.scope = TaskScope(31_337, self.worker.coordinator, self.task_id, self.form, bytes(32))
+        if store is not None:
+            payload = io.BytesIO()
+            metadata = self.scope.update_metadata(1, self.worker.account, params.genesis_root)
+            write_update(payload, self.update, metadata)
+            self.cid = cid_on_chain(store.put_bytes(payload.getvalue()))
         self.enrol()
         self.commit()
         expect_sent(self.reveal())
@@ -70,7 +105,43 @@ def test_demand__early__is_seen_answered_and_paid(chain: LocalChain):
     assert isinstance(wrong.error, ProofRefused)
     expect_sent(game.worker.answer_demand(game.task_id, 1, 0, 2, update_opening(game.update, game.form, 2)))
     assert game.worker.open_demands(game.task_id, 1, game.opened) == ()
+    (answer,) = game.challenger.answered_demands(game.task_id, 1, game.opened)
+    assert answer.demand == replace(demand, is_open=False)
+    assert (answer.answerer, answer.opening) == (game.worker.account, update_opening(game.update, game.form, 2))
     assert game.worker.stake_status().credit == demand.fee // 2  # the other half burns
+
+
+def test_sums_that_lie__watcher_follows_the_answers_down__the_worker_loses_all(
+    chain: LocalChain, tmp_path: Path
+) -> None:
+    store = EmbeddedStore(tmp_path / "store")
+    game = Disputed(
+        chain,
+        {(0, 3): -100, (0, 40): -100},  # two of 63 chunks, and little of either
+        store,
+        format=replace(task_params(chain).format, chunk_params=16),
+        windows=replace(LONG, score_commit=600),
+        economics=replace(DEFAULT_ECONOMICS, demand_fee=TOKEN // 100),
+    )
+    port = game.challenger
+    log, report = EventLog("watcher", Role.CHALLENGER), AgentReport(Role.CHALLENGER)
+    # The specification is for those who train: a watcher has no use for it.
+    context = AgentContext(port, store, game.scope, port.task(game.task_id), None, Journal(tmp_path), log, report)
+    watcher, asked = Watcher(context), []
+    while not (refuted := game.worker.refuted_updates(game.task_id, game.opened, 1)):
+        if watcher.step(chain.client.block()) is not None:
+            chain.advance(1)
+        for demand in game.worker.open_demands(game.task_id, 1, game.opened):
+            asked.append(demand.chunk_index)
+            opening = game.committed.stated_opening(demand.chunk_index)
+            expect_sent(game.worker.answer_demand(game.task_id, 1, 0, demand.chunk_index, opening))
+        assert len(asked) <= 7, "the tree has no more levels"
+    assert [(found.worker, found.reason) for found in refuted] == [(game.worker.account, "wrong sum")]
+    assert asked[-1] in (3, 40)
+    (slash,) = game.requester.slashes(game.task_id, game.worker.account, game.opened)
+    assert slash.amount == DEFAULT_ECONOMICS.worker_stake
+    assert port.stake_status().credit == slash.amount // 2
+    context.journal.close()
 
 
 def test_demand__early_and_unanswered__costs_the_worker_and_voids_its_weight(chain: LocalChain):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import random
+import resource
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kubo import KuboDaemon, require_ipfs_binary
+from kubo import KuboDaemon, Relay, require_ipfs_binary
 
-from chainfl.errors import BlobNotFound, MalformedDag, PayloadTooLarge, StoreUnreachable
+from chainfl.errors import BlobNotFound, CidMismatch, MalformedDag, PayloadTooLarge, StoreFull, StoreUnreachable
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.storage.factory import open_store
-from chainfl.storage.kubo import KuboStore
+from chainfl.storage.kubo import KuboStore, untested
 from chainfl.storage.unixfs import cid_of
 from chainfl.types import Cid
 
@@ -121,6 +127,34 @@ def test_describe__running_daemon__names_its_version_and_address(daemon: KuboDae
     assert store.describe() == f"Kubo {version} at {daemon.api}"
 
 
+def test_version__of_the_daemon_here__is_in_the_tested_range(store: KuboStore) -> None:
+    assert untested(store.version()) == ""
+
+
+def test_drop__pinned__goes_with_the_next_garbage_collection(daemon: KuboDaemon, store: KuboStore) -> None:
+    cid = store.put_bytes(b"dropped" + DATA)
+    pins = store.count_pins()
+    store.drop(cid)
+    store.drop(cid)
+    assert not store.is_pinned(cid)
+    assert store.count_pins() == pins - 1
+    daemon.ipfs("repo", "gc")
+    assert not store.has(cid)
+
+
+def test_pin__local_but_not_pinned_and_missing(daemon: KuboDaemon, store: KuboStore) -> None:
+    cid = store.put_bytes(b"kept again" + DATA)
+    store.drop(cid)
+    store.pin(cid)
+    assert store.is_pinned(cid)
+    with pytest.raises(BlobNotFound):
+        store.pin(MISSING, timeout_s=1)
+
+
+def test_peers_and_addresses__offline__are_none(store: KuboStore) -> None:
+    assert store.peers() == store.addresses() == ()
+
+
 def test_open_store__kubo__is_chosen_by_configuration_alone(daemon: KuboDaemon) -> None:
     host, port = daemon.api.split("/")[2::2]
     for api in (daemon.api, f"http://{host}:{port}"):
@@ -160,3 +194,212 @@ def test_store__daemon_stops_and_comes_back__is_unreachable_in_between_and_then_
         assert list(tmp_path.iterdir()) == []
         daemon.start()
         assert store.get_bytes(cid, max_bytes=len(DATA)) == DATA
+
+
+# --- faults --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fragile() -> Iterator[KuboDaemon]:
+    """A daemon that a test may kill; it comes back at the same address."""
+    with KuboDaemon(require_ipfs_binary()) as running:
+        running.listen_again_at(running.api)
+        yield running
+
+
+def unlike_any_other(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+@pytest.mark.parametrize("checks", ["false", "true"])
+def test_get__block_damaged_on_the_daemons_disk__is_a_mismatch_until_it_is_removed_and_added_again(
+    tmp_path: Path, checks: str
+) -> None:
+    data = unlike_any_other(3 * MIB)
+    with KuboDaemon(require_ipfs_binary(), {"Datastore.HashOnRead": checks}) as daemon:
+        store = KuboStore(daemon.api)
+        cid = store.put_bytes(data)
+        leaf = daemon.ipfs("refs", cid).splitlines()[1]
+        path = daemon.block_path(leaf)
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        (tmp_path / "target").write_bytes(b"as it was")
+        with pytest.raises(CidMismatch) as caught:
+            store.get_file(cid, tmp_path / "target", max_bytes=len(data))
+        assert "Remove the block" in caught.value.hint
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"as it was"]
+        store.drop(cid)
+        daemon.ipfs("block", "rm", leaf)
+        assert store.put_bytes(data) == cid
+        assert store.get_bytes(cid, max_bytes=len(data)) == data
+
+
+def test_put__daemon_dies_in_the_middle__is_unreachable_and_nothing_is_visible(
+    fragile: KuboDaemon, tmp_path: Path
+) -> None:
+    data, fifo = unlike_any_other(4 * MIB), tmp_path / "fifo"
+    os.mkfifo(fifo)
+    store = KuboStore(fragile.api)
+
+    def feed() -> None:
+        # A pipe that nobody reads any more breaks: the put has failed already.
+        with contextlib.suppress(BrokenPipeError), fifo.open("wb", buffering=0) as end:
+            end.write(data[: 2 * MIB])
+            fragile.kill()
+            end.write(data[2 * MIB :])
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    with pytest.raises(StoreUnreachable):
+        store.put_file(fifo)
+    feeder.join()
+    fragile.start()
+    assert not store.has(cid_of(data))
+    assert not store.is_pinned(cid_of(data))
+    assert store.is_pinned(store.put_bytes(data))
+
+
+def test_put__daemon_dies_between_add_and_pin__is_not_published_until_the_put_is_repeated(fragile: KuboDaemon) -> None:
+    data = unlike_any_other(2 * MIB)
+    with Relay(fragile.api) as relay:
+        # The add names its CID before it pins. This one never pins, and then the daemon is gone.
+        relay.rewrite = (b"pin=True", b"pin=False")
+        relay.at("pin/ls", lambda _: fragile.kill())
+        with pytest.raises(StoreUnreachable):
+            KuboStore(relay.api).put_bytes(data)
+    fragile.start()
+    store = KuboStore(fragile.api)
+    assert not store.is_pinned(cid_of(data))
+    assert store.is_pinned(store.put_bytes(data))
+
+
+def test_put__daemon_answers_the_add_and_does_not_pin__is_pinned_when_the_put_returns(fragile: KuboDaemon) -> None:
+    with Relay(fragile.api) as relay:
+        relay.rewrite = (b"pin=True", b"pin=False")
+        store = KuboStore(relay.api)
+        cid = store.put_bytes(DATA)
+    fragile.ipfs("repo", "gc")
+    assert KuboStore(fragile.api).get_bytes(cid, max_bytes=len(DATA)) == DATA
+
+
+def test_put__daemons_disk_full__is_store_full_and_nothing_is_visible(fragile: KuboDaemon) -> None:
+    data = unlike_any_other(3 * MIB)
+    store = KuboStore(fragile.api)
+    fragile.limit_files(MIB // 2)
+    with pytest.raises(StoreFull):
+        store.put_bytes(data)
+    assert not store.has(cid_of(data))
+    assert not store.is_pinned(cid_of(data))
+    fragile.limit_files(resource.RLIM_INFINITY)
+    assert store.is_pinned(store.put_bytes(data))
+
+
+def test_get__daemon_dies_in_the_middle__is_unreachable_and_the_target_stays(
+    fragile: KuboDaemon, tmp_path: Path
+) -> None:
+    data, target = unlike_any_other(40 * MIB), tmp_path / "target"
+    target.write_bytes(b"as it was")
+    cid = KuboStore(fragile.api).put_bytes(data)
+    with Relay(fragile.api) as relay:
+        relay.at("block/get", lambda count: fragile.kill() if count == 20 else None)
+        with pytest.raises(StoreUnreachable):
+            KuboStore(relay.api).get_file(cid, target, max_bytes=len(data))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"as it was"]
+    fragile.start()
+    KuboStore(fragile.api).get_file(cid, target, max_bytes=len(data))
+    assert target.read_bytes() == data
+
+
+# --- our own end ---------------------------------------------------------------------------------
+
+PUT_FILE = """
+import sys
+from pathlib import Path
+from chainfl.storage.kubo import KuboStore
+KuboStore(sys.argv[1]).put_file(Path(sys.argv[2]))
+"""
+GET_FILE = PUT_FILE.replace(
+    "put_file(Path(sys.argv[2]))", "get_file(sys.argv[3], Path(sys.argv[2]), max_bytes=1 << 30)"
+)
+
+
+def run(script: str, *arguments: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", script, *map(str, arguments)])
+
+
+def test_put_file__killed_while_it_sends__leaves_nothing_visible(daemon: KuboDaemon, tmp_path: Path) -> None:
+    data, fifo = unlike_any_other(5 * MIB), tmp_path / "fifo"
+    os.mkfifo(fifo)
+    process = run(PUT_FILE, daemon.api, fifo)
+    with fifo.open("wb", buffering=0) as end:
+        end.write(data[: 3 * MIB])
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    store = KuboStore(daemon.api)
+    assert not store.has(cid_of(data))
+    assert not store.is_pinned(cid_of(data))
+    assert store.put_bytes(data) == cid_of(data)
+
+
+@pytest.mark.parametrize("command", ["add", "pin/ls", "pin/add"])
+def test_put_file__killed_in_a_step__the_next_put_publishes(daemon: KuboDaemon, tmp_path: Path, command: str) -> None:
+    data, source = unlike_any_other(2 * MIB + len(command)), tmp_path / "source"
+    source.write_bytes(data)
+    store, reached = KuboStore(daemon.api), threading.Event()
+    with Relay(daemon.api) as relay:
+        relay.rewrite = (b"pin=True", b"pin=False")
+        relay.at(command, lambda _: (reached.set(), threading.Event().wait()))  # type: ignore[arg-type, return-value]
+        process = run(PUT_FILE, relay.api, source)
+        assert reached.wait(30)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert not store.is_pinned(cid_of(data))
+    assert store.is_pinned(store.put_file(source))
+
+
+def test_get_file__killed_while_it_reads__leaves_the_old_target_and_the_next_get_cleans_up(
+    daemon: KuboDaemon, store: KuboStore, tmp_path: Path
+) -> None:
+    data, target = unlike_any_other(30 * MIB), tmp_path / "target"
+    target.write_bytes(b"as it was")
+    cid, reached = store.put_bytes(data), threading.Event()
+    with Relay(daemon.api) as relay:
+        stall = lambda count: (reached.set(), threading.Event().wait()) if count == 20 else None  # noqa: E731
+        relay.at("block/get", stall)  # type: ignore[arg-type]
+        process = run(GET_FILE, relay.api, target, cid)
+        assert reached.wait(30)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert target.read_bytes() == b"as it was"
+    store.get_file(cid, target, max_bytes=len(data))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [data]
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+MEASURED = """
+import os, resource, sys
+from pathlib import Path
+from chainfl.storage.kubo import KuboStore
+store, source, target = KuboStore(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+store.get_bytes(store.put_bytes(b"warm"), max_bytes=4)
+before = peak()
+cid = store.put_file(source)
+added = peak()
+store.get_file(cid, target, max_bytes=1 << 40)
+print(added - before, peak() - before)
+"""
+
+
+def test_put_file_and_get_file__large_file__take_constant_memory(daemon: KuboDaemon, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    with source.open("wb") as file:
+        for number in range(200):
+            file.write(number.to_bytes(4) * (MIB // 4))
+    arguments = [sys.executable, "-c", MEASURED, daemon.api, str(source), str(target)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    added_mib, read_mib = map(int, done.stdout.split())
+    assert target.stat().st_size == source.stat().st_size
+    assert added_mib < 25
+    assert read_mib < 60

@@ -19,6 +19,8 @@ from chainfl.agents.journal import Journal
 from chainfl.agents.player import Player
 from chainfl.agents.ports import Sent
 from chainfl.agents.validator import Validator
+from chainfl.agents.watcher import Watcher
+from chainfl.agents.watching import Rest
 from chainfl.agents.worker import TrainedUpdate, Worker
 from chainfl.encoding.chunk_tree import model_root, zero_state_root
 from chainfl.encoding.fixed_point import dequantize_model
@@ -31,6 +33,7 @@ from chainfl.tasks.state import Bounds, Role
 from chainfl.tasks.votes import ABSTENTION, REJECTION, Vote
 
 NUM_PARAMS = 300
+WATCHER = account_of(400)
 TENSORS = [{"name": "w", "shape": [NUM_PARAMS], "dtype": "float32"}]
 LAYOUT_HASH = specs.layout_hash([specs.TensorEntry(**TENSORS[0])])
 
@@ -98,7 +101,8 @@ class World:
         self.spec = specs.build(**fields | changes)
         self.store.put_bytes(self.spec.to_bytes())
         self.chain = FakeChain(self.spec.to_params())
-        self.scope = TaskScope(CHAIN_ID, COORDINATOR, TASK, self.spec.format, LAYOUT_HASH)
+        compression = self.spec.payload.compression
+        self.scope = TaskScope(CHAIN_ID, COORDINATOR, TASK, self.spec.format, LAYOUT_HASH, compression)
         self.accounts = {
             Role.WORKER: [account_of(100 + i) for i in range(workers)],
             Role.VALIDATOR: [account_of(200 + i) for i in range(validators)],
@@ -107,6 +111,7 @@ class World:
         self.events = {account: io.StringIO() for group in self.accounts.values() for account in group}
         self.ports = {account: self.chain.port(account) for account in self.events}
         self.players: dict[str, Player] = {}
+        self.watchers: dict[str, Watcher] = {}
         self.stopped: dict[str, Stop] = {}
         self.since: dict[str, tuple[tuple, int]] = {}
         for role, group in self.accounts.items():
@@ -127,6 +132,28 @@ class World:
             player = Aggregator(context)
         self.players[account] = player
         return player
+
+    def watch(self, account: str = WATCHER, **options) -> Watcher:
+        """A fresh watcher, which takes its steps after the players."""
+        if account in self.watchers:
+            self.watchers[account].context.journal.close()
+        self.events.setdefault(account, io.StringIO())
+        self.ports.setdefault(account, self.chain.port(account))
+        self.watchers[account] = Watcher(self.context(Role.CHALLENGER, account), **options)
+        return self.watchers[account]
+
+    def step(self, account: str = WATCHER) -> bool:
+        """One step of a watcher. returns: whether it wants to look again at once."""
+        rest = self.watchers[account].step(self.chain.block())
+        assert rest is None or isinstance(rest, Rest)
+        return rest is None
+
+    def settle_watcher(self, account: str = WATCHER, until=lambda world: False) -> bool:
+        """Lets a watcher do all that it wants to do at once. returns: whether it did anything."""
+        for steps in range(200):
+            if until(self) or not self.step(account):
+                return steps > 0
+        raise AssertionError("the watcher finds no rest")
 
     def context(self, role: Role, account: str) -> AgentContext:
         port: FakePort = self.ports[account]
@@ -175,6 +202,8 @@ class World:
                     if did is not None:
                         done.append((account, did))
                         busy = busy or did is not Do.FETCH_UPDATES  # which goes on beside the loop
+                for account in [w for w in self.watchers if w not in without]:
+                    busy = self.settle_watcher(account, until) or busy
             if until(self):
                 return done
             self.chain.tick()

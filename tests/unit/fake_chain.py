@@ -8,9 +8,24 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, fields, replace
 
-from chainfl.agents.ports import SendResult, Sent, Slash, WouldRevert
+from proof_mirror import KINDS, Reading, Records, chained
+
+from chainfl.agents.ports import AnsweredDemand, SendResult, Sent, Slash, WouldRevert
+from chainfl.disputes.faults import opening_fault
+from chainfl.disputes.games import levels_below
 from chainfl.disputes.openings import read_update_opening
-from chainfl.errors import AlreadyDone, BlobNotFound, ChainflError, NotEligible, TransactionReverted, UnexpectedPhase
+from chainfl.encoding.chunk_tree import TreeShape, leaf_digest
+from chainfl.errors import (
+    AlreadyDone,
+    BlobNotFound,
+    ChainflError,
+    EncodingError,
+    NotEligible,
+    ProofRefused,
+    StakeTooLow,
+    TransactionReverted,
+    UnexpectedPhase,
+)
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks import commitments, phases
 from chainfl.tasks.payouts import slash_amount
@@ -21,11 +36,17 @@ from chainfl.tasks.state import (
     ZERO_ADDRESS,
     ZERO_ROOT,
     Block,
+    Challenge,
+    ChunkAnswered,
     CidOnChain,
     Claim,
     Demand,
     Game,
+    GameMove,
+    GameRecord,
     Member,
+    NodePointed,
+    NodesAnswered,
     Outcome,
     Phase,
     PostedAggregate,
@@ -38,6 +59,8 @@ from chainfl.tasks.state import (
     Target,
     TaskParams,
     TaskView,
+    UpdateRefutation,
+    Verdict,
 )
 from chainfl.tasks.votes import ABSTENTION, unpack_votes
 from chainfl.types import Address, Cid, Root, TaskId, Wei
@@ -121,6 +144,14 @@ class FakeChain:
         self.excluded: set[tuple[int, Address]] = set()
         self.demands: list[Demand] = []
         self.games: dict[int, Game] = {}
+        self.moves: dict[int, list[GameMove]] = {}
+        self.lost: dict[int, bool] = {}
+        self.answers: list[AnsweredDemand] = []
+        self.challenges: dict[tuple[Address, bytes], Challenge] = {}
+        self.proof_commits: dict[tuple[Address, bytes], int] = {}
+        self.verdicts: dict[tuple[int, int], Verdict] = {}
+        self.refuted: list[UpdateRefutation] = []
+        self.fees: dict[Address, int] = {}
         self.models: dict[int, tuple[Root, CidOnChain]] = {0: (params.genesis_root, params.genesis_cid)}
         self.reveals: dict[int, list[RevealedUpdate]] = {}
         self.tallies: dict[int, list[TalliedUpdate]] = {}
@@ -221,6 +252,7 @@ class FakeChain:
     def refute(self) -> None:
         """Somebody proved the posted aggregate wrong."""
         assert self.posting is not None
+        self.verdicts[self.clock.round, self.attempt] = Verdict.REFUTED
         self.excluded.add((self.clock.round, self.posting[0]))
         self.attempt, self.posting, self.order = self.attempt + 1, None, ()
         left = [a for a in self.active(Role.AGGREGATOR) if (self.clock.round, a) not in self.excluded]
@@ -228,39 +260,73 @@ class FakeChain:
         self.docket = replace(self.docket, challenges=0, games=0)
         self.seed_block = self.number
 
-    def demand(self, worker_index: int, chunk_index: int = 0) -> Demand:
-        """A stranger asks for a chunk of an update."""
+    def demand(
+        self,
+        worker_index: int,
+        chunk_index: int = 0,
+        challenger: Address = account_of(888),  # noqa: B008
+    ) -> Demand:
+        """Somebody asks for a chunk of an update; by default a stranger."""
         deadline = self.now + self.task.windows.answer
         is_late = self.progress.aggregate_start > 0
         number = self.clock.round
-        fee = self.task.economics.demand_fee
-        made = Demand(account_of(888), fee, number, worker_index, chunk_index, deadline, is_late, True)
+        asked = sum((d.round, d.worker_index) == (number, worker_index) for d in self.demands)
+        fee = Wei(self.task.economics.demand_fee << asked)
+        made = Demand(challenger, fee, number, worker_index, chunk_index, deadline, is_late, True)
         self.demands.append(made)
         self.docket = replace(self.docket, demands=self.docket.demands + 1, demand_end=deadline)
         return made
 
-    def dispute(self, *, answers_turn: bool = True) -> int:
-        """A stranger opens a game against the posted aggregate's model."""
-        number, root = len(self.games), Root(bytes(32))
+    def dispute(
+        self,
+        *,
+        answers_turn: bool = True,
+        challenger: Address = account_of(888),  # noqa: B008
+        target: Target = Target.MODEL,
+        group: int = 0,
+        root: Root = ZERO_ROOT,
+    ) -> int:
+        """Somebody, by default a stranger, opens a game against the posted aggregate."""
+        number, claim = len(self.games), self.posting[1]
         deadline = self.now + self.task.windows.answer
+        roots = {Target.MODEL: claim.model_root, Target.STATE: claim.state_root}
+        node = claim.group_roots[group] if target is Target.GROUP else roots[target]
         self.games[number] = Game(
-            challenger=account_of(888),
+            challenger=challenger,
             round=self.clock.round,
             attempt=self.attempt,
-            target=Target.MODEL,
-            group=0,
+            target=target,
+            group=group,
             height=depth_of(self.task.format),
             index=0,
             answers_turn=answers_turn,
             is_open=True,
             deadline=deadline,
-            node=bytes(self.posting[1].model_root),
+            node=bytes(node),
             answerer=ZERO_ADDRESS,
             bond=self.task.economics.challenger_bond,
             own_root=root,
         )
+        self.moves[number] = []
         self.docket = replace(self.docket, games=self.docket.games + 1)
         return number
+
+    def convicts(self, proof: bytes) -> bool:
+        """Whether a proof shows that the posted aggregate is wrong. An AssertionError is a revert."""
+        form, claim = self.task.format, self.posting[1]
+        accepted = [(t.root, t.weight) for t in self.tallies[self.clock.round] if t.weight > 0]
+        weights = [weight for _, weight in accepted]
+        records = Records(form, self.model_root, self.state_root, claim, weights, chained(form, accepted))
+        return Reading(records, proof).judge()
+
+    def update_of(self, worker_index: int) -> RevealedUpdate:
+        """What a worker revealed in the current round."""
+        worker = list(self.members[Role.WORKER])[worker_index]
+        return next(update for update in self.reveals[self.clock.round] if update.worker == worker)
+
+    def is_refuted(self, worker: Address) -> bool:
+        """In the current round."""
+        return any((r.round, r.worker) == (self.clock.round, worker) for r in self.refuted)
 
 
 class FakePort:
@@ -329,6 +395,30 @@ class FakePort:
 
     def is_excluded(self, task_id, round_number, account, block=None):
         return (round_number, account) in self.chain.excluded
+
+    def answered_demands(self, task_id, round_number, from_block):
+        return tuple(answer for answer in self.chain.answers if answer.demand.round == round_number)
+
+    def verdict(self, task_id, round_number, attempt, block=None):
+        return self.chain.verdicts.get((round_number, attempt), Verdict.OPEN)
+
+    def challenges(self, task_id, from_block, challenger=None):
+        return tuple(c for c in self.chain.challenges.values() if challenger in (None, c.challenger))
+
+    def game(self, task_id, game_id, block=None):
+        return self.chain.games[game_id]
+
+    def games(self, task_id, round_number, from_block):
+        chain = self.chain
+        return tuple(
+            GameRecord(n, g.challenger, g.round, g.attempt, g.target, g.group, g.own_root, tuple(chain.moves[n]), lost)
+            for n, g in chain.games.items()
+            for lost in [chain.lost.get(n)]
+            if g.round == round_number
+        )
+
+    def refuted_updates(self, task_id, from_block, round_number=None):
+        return tuple(r for r in self.chain.refuted if round_number in (None, r.round))
 
     def posted_aggregates(self, task_id, round_number, from_block):
         return tuple(self.chain.posted.get(round_number, []))
@@ -468,8 +558,9 @@ class FakePort:
                 update = next((u for u in chain.reveals[chain.clock.round] if u.worker == worker), None)
                 if update is not None:
                     is_open = any(d.is_open and d.worker_index == place for d in chain.demands)
+                    is_out = is_open or chain.is_refuted(worker)
                     zero = TalliedUpdate(worker, update.root, 0, 0)
-                    chain.tallies[chain.clock.round].append(zero if is_open else self._tallied(place, update))
+                    chain.tallies[chain.clock.round].append(zero if is_out else self._tallied(place, update))
             chain.tallied = len(chain.members[Role.WORKER])
             if not chain.votes:
                 chain.progress = replace(chain.progress, outcome=Outcome.QUORUM_MISSED)
@@ -567,6 +658,8 @@ class FakePort:
             self._slash_silent(number)
             if chain.outcomes[number] is Outcome.FINAL:
                 assert chain.posting is not None
+                if chain.docket.challenges > 0:
+                    chain.verdicts[number, chain.attempt] = Verdict.STOOD
                 _, claim, cid, _ = chain.posting
                 chain.model_root, chain.state_root = claim.model_root, claim.state_root
                 chain.models[number] = (chain.model_root, cid)
@@ -591,12 +684,12 @@ class FakePort:
             chain, found = self.chain, self._demand(round_number, worker_index, chunk_index)
             if chain.now >= found.deadline:
                 raise Refused(TransactionReverted("TooLate"))
-            worker = list(chain.members[Role.WORKER])[worker_index]
-            update = next(u for u in chain.reveals[round_number] if u.worker == worker)
             opened = read_update_opening(opening, chain.task.format, chunk_index)
-            if opened.root != update.root:
+            if opened.root != chain.update_of(worker_index).root:
                 raise Refused(TransactionReverted("NotRevealed"))
             self._end_demand(found)
+            chain.answers.append(AnsweredDemand(replace(found, is_open=False), self.account, opening))
+            chain.fees[found.challenger] = chain.fees.get(found.challenger, 0) + found.fee
 
         return self._send("answer_demand", change)
 
@@ -608,6 +701,8 @@ class FakePort:
             self._end_demand(found)
             if found.is_late:
                 self.chain.progress = replace(self.chain.progress, outcome=Outcome.WITHHELD)
+            else:
+                self._refute_update(worker_index, found.challenger, "withheld")
 
         return self._send("close_demand", change)
 
@@ -623,25 +718,216 @@ class FakePort:
         chain.demands[chain.demands.index(demand)] = replace(demand, is_open=False)
         chain.docket = replace(chain.docket, demands=max(0, chain.docket.demands - 1))
 
+    def demand_chunk(self, task_id, round_number, worker_index, chunk_index):
+        def change():
+            chain, (phase, _) = self.chain, self.chain.phase()
+            if phase not in (Phase.REVEAL, Phase.SCORE_COMMIT, Phase.AGGREGATE, Phase.CHALLENGE):
+                raise Refused(UnexpectedPhase(phase.name, task_id=TASK))
+            update, key = chain.update_of(worker_index), (round_number, worker_index, chunk_index)
+            is_late = phase >= Phase.AGGREGATE
+            weights = {t.worker: t.weight for t in chain.tallies[round_number]}
+            if chain.is_refuted(update.worker) if not is_late else weights[update.worker] == 0:
+                raise Refused(TransactionReverted("NotDemandable"))
+            if any((d.round, d.worker_index, d.chunk_index) == key for d in chain.demands):
+                raise Refused(AlreadyDone("asked for"))
+            asked = chain.demand(worker_index, chunk_index, self.account)
+            if self.free_stake < asked.fee:
+                chain.demands.pop()
+                raise Refused(StakeTooLow("the fee"))
+
+        return self._send("demand_chunk", change)
+
+    # --- proofs ---
+
+    def _refute_update(self, worker_index: int, challenger: Address, reason: str) -> None:
+        chain, worker = self.chain, list(self.chain.members[Role.WORKER])[worker_index]
+        chain.refuted.append(UpdateRefutation(chain.clock.round, worker, challenger, reason, chain.number))
+
+    def commit_proof(self, task_id, commitment):
+        def change():
+            self.chain.proof_commits[self.account, commitment] = self.chain.number + 1
+
+        return self._send("commit_proof", change)
+
+    def _check_announced(self, round_number: int, proof: bytes, salt: bytes) -> None:
+        opened = commitments.proof_commitment(
+            chain_id=CHAIN_ID,
+            coordinator=COORDINATOR,
+            task_id=TASK,
+            round_number=round_number,
+            challenger=self.account,
+            proof_hash=commitments.proof_hash_of(proof),
+            salt=salt,
+        )
+        if (self.account, opened) not in self.chain.proof_commits:
+            raise Refused(TransactionReverted("NoChallenge"))
+
+    def prove_update(self, task_id, round_number, proof, salt):
+        def change():
+            chain, (phase, _) = self.chain, self.chain.phase()
+            if not Phase.REVEAL <= phase <= Phase.DISPUTE:
+                raise Refused(UnexpectedPhase(phase.name, task_id=TASK))
+            self._check_announced(round_number, proof, salt)
+            index, chunk = int.from_bytes(proof[:2], "big"), int.from_bytes(proof[2:10], "big")
+            update, form = chain.update_of(index), chain.task.format
+            if any(r.worker == update.worker and r.reason != "withheld" for r in chain.refuted):
+                raise Refused(AlreadyDone("refuted"))
+            try:
+                norm = update.squared_norm
+                reason = opening_fault(proof[10:], form, chunk, root=update.root, squared_norm=norm)
+            except EncodingError as error:
+                raise Refused(ProofRefused(str(error))) from error
+            if reason is None:
+                raise Refused(ProofRefused("nothing wrong"))
+            self._refute_update(index, self.account, reason.value)
+
+        return self._send("prove_update", change)
+
+    def commit_challenge(self, task_id, round_number, attempt, commitment):
+        def change():
+            chain, bond = self.chain, self.chain.task.economics.challenger_bond
+            chain.need(Phase.CHALLENGE, round_number)
+            if attempt != chain.attempt or self.free_stake < bond:
+                raise Refused(TransactionReverted("UnexpectedAttempt or StakeTooLow"))
+            chain.challenges[self.account, commitment] = Challenge(
+                self.account, commitment, round_number, attempt, bond, chain.number + 1
+            )
+            chain.docket = replace(chain.docket, challenges=chain.docket.challenges + 1)
+
+        return self._send("commit_challenge", change)
+
+    def prove_aggregate(self, task_id, round_number, attempt, proof, salt):
+        def change():
+            opened = commitments.challenge_commitment(
+                chain_id=CHAIN_ID,
+                coordinator=COORDINATOR,
+                task_id=TASK,
+                round_number=round_number,
+                attempt=attempt,
+                challenger=self.account,
+                proof_hash=commitments.proof_hash_of(proof),
+                salt=salt,
+            )
+            if (self.account, opened) not in self.chain.challenges:
+                raise Refused(TransactionReverted("NoChallenge"))
+            self._convict(round_number, attempt, proof)
+
+        return self._send("prove_aggregate", change)
+
+    def _convict(self, round_number: int, attempt: int, proof: bytes) -> None:
+        phase, _ = self.chain.phase()
+        current = (self.chain.clock.round, self.chain.attempt)
+        if phase not in (Phase.CHALLENGE, Phase.DISPUTE) or (round_number, attempt) != current:
+            raise Refused(UnexpectedPhase(phase.name, task_id=TASK))
+        if not self.chain.convicts(proof):
+            raise Refused(ProofRefused("nothing wrong"))
+        self.chain.refute()
+
+    def close_challenge(self, task_id, challenger, commitment):
+        def change():
+            found = self.chain.challenges.get((challenger, commitment))
+            if found is None:
+                raise Refused(AlreadyDone("closed"))
+            if self.verdict(task_id, found.round, found.attempt) is Verdict.OPEN:
+                raise Refused(TransactionReverted("StillOpen"))
+            del self.chain.challenges[challenger, commitment]
+
+        return self._send("close_challenge", change)
+
+    # --- games ---
+
+    def open_game(self, task_id, round_number, attempt, target, group, group_roots, own_root):
+        def change():
+            chain = self.chain
+            chain.need(Phase.CHALLENGE, round_number)
+            roots = chain.posting[1].group_roots
+            if attempt != chain.attempt or tuple(group_roots) != (roots if target is Target.GROUP else ()):
+                raise Refused(TransactionReverted("UnexpectedAttempt or NotPosted"))
+            chain.dispute(challenger=self.account, target=target, group=group, root=own_root)
+
+        return self._send("open_game", change)
+
+    def _in_game(self, game_id: int, *, answers_turn: bool) -> Game:
+        game = self.chain.games[game_id]
+        if not game.is_open or game.answers_turn is not answers_turn:
+            raise Refused(TransactionReverted("NotYourMove"))
+        if self.chain.now >= game.deadline:
+            raise Refused(TransactionReverted("TooLate"))
+        return game
+
+    def _moved(self, game_id: int, move: GameMove, **changes) -> None:
+        chain = self.chain
+        deadline = chain.now + chain.task.windows.answer
+        chain.moves[game_id].append(move)
+        chain.games[game_id] = replace(chain.games[game_id], deadline=deadline, **changes)
+
+    def _check_node(self, game: Game, digest: bytes) -> None:
+        form = self.chain.task.format
+        shape = TreeShape(form.num_params, form.chunk_params, KINDS[game.target])
+        found = shape.seal(digest) if game.height == shape.depth else digest
+        if found != game.node:
+            raise Refused(TransactionReverted("NodeMismatch"))
+
     def answer_nodes(self, task_id, game_id, nodes):
         def change():
-            chain, game = self.chain, self.chain.games[game_id]
-            if not (game.is_open and game.answers_turn):
-                raise Refused(TransactionReverted("NotYourMove"))
-            assert len(nodes) == 32 << min(8, game.height)
-            deadline = chain.now + chain.task.windows.answer
-            chain.games[game_id] = replace(game, answers_turn=False, answerer=self.account, deadline=deadline)
+            game = self._in_game(game_id, answers_turn=True)
+            assert len(nodes) == 32 << levels_below(game.height)
+            row = [nodes[at : at + 32] for at in range(0, len(nodes), 32)]
+            while len(row) > 1:
+                row = [hashlib.sha256(b"\x01" + a + b).digest() for a, b in zip(row[::2], row[1::2], strict=True)]
+            self._check_node(game, row[0])
+            self._moved(game_id, NodesAnswered(self.account, nodes), answers_turn=False, answerer=self.account)
 
         return self._send("answer_nodes", change)
+
+    def point_at(self, task_id, game_id, child, node, siblings):
+        def change():
+            game = self._in_game(game_id, answers_turn=False)
+            levels = levels_below(game.height)
+            digest, place = node, child
+            for sibling in siblings:
+                pair = sibling + digest if place & 1 else digest + sibling
+                digest, place = hashlib.sha256(b"\x01" + pair).digest(), place >> 1
+            assert (game.challenger, len(siblings), place) == (self.account, levels, 0)
+            self._check_node(game, digest)
+            height, index = game.height - levels, (game.index << levels) + child
+            move = NodePointed(height, index)
+            self._moved(game_id, move, answers_turn=True, height=height, index=index, node=bytes(node))
+
+        return self._send("point_at", change)
+
+    def answer_chunk(self, task_id, game_id, chunk):
+        def change():
+            game = self._in_game(game_id, answers_turn=True)
+            assert game.height == 0
+            self._check_node(game, leaf_digest(game.index, chunk))
+            self._moved(game_id, ChunkAnswered(self.account, chunk), answers_turn=False, answerer=self.account)
+
+        return self._send("answer_chunk", change)
+
+    def prove_in_game(self, task_id, game_id, proof, salt):
+        def change():
+            game = self._in_game(game_id, answers_turn=False)
+            assert game.challenger == self.account
+            self._check_announced(game.round, proof, salt)
+            self._convict(game.round, game.attempt, proof)
+            self.chain.games[game_id] = replace(game, is_open=False)
+            self.chain.lost[game_id] = False
+
+        return self._send("prove_in_game", change)
 
     def close_game(self, task_id, game_id):
         def change():
             chain, game = self.chain, self.chain.games[game_id]
+            is_over = (game.round, game.attempt) != (chain.clock.round, chain.attempt)
             if not game.is_open:
                 raise Refused(AlreadyDone("the game is over"))
-            if chain.now < game.deadline:
+            if chain.now < game.deadline and not is_over:
                 raise Refused(TransactionReverted("StillOpen"))
             chain.games[game_id] = replace(game, is_open=False)
+            chain.lost[game_id] = not is_over and not game.answers_turn
+            if is_over:
+                return
             chain.docket = replace(chain.docket, games=chain.docket.games - 1)
             if game.answers_turn:
                 chain.refute()

@@ -10,6 +10,7 @@ from fake_chain import NO_CID, TASK, account_of
 
 from chainfl.agents.cases import Against, Case, CaseFile
 from chainfl.agents.journal import Journal
+from chainfl.agents.ports import AnsweredDemand
 from chainfl.agents.watching import (
     AggregateFinding,
     Announce,
@@ -24,6 +25,7 @@ from chainfl.agents.watching import (
     Findings,
     GameFinding,
     LookAtAggregate,
+    LookAtAnswers,
     LookAtGame,
     LookAtUpdates,
     OpenCase,
@@ -38,6 +40,7 @@ from chainfl.agents.watching import (
     next_move,
 )
 from chainfl.errors import JournalDamaged
+from chainfl.tasks.spec import TOKEN
 from chainfl.tasks.state import (
     ZERO_ADDRESS,
     Challenge,
@@ -70,6 +73,7 @@ IN_GAME = Case(Against.GAME, 3, 1, 0, b"proof", SALT)
 SUSPECT = UpdateFinding(4, Bytes.WRONG, b"proof", "value out of range")
 MISSING = UpdateFinding(4, Bytes.MISSING, why="nobody has it")
 SOUND = UpdateFinding(4, Bytes.SOUND)
+LEADS = UpdateFinding(4, Bytes.WRONG, why="another root", num_answers=1, suspect=7, leads=True)
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +139,83 @@ def test_updates__no_money_for_the_fee__no_demand(blank):
 
 
 def test_updates__accepted_and_gone_in_challenge__are_demanded_late(blank):
-    found = looked(SOUND, unavailable=frozenset({4}))
+    found = looked(MISSING, unavailable=frozenset({4}))
     assert isinstance(move_of(seen(blank, Phase.CHALLENGE, posted=POSTED), found), DemandChunk)
+
+
+def answered(*fees: int, late: bool = False, challenger=OTHER) -> tuple[AnsweredDemand, ...]:
+    """As many answered demands for the suspect update, with these fees in tokens."""
+    return tuple(
+        AnsweredDemand(
+            replace(
+                DEMAND, fee=Wei(fee * TOKEN), chunk_index=place, is_late=late, is_open=False, challenger=challenger
+            ),
+            OTHER,
+            b"opening",
+        )
+        for place, fee in enumerate(fees)
+    )
+
+
+def test_updates__wrong_bytes__a_chunk_is_demanded_at_once(blank):
+    assert move_of(seen(blank, Phase.REVEAL), looked(replace(LEADS, leads=False, num_answers=0))) == DemandChunk(4, 7)
+
+
+@pytest.mark.parametrize(("state", "asked"), [(MISSING, Rest), (replace(MISSING, num_answers=1), LookAtAnswers)])
+def test_updates__answers_and_what_was_read_of_them__are_read_when_they_differ(blank, state, asked):
+    watch = seen(blank, Phase.SCORE_COMMIT, ends=NOW + 12)
+    assert isinstance(move_of(watch, looked(state)), asked)
+    assert isinstance(move_of(replace(watch, answered=answered(2)), looked(MISSING)), LookAtAnswers)
+
+
+def test_updates__sound_or_proven__answers_are_not_read(blank):
+    watch = seen(blank, Phase.SCORE_COMMIT, answered=answered(2))
+    assert isinstance(move_of(watch, looked(SOUND)), Rest)
+    assert isinstance(move_of(watch, looked(SUSPECT)), OpenCase)
+
+
+def test_updates__missing_and_answered_without_fault__is_not_asked_for_again_before_the_tally(blank):
+    found = looked(replace(MISSING, num_answers=1), unavailable=frozenset({4}))
+    watch = seen(blank, Phase.SCORE_COMMIT, answered=answered(2))
+    assert isinstance(move_of(watch, found), Rest)
+    late = seen(blank, Phase.CHALLENGE, posted=POSTED, answered=answered(2))
+    assert isinstance(move_of(late, found), DemandChunk)
+    again = replace(late, answered=answered(2, late=True))
+    assert isinstance(move_of(again, found), Rest)
+
+
+@pytest.mark.parametrize(
+    ("fees", "mine", "expected"),
+    [
+        ((2,), True, DemandChunk),  # 2 + 4 tokens
+        ((2, 4), True, DemandChunk),  # 14
+        ((2, 4, 8), True, DemandChunk),  # 30, and half of a whole stake is 50
+        ((2, 4, 8, 16), True, Rest),  # 62
+        ((2, 4, 8, 16), False, DemandChunk),  # 32
+        ((2, 4, 8, 16, 32), False, Rest),  # 64
+    ],
+)
+def test_updates__answers_lead_on__are_followed_while_the_fees_stay_below_the_prize(blank, fees, mine, expected):
+    told = answered(*fees, challenger=ME if mine else OTHER)
+    watch = seen(blank, Phase.SCORE_COMMIT, answered=told)
+    assert isinstance(move_of(watch, looked(replace(LEADS, num_answers=len(fees)))), expected)
+
+
+def test_updates__answers_lead_on_but_did_so_in_vain_before__are_not_followed(blank):
+    watch = seen(blank, Phase.SCORE_COMMIT, answered=answered(2))
+    assert isinstance(move_of(watch, looked(LEADS, in_vain=frozenset({4}))), Rest)
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(4, DemandChunk), (3, Rest)])
+def test_updates__next_fee__is_the_doubled_one(blank, tokens, expected):
+    watch = seen(blank, Phase.SCORE_COMMIT, answered=answered(2), free_stake=tokens * TOKEN)
+    assert isinstance(move_of(watch, looked(LEADS)), expected)
+
+
+def test_findings__next_round__remember_whose_answers_showed_nothing():
+    shown = replace(SUSPECT, index=5, num_answers=2)
+    found = looked(LEADS, shown, replace(MISSING, index=6), in_vain=frozenset({9}))
+    assert found.next_round() == Findings(in_vain=frozenset({4, 9}))
 
 
 @pytest.mark.parametrize("phase", [Phase.REVEAL, Phase.TALLY, Phase.AGGREGATE, Phase.DISPUTE])
@@ -264,6 +343,18 @@ def test_game__attempt_fell__gives_its_bond_back(blank):
 def test_game__of_another_who_is_silent__anybody_ends_it(blank):
     game = OpenGame(RECORD, replace(ASKED, challenger=OTHER, deadline=NOW))
     assert move_of(seen(blank, Phase.DISPUTE, posted=POSTED_RIGHT, games=(game,))) == EndGame(0)
+
+
+# --- what was refused -----------------------------------------------------------------------------
+
+
+def test_refused__move_that_the_chain_did_not_take__the_next_one_is_made(blank):
+    watch = seen(blank, Phase.CHALLENGE, posted=POSTED, challenges=(BOND,))
+    found = looked(aggregate=AggregateFinding(1, b"proof"), announced={AGAINST_UPDATE.key: 9})
+    cases = {AGAINST_UPDATE.key: AGAINST_UPDATE}
+    first = next_move(watch, found, cases, salt=SALT)
+    assert first == Prove(AGAINST_UPDATE)
+    assert next_move(watch, found, cases, salt=SALT, refused={first}) == OpenCase(AGAINST_AGGREGATE)
 
 
 # --- serving others ------------------------------------------------------------------------------

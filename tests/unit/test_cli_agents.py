@@ -11,6 +11,7 @@ from cli_fakes import NOBODY, ROUND_VIEW, Shell, shell_with_chain
 
 from chainfl.agents import wiring
 from chainfl.agents.events import AgentReport
+from chainfl.agents.shards import TaskShard
 from chainfl.agents.wiring import AgentOptions, DataSource
 from chainfl.errors import DatasetMissing, GasBudgetExhausted, Interrupted
 from chainfl.tasks.spec import TOKEN
@@ -73,10 +74,27 @@ def test_worker__a_share__is_its_data(shell, agents):
     assert json.loads(shell.out)["tasks"] == [1]
 
 
+@pytest.mark.parametrize(("text", "number"), [("auto", None), ("3", 3)])
+def test_worker__a_shard_alone__is_that_of_the_task(shell, agents, text, number):
+    assert shell("worker", "run", "--task", "1", "--shard", text) == 0
+    assert agents.source == TaskShard(number)
+
+
+@pytest.mark.parametrize("arguments", [["--shard", "auto"], ["--shard", "2"]])
+def test_validator__a_shard_of_the_task__is_none_of_its_data(shell, agents, arguments):
+    assert shell("validator", "run", "--task", "1", *arguments) == 11
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         [],
+        ["--shard", "0"],
+        ["--shard", "some"],
+        ["--shard", "1/2"],
+        ["--shard", "auto", "--seed", "1"],
+        ["--shard", "auto", "--data", "d"],
+        ["--shard", "auto", "--dataset", "digits", "--task", "1", "--alpha", "1", "--data", "d"],
         ["--data", "d", "--dataset", "digits", "--shard", "1/2"],
         ["--dataset", "digits"],
         ["--data", "d", "--shard", "1/2"],

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from dataclasses import dataclass, replace
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
-from cli_fakes import Shell, shell_with_chain
+from cli_fakes import TASK_VIEW, FakeOperator, Shell, shell_with_chain
+from fake_chain import account_of
 
 from chainfl.cli import doctor
 from chainfl.cli.context import App
-from chainfl.cli.doctor import CHECKS, Check, examine
+from chainfl.cli.doctor import Check, Told, checks_of, examine
 from chainfl.errors import NoContract, StoreFull
+from chainfl.storage.cid import digest_of
 from chainfl.storage.embedded import EmbeddedStore
+from chainfl.storage.kubo import Peer
+from chainfl.storage.unixfs import cid_of
+from chainfl.tasks.cids import cid_on_chain
+from chainfl.types import Cid
 
 
 @pytest.fixture
@@ -21,7 +30,7 @@ def shell(monkeypatch, capsys, tmp_path) -> Shell:
 
 
 def found(checks, monkeypatch) -> dict[str, bool | None]:
-    monkeypatch.setattr(doctor, "CHECKS", checks)
+    monkeypatch.setattr(doctor, "checks_of", lambda *_: checks)
     return {finding.what: finding.ok for finding in examine(App({}))}
 
 
@@ -38,14 +47,25 @@ def test_examine__a_failure__stops_only_what_needs_it(monkeypatch):
     assert found(checks, monkeypatch) == {"a": False, "b": None, "c": None, "d": True}
 
 
-def test_examine__checks__need_only_earlier_ones():
-    names = [check.what for check in CHECKS]
-    assert all(names.index(need) < names.index(check.what) for check in CHECKS for need in check.needs)
+def test_checks__all_places__stand_before_what_needs_them(shell, monkeypatch):
+    monkeypatch.setenv("CHAINFL_STORAGE", "kubo,gateway")
+    monkeypatch.setenv("CHAINFL_GATEWAYS", "https://one.example,https://two.example/with-a-key")
+    monkeypatch.setenv("CHAINFL_PINNING", "cellar=https://cellar.example")
+    checks = checks_of(App({}))
+    names = [check.what for check in checks]
+    assert all(names.index(need) < names.index(check.what) for check in checks for need in check.needs)
+    assert names[7:12] == [
+        "Kubo daemon",
+        "gateway one.example",
+        "gateway two.example",
+        "pinning service cellar",
+        "store",
+    ]
 
 
 @pytest.mark.parametrize(("check", "code"), [(good, 0), (bad, 1)])
 def test_doctor__any_check__decides_the_exit_code(shell, monkeypatch, check, code):
-    monkeypatch.setattr(doctor, "CHECKS", (Check("a", check),))
+    monkeypatch.setattr(doctor, "checks_of", lambda *_: (Check("a", check),))
     assert shell("doctor") == code
     assert ("✓ a: fine" in shell.out) == (code == 0)
     assert ("✗ a: nothing there" in shell.out) == (code == 1)
@@ -53,7 +73,7 @@ def test_doctor__any_check__decides_the_exit_code(shell, monkeypatch, check, cod
 
 
 def test_doctor__json__has_every_check(shell, monkeypatch):
-    monkeypatch.setattr(doctor, "CHECKS", (Check("a", bad), Check("b", good, ("a",))))
+    monkeypatch.setattr(doctor, "checks_of", lambda *_: (Check("a", bad), Check("b", good, ("a",))))
     assert shell("doctor", "--json") == 1
     document = json.loads(shell.out)
     assert document["ok"] is False
@@ -78,7 +98,7 @@ def test_store__full__fails_with_its_hint(monkeypatch, tmp_path):
 
     monkeypatch.setattr(EmbeddedStore, "put_bytes", refuse)
     monkeypatch.setattr(App, "store", property(lambda _: EmbeddedStore(tmp_path)))
-    monkeypatch.setattr(doctor, "CHECKS", (Check("store", doctor._store),))
+    monkeypatch.setattr(doctor, "checks_of", lambda *_: (Check("store", doctor._store),))
     (finding,) = examine(App({}))
     assert not finding.ok
     assert "/stores/here" in finding.hint
@@ -89,13 +109,13 @@ def test_torch__not_installed__is_told(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    monkeypatch.setattr(doctor, "CHECKS", (Check("torch", doctor._torch),))
+    monkeypatch.setattr(doctor, "checks_of", lambda *_: (Check("torch", doctor._torch),))
     (finding,) = examine(App({}))
     assert not finding.ok
 
 
 def test_tokens__none_at_all__is_a_failure_with_the_faucet_as_hint(shell, monkeypatch):
-    monkeypatch.setattr(doctor, "CHECKS", (Check("tokens", doctor._tokens),))
+    monkeypatch.setattr(doctor, "checks_of", lambda *_: (Check("tokens", doctor._tokens),))
     (finding,) = examine(App({}))
     assert not finding.ok
     assert "faucet" in finding.hint
@@ -103,7 +123,87 @@ def test_tokens__none_at_all__is_a_failure_with_the_faucet_as_hint(shell, monkey
 
 def test_key__none_or_several__says_how_to_choose(shell, monkeypatch):
     monkeypatch.setattr(App, "known_account", property(lambda _: None))
-    monkeypatch.setattr(doctor, "CHECKS", (Check("key", doctor._key),))
+    monkeypatch.setattr(doctor, "checks_of", lambda *_: (Check("key", doctor._key),))
     (finding,) = examine(App({}))
     assert not finding.ok
     assert "keys new" in finding.hint
+
+
+# --- stores and content --------------------------------------------------------------------------
+
+
+def test_examine__told_with_a_hint__is_right_and_shows_it(shell, monkeypatch):
+    monkeypatch.setattr(doctor, "checks_of", lambda *_: (Check("a", lambda _: Told("old", "get a newer one")),))
+    assert shell("doctor") == 0
+    assert "✓ a: old\n    get a newer one" in shell.out
+
+
+@pytest.mark.parametrize(
+    ("trips", "words"),
+    [
+        ([], "no peers: others reach what it keeps only once it is connected"),
+        ([None, None], "2 peers, none measured yet"),
+        ([0.0123, None, 0.0005], "3 peers, 0.5 to 12.3 ms away"),
+    ],
+)
+def test_peers_words__measured_or_not__say_how_far(trips, words):
+    assert doctor._peers_words([Peer(f"/ip4/127.0.0.1/tcp/{at}", trip) for at, trip in enumerate(trips)]) == words
+
+
+def test_store__only_gateways__is_described_without_a_round_trip(monkeypatch):
+    monkeypatch.setenv("CHAINFL_STORAGE", "gateway")
+    monkeypatch.setenv("CHAINFL_GATEWAYS", "https://gateway.example")
+    monkeypatch.setattr(App, "store", property(lambda _: SimpleNamespace(describe=lambda: "gateways")))
+    assert doctor._store(App({})) == "gateways"
+
+
+def test_store__round_trip__leaves_nothing_behind(tmp_path, monkeypatch):
+    store = EmbeddedStore(tmp_path / "store")
+    monkeypatch.setattr(App, "store", property(lambda _: store))
+    doctor._store(App({}))
+    assert [path for path in store.root.rglob("*") if path.is_file()] == []
+
+
+MODEL = cid_of(b"model")
+
+
+@dataclass
+class OperatorWithModels(FakeOperator):
+    """Its tasks' current model has the CID `model`."""
+
+    model: Cid = MODEL
+
+    def model_location(self, task_id, round_number):
+        return bytes(32), cid_on_chain(self.model)
+
+
+@pytest.fixture
+def content(shell, monkeypatch):
+    """The check for content alone, over a store in memory."""
+    shell.operator = OperatorWithModels()
+    check = lambda app, task_id=None: (Check("content", partial(doctor._content, task_id=task_id)),)  # noqa: E731
+    monkeypatch.setattr(doctor, "checks_of", check)
+    return shell
+
+
+def test_content__specification_and_model_are_there__says_so(content):
+    spec = content.store.put_bytes(b"specification")
+    content.use(model=content.store.put_bytes(b"model"))
+    content.use(task_view=replace(TASK_VIEW, spec_hash=digest_of(spec)))
+    assert content("doctor") == 0
+    assert "1 tasks can be had" in content.out
+
+
+def test_content__model_missing__is_named_with_its_cid(content):
+    spec = content.store.put_bytes(b"specification")
+    content.use(task_view=replace(TASK_VIEW, spec_hash=digest_of(spec)))
+    assert content("doctor") == 1
+    assert f"1 of 2 cannot be had: the current model of task 1 ({MODEL})" in content.out
+
+
+def test_content__nobodys_task__is_looked_at_only_when_named(content):
+    content.use(account=account_of(0x99))
+    assert content("doctor") == 0
+    assert "takes part in no task" in content.out
+    assert content("doctor", "--task", "1") == 1
+    assert "2 of 2 cannot be had" in content.out

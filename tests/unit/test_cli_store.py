@@ -5,16 +5,24 @@ from __future__ import annotations
 import io
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from agents_world import World
 from cli_fakes import Shell, isolate, shell_with_chain
+from fake_chain import account_of
 
+from chainfl.cli.context import App
 from chainfl.errors import StoreFull, StoreReadOnly
 from chainfl.storage.embedded import EmbeddedStore
+from chainfl.storage.gateway import GatewayStore
+from chainfl.storage.several import Place, SeveralStores
 from chainfl.storage.unixfs import cid_of
+from chainfl.tasks.cids import cid_text
 
 CONTENT = b"hello\n"
+WORKER = account_of(100)
 
 
 @pytest.fixture
@@ -96,3 +104,117 @@ def test_add__the_store_cannot_take_it__names_the_folder(shell, monkeypatch, err
 
 def test_add__no_such_file__is_a_usage_error(shell):
     assert shell("store", "add", "nothing") == 2
+
+
+# --- pin, unpin, status --------------------------------------------------------------------------
+
+
+def test_status__before_and_after_add_and_unpin__says_where_it_is(shell):
+    cid = cid_of(CONTENT)
+    assert shell("store", "status", cid) == 1
+    assert "✗ embedded  not there" in shell.out
+    shell("store", "add", "file")
+    assert shell("store", "status", cid) == 0
+    assert "✓ embedded  there" in shell.out
+    assert shell("store", "unpin", cid) == 0
+    assert "✗ embedded" in shell.out
+    assert shell("store", "status", cid, "--json") == 1
+    assert json.loads(shell.out) == {
+        "cid": cid,
+        "held": False,
+        "places": [{"place": "embedded", "holds": False, "told": "not there"}],
+    }
+
+
+def test_pin__in_one_of_two_stores__is_then_in_both(shell, tmp_path, monkeypatch):
+    two = [Place(name, EmbeddedStore(tmp_path / name)) for name in ("near", "far")]
+    cid = two[1].store.put_bytes(CONTENT)
+    monkeypatch.setattr(App, "store", property(lambda _: SeveralStores(two, quorum=2)))
+    assert shell("store", "pin", cid) == 0
+    assert "✓ near  there" in shell.out
+    assert "✓ far   there" in shell.out
+
+
+def test_pin__nowhere__is_not_published_and_says_why(shell):
+    assert shell("store", "pin", cid_of(b"other")) == 68
+    assert "embedded" in shell.err
+    assert "not in" in shell.err
+
+
+@pytest.mark.parametrize("command", ["pin", "unpin", "status"])
+def test_pin_unpin_status__no_cid__has_its_own_exit_code(shell, command):
+    assert shell("store", command, "x") == 61
+
+
+def test_store__gateway_alone__reads_only_and_says_which_store_writes(shell, monkeypatch):
+    monkeypatch.setenv("CHAINFL_STORAGE", "gateway")
+    monkeypatch.setenv("CHAINFL_GATEWAYS", "https://gateway.example")
+    assert isinstance(App({}).store, GatewayStore)
+    assert shell("store", "add", "file") == 65
+    assert '"embedded" or "kubo"' in shell.err
+
+
+def test_store__service_without_its_token__says_where_to_put_it(shell, monkeypatch):
+    monkeypatch.setattr("chainfl.storage.factory._open", lambda *_: EmbeddedStore(Path("store")))
+    monkeypatch.setenv("CHAINFL_STORAGE", "kubo")
+    monkeypatch.setenv("CHAINFL_PINNING", "cellar=https://cellar.example")
+    assert shell("store", "add", "file") == 16
+    assert "CHAINFL_PINNING_TOKEN_CELLAR" in shell.err
+
+
+# --- dropping what is past dispute ---------------------------------------------------------------
+
+
+class PlayedTask:
+    """A chain on which a task's three rounds are over, as commands read it."""
+
+    def __init__(self, world: World) -> None:
+        self.chain, self.port = world.chain, world.ports[WORKER]
+
+    def __getattr__(self, name):
+        return getattr(self.port, name)
+
+    def round(self, task_id):
+        return self.chain.view()
+
+
+@pytest.fixture
+def played(monkeypatch, capsys, tmp_path) -> tuple[Shell, World]:
+    world = World(tmp_path / "world", rounds=3)
+    world.run()
+    shell = shell_with_chain(monkeypatch, capsys, tmp_path)
+    shell.store.blobs = world.store.blobs
+    monkeypatch.setattr(App, "reader", property(lambda _: PlayedTask(world)))
+    monkeypatch.setattr(App, "known_account", property(lambda _: WORKER))
+    return shell, world
+
+
+def updates_of(world: World, round_number: int, worker: str | None = None) -> set:
+    return {cid_text(u.cid) for u in world.chain.reveals[round_number] if worker in (None, u.worker)}
+
+
+def test_prune__finished_task__drops_own_updates_of_all_rounds_but_the_newest(played):
+    shell, world = played
+    assert shell("store", "prune", "1", "--json") == 0
+    assert json.loads(shell.out) == {"task": 1, "payloads": 2, "dry_run": False}
+    kept = world.store.blobs.keys()
+    for number in (1, 2):
+        assert not updates_of(world, number, WORKER) & kept
+        assert len(updates_of(world, number) & kept) == 2, "the others' stay"
+    assert updates_of(world, 3) <= kept
+    assert {cid_text(cid) for _, cid in world.chain.models.values()} <= kept, "models stay"
+
+
+def test_prune__dry_run__says_and_drops_nothing(played):
+    shell, world = played
+    before = dict(world.store.blobs)
+    assert shell("store", "prune", "1", "--everybody", "--dry-run") == 0
+    assert "round 1: 3 payloads would go" in shell.err
+    assert world.store.blobs == before
+
+
+def test_prune__again__finds_nothing(played):
+    shell, _ = played
+    shell("store", "prune", "1", "--everybody")
+    assert shell("store", "prune", "1", "--everybody", "--json") == 0
+    assert json.loads(shell.out)["payloads"] == 0

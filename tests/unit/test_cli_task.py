@@ -6,22 +6,28 @@ import json
 import tomllib
 from collections import OrderedDict
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cli_fakes import ME, NOW, ROUND_VIEW, TASK_VIEW, Shell, shell_with_chain
-from fake_chain import account_of
+from data_sets import published
+from fake_chain import MemoryStore, account_of
 
 from chainfl.agents.requester import ProgramFile
 from chainfl.chain.events import Event, Log
 from chainfl.cli.output import Money
 from chainfl.cli.task_file import bounds_of, draft_of, fraction_of, read_toml, seconds_of, task_file
+from chainfl.data.fetching import fetch_description
 from chainfl.encoding.chunk_tree import zero_state_root
-from chainfl.errors import SpecificationError, UsageError
+from chainfl.errors import BlobNotFound, InvalidCid, SpecificationError, UsageError
 from chainfl.storage.cid import digest_of
+from chainfl.storage.unixfs import cid_of
 from chainfl.tasks.spec import DEFAULT_ECONOMICS, LOCAL_WINDOWS, TOKEN, ValidationEntry, parse
 from chainfl.tasks.state import Bounds, Phase, Rule
+from chainfl.training.datasets import Dataset
 
 MINIMAL = """
 preset = "digits"
@@ -442,3 +448,69 @@ def test_watch__events__are_told_until_the_end(shell, monkeypatch):
     operator.follow_task = lambda task_id, start: Follower([((refund,), ())])  # type: ignore[attr-defined]
     assert shell("task", "watch", "1", "--json") == 0
     assert json.loads(shell.out)["event"] == "TaskCancelled"
+
+
+# --- published data sets -------------------------------------------------------------------------
+
+
+def small_set(store) -> str:
+    """A published set whose examples are those of the digits."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
+    cid, _ = published(store, Dataset("tiny", images, rng.integers(0, 10, 20), 10, 1 / 255), shards=2)
+    return cid
+
+
+def test_create__dataset_cid_and_compression__stand_in_the_specification(shell):
+    shell.use(free=10 * TOKEN)
+    cid = small_set(shell.store)
+    flags = ("--preset", "digits", "--reward", "10", "--dataset-cid", cid, "--compression", "deflate")
+    assert shell("task", "create", *flags, "--yes", "--json") == 0
+    document = json.loads(shell.out)
+    spec = parse(shell.store.blobs[document["spec_cid"]], bytes.fromhex(document["spec_hash"][2:]))
+    assert (spec.dataset.name, spec.dataset.description_cid, spec.payload.compression) == ("tiny", cid, "deflate")
+    assert "--shard auto" in shell.err
+
+
+def test_task_file__described_set__stands_above_the_preset_and_below_the_file():
+    store = MemoryStore()
+    cid = small_set(store)
+    describe = partial(fetch_description, store)
+    made = task_file(
+        {"preset": "digits", "reward": "1", "dataset": {"description_cid": cid, "name": "mine"}}, {}, Path(), describe
+    )
+    assert (made.dataset.name, made.dataset.licence) == ("mine", "CC0-1.0")
+    assert (made.dataset.input_shape, made.dataset.num_classes) == ([1, 8, 8], 10)
+    assert made.dataset.description_cid == cid
+
+
+@pytest.mark.parametrize("wrong", [{"input_shape": [1, 28, 28]}, {"num_classes": 9}])
+def test_task_file__says_otherwise_than_the_described_set__refused(wrong):
+    store = MemoryStore()
+    document = {"preset": "digits", "reward": "1", "dataset": {"description_cid": small_set(store), **wrong}}
+    with pytest.raises(SpecificationError, match="published data set says"):
+        task_file(document, {}, Path(), partial(fetch_description, store))
+
+
+def test_task_file__described_set_that_nobody_serves__told():
+    with pytest.raises(BlobNotFound):
+        task_file(
+            {"preset": "digits", "reward": "1", "dataset": {"description_cid": str(cid_of(b"x"))}},
+            {},
+            Path(),
+            partial(fetch_description, MemoryStore()),
+        )
+
+
+def test_task_file__no_cid__refused():
+    with pytest.raises(InvalidCid):
+        task_file(
+            {"preset": "digits", "dataset": {"description_cid": "Qm"}}, {}, Path(), partial(fetch_description, None)
+        )
+
+
+def test_create__described_set_that_does_not_fit_the_model__refused(shell):
+    cid, _ = published(shell.store)
+    flags = ("--preset", "digits", "--reward", "10", "--dataset-cid", cid)
+    assert shell("task", "create", *flags, "--yes") == 40
+    assert "1×3×2" in shell.err

@@ -120,6 +120,75 @@ def test_file__named_but_missing__is_an_error(tmp_path: Path):
         load_settings(environment={"CHAINFL_CONFIG": str(tmp_path / "no.toml")}, folder=tmp_path)
 
 
+def test_storage__several_from_file_and_environment__keep_their_order(tmp_path: Path):
+    write(tmp_path, 'storage = ["gateway", "kubo"]\ngateways = ["https://one.example"]\ncache_dir = "cache"')
+    settings = load_settings(environment={}, folder=tmp_path)
+    assert settings.stores == settings.storage == ("gateway", "kubo")
+    assert settings.cache_dir == tmp_path / "cache"
+    environment = {
+        "CHAINFL_STORAGE": "kubo, gateway",
+        "CHAINFL_GATEWAYS": "https://one.example,http://two.example",
+        "CHAINFL_PINNING": "cellar=https://api.example/psa, attic=https://attic.example",
+        "CHAINFL_PUBLISH_QUORUM": "3",
+    }
+    settings = load_settings(environment=environment, folder=tmp_path)
+    assert settings.stores == ("kubo", "gateway")
+    assert settings.gateways == ("https://one.example", "http://two.example")
+    assert [(entry.name, entry.endpoint) for entry in settings.pinning] == [
+        ("cellar", "https://api.example/psa"),
+        ("attic", "https://attic.example"),
+    ]
+    assert settings.publish_quorum == 3
+
+
+def test_storage__one_in_a_list__is_that_one(tmp_path: Path):
+    settings = load_settings(environment={}, folder=tmp_path, flags={"storage": ["kubo"]})
+    assert (settings.storage, settings.stores) == ("kubo", ("kubo",))
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        ({"storage": "embedded,embedded"}, "twice"),
+        ({"storage": ""}, "nor a list"),
+        ({"storage": []}, "nor a list"),
+        ({"storage": 7}, "nor a list"),
+        ({"storage": "gateway"}, "gateways is needed"),
+        ({"gateways": "ipfs.io"}, "not an http"),
+        ({"gateways": "https://me:secret-word@ipfs.io"}, "password"),
+        ({"storage": "kubo", "pinning": "cellar=http://api.example"}, "in the clear"),
+        ({"storage": "kubo", "pinning": "cellar=https://api.example?key=secret-word"}, "query"),
+        ({"storage": "kubo", "pinning": "Cellar Nine=https://api.example"}, "name"),
+        ({"storage": "kubo", "pinning": "kubo=https://api.example"}, "another place"),
+        ({"storage": "kubo", "pinning": "a=https://api.example,a=https://b.example"}, "another place"),
+        ({"storage": "kubo", "pinning": "cellar"}, "endpoint"),
+        ({"pinning": "cellar=https://api.example"}, "kubo"),
+        ({"publish_quorum": 2}, "more than the 1"),
+        ({"publish_quorum": 0}, "greater"),
+        ({"storage": "kubo,gateway", "gateways": "https://a.example", "publish_quorum": 2}, "more than the 1"),
+        ({"cache_bytes": 1}, "greater"),
+    ],
+)
+def test_storage__cannot_be__is_one_problem_without_its_secrets(tmp_path: Path, flags: dict[str, object], word: str):
+    (found,) = problems(environment={}, flags=flags, folder=tmp_path)
+    assert word in found
+    assert "secret-word" not in found
+
+
+def test_pinning__on_loopback__needs_no_tls(tmp_path: Path):
+    flags = {"storage": "kubo", "pinning": "cellar=http://127.0.0.1:8080/psa"}
+    assert load_settings(environment={}, flags=flags, folder=tmp_path).pinning[0].name == "cellar"
+
+
+def test_pinning__token_in_the_file__is_refused_and_not_repeated(tmp_path: Path):
+    entry = f'{{ name = "cellar", endpoint = "https://api.example", token = "{ACCESS_KEY}" }}'
+    write(tmp_path, f'storage = "kubo"\npinning = [{entry}]\nbearer = "{ACCESS_KEY}"\npinning_token = "{ACCESS_KEY}"')
+    found = problems(environment={}, folder=tmp_path)
+    assert len(found) == 3
+    assert all("secret" in problem for problem in found)
+    assert ACCESS_KEY not in "".join(found)
+
+
 def test_template__as_written__loads_and_names_every_setting(tmp_path: Path):
     from chainfl.config import Settings
 

@@ -16,14 +16,17 @@ from chainfl.disputes.faults import (
     UpdateFault,
     UpdateReason,
     Vectors,
+    drawn_chunk,
     find_fault,
     opening_fault,
     padding_fault,
+    stated_vector,
+    sum_lie,
     suspect_chunk,
     tree_fault,
     update_fault,
 )
-from chainfl.disputes.openings import CommittedVector
+from chainfl.disputes.openings import CommittedVector, StatedVector, read_update_opening
 from chainfl.encoding.chunk_tree import Level, Tree, TreeShape, VectorKind, build_tree
 from chainfl.encoding.sources import ArraySource, FileSource
 from chainfl.errors import AggregationError, EncodingError, PayloadError, RootMismatch
@@ -226,18 +229,88 @@ def test_opening_fault__value_or_padding__named_before_the_sum():
 FORMAT_SHAPE = TreeShape(150, 16, VectorKind.UPDATE)
 
 
-def test_suspect_chunk__sums_that_hide_a_lie_elsewhere__narrowed_to_an_opening_that_shows_it():
+def hiding(*chunks: int) -> CommittedVector:
+    """An update that states nothing for these chunks, and all above adds that up."""
     honest = build_tree(UPDATE, 16, VectorKind.UPDATE)
-    # Chunk 5 states too little, and all above it add that up.
     levels = [Level(level.digests.copy(), level.sums.copy()) for level in honest.levels]
-    for height in range(5):
-        levels[height].sums[5 >> height] -= np.uint64(1)
-    vector = rehashed(Tree(honest.shape, tuple(levels)), 0)
-    revealed, chunk, asked = vector.tree.node(4, 0)[1], 9, []
-    while opening_fault(vector.opening(chunk), FORMAT, chunk, root=vector.root, squared_norm=revealed) is None:
+    for chunk in chunks:
+        for height in range(5):
+            levels[height].sums[chunk >> height] -= np.uint64(honest.node(0, chunk)[1])
+    return rehashed(Tree(honest.shape, tuple(levels)), 0)
+
+
+HONEST = build_tree(UPDATE, 16, VectorKind.UPDATE)
+TICKETS = [step * 2**64 // 17 for step in range(17)]
+
+
+def asked_until_found(vector: CommittedVector, ticket: int) -> list[int]:
+    """The chunks that are demanded, one after the other, the last one shows the lie."""
+    revealed, asked = vector.tree.node(4, 0)[1], []
+    chunk = suspect_chunk(HONEST, {}, FORMAT, ticket=ticket)
+    while True:
         asked.append(chunk)
-        chunk = suspect_chunk(honest, vector.opening(chunk), FORMAT, chunk)
-    assert chunk == 5
-    assert len(asked) <= 4
-    sound = CommittedVector(ArraySource(UPDATE), honest)
-    assert suspect_chunk(honest, sound.stated_opening(0), FORMAT, 0) is None
+        if opening_fault(vector.opening(chunk), FORMAT, chunk, root=vector.root, squared_norm=revealed):
+            return asked
+        chunk = suspect_chunk(HONEST, {place: vector.opening(place) for place in asked}, FORMAT, ticket=ticket)
+
+
+@pytest.mark.parametrize("lies", [(5,), (0, 9), (2, 3, 4), (0, 3, 6, 9)])
+@pytest.mark.parametrize("ticket", TICKETS)
+def test_suspect_chunk__sums_that_hide_chunks__followed_to_one_of_them(lies, ticket):
+    asked = asked_until_found(hiding(*lies), ticket)
+    assert asked[-1] in lies
+    assert len(asked) == len(set(asked)) <= 5
+
+
+def test_suspect_chunk__first_demand__hits_with_the_share_of_the_squares_that_is_hidden():
+    lies = (1, 2, 5, 8)
+    vector, tickets = hiding(*lies), [step << 52 for step in range(4096)]
+    hits = sum(suspect_chunk(HONEST, {}, FORMAT, ticket=ticket) in lies for ticket in tickets)
+    hidden = 1 - vector.tree.node(4, 0)[1] / squares(UPDATE)
+    assert hits / len(tickets) == pytest.approx(hidden, abs=0.001)
+
+
+def test_suspect_chunk__several_answers__the_part_that_hides_most_is_next():
+    vector = hiding(4, 5, 6)  # all but one of 4..7, and nothing of what is beside them
+    answers = {place: vector.opening(place) for place in (0, 7)}
+    assert {suspect_chunk(HONEST, answers, FORMAT, ticket=ticket) for ticket in TICKETS} <= {4, 5, 6}
+
+
+def test_suspect_chunk__all_sums_are_right_or_other_values_were_committed__none():
+    sound = CommittedVector(ArraySource(UPDATE), HONEST)
+    assert suspect_chunk(HONEST, {0: sound.stated_opening(0)}, FORMAT, ticket=0) is None
+    other = CommittedVector.of(np.where(np.arange(150) == 3, 7, UPDATE).astype(np.int16), FORMAT, VectorKind.UPDATE)
+    assert suspect_chunk(HONEST, {0: other.opening(0)}, FORMAT, ticket=0) is None
+    assert suspect_chunk(HONEST, {9: other.opening(9)}, FORMAT, ticket=0) == 0
+
+
+@pytest.mark.parametrize("ticket", [0, 1 << 63, (1 << 64) - 1])
+def test_drawn_chunk__any_ticket__a_chunk_that_has_values(ticket):
+    zeros = build_tree(np.zeros(150, np.int16), 16, VectorKind.UPDATE)
+    assert drawn_chunk(zeros, 4, 0, ticket) == 0
+    assert 8 <= drawn_chunk(HONEST, 3, 1, ticket) <= 9
+
+
+@pytest.mark.parametrize(("height", "index"), [(0, 0), (0, 7), (1, 3), (2, 1), (3, 0), (4, 0)])
+@pytest.mark.parametrize("by", [-5, 5])
+def test_stated_vector__a_lie_at_one_node__opens_every_chunk_up_to_the_revealed_root(height, index, by):
+    honest = CommittedVector.of(UPDATE, FORMAT, VectorKind.UPDATE)
+    levels = [Level(level.digests.copy(), level.sums.copy()) for level in HONEST.levels]
+    for above in range(height, 5):
+        place = index >> above - height
+        levels[above].sums[place] = int(levels[above].sums[place]) + by
+    lying = rehashed(Tree(HONEST.shape, tuple(levels)), height)
+    revealed = lying.tree.node(4, 0)[1]
+    found = stated_vector(honest, lying.root, revealed)
+    assert found.root == lying.root
+    for chunk in range(10):
+        assert read_update_opening(StatedVector(found).opening(chunk), FORMAT, chunk).root == lying.root
+    chunk, packed = sum_lie(honest, lying.root, revealed)
+    assert opening_fault(packed, FORMAT, chunk, root=lying.root, squared_norm=revealed) is UpdateReason.SUM
+
+
+def test_stated_vector__two_lies_or_none__none():
+    honest = CommittedVector.of(UPDATE, FORMAT, VectorKind.UPDATE)
+    lying = hiding(2, 7)
+    assert stated_vector(honest, lying.root, lying.tree.node(4, 0)[1]) is None
+    assert stated_vector(honest, honest.root, squares(UPDATE)) is None

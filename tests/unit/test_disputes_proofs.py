@@ -8,10 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from dispute_rounds import FORMAT, FORMATS, Round
-from eth_hash.auto import keccak
+from proof_mirror import Reading, Records
 
-from chainfl.aggregation.rules import rule_sum
-from chainfl.aggregation.server_step import Server
 from chainfl.disputes import games
 from chainfl.disputes.faults import FaultKind, find_fault
 from chainfl.disputes.openings import (
@@ -33,86 +31,22 @@ from chainfl.disputes.proofs import (
 )
 from chainfl.encoding.chunk_tree import TreeShape, VectorKind, build_tree
 from chainfl.errors import EncodingError, PayloadError
-from chainfl.tasks.state import Rule, Target
+from chainfl.tasks.state import ZERO_ROOT, Claim, Rule, Target
 
 # --- the mirror ----------------------------------------------------------------------------------
 
 
-class Reading:
-    """What `Proofs.sol` does with a proof, word for word; an AssertionError is a revert."""
-
-    def __init__(self, played: Round, proof: bytes) -> None:
-        self.played, self.form, self.proof, self.cursor = played, played.form, proof, 0
-
-    def take(self, length: int) -> bytes:
-        part = self.proof[self.cursor : self.cursor + length]
-        assert len(part) == length
-        self.cursor += length
-        return part
-
-    def number(self, length: int) -> int:
-        return int.from_bytes(self.take(length), "big")
-
-    def judge(self) -> bool:
-        kind = self.number(1)
-        wrong = {1: self.coordinate, 2: self.group}[kind]()
-        assert self.cursor == len(self.proof)
-        return wrong
-
-    def coordinate(self) -> bool:
-        played, form = self.played, self.form
-        target = Target(self.number(1))
-        self.index, self.offset = divmod(self.number(8), form.chunk_params)
-        self.number(2), self.number(2)
-        groups = form.num_groups(len(played.weights))
-        if groups:
-            assert self.take(32 * groups) == b"".join(played.group_roots)
-        is_model = target is Target.MODEL
-        kind, values = (
-            (VectorKind.MODEL, played.claimed_model) if is_model else (VectorKind.STATE, played.claimed_state)
-        )
-        model = self.plain(VectorKind.MODEL, played.root(played.model, VectorKind.MODEL)) if is_model else 0
-        state = (
-            None if played.state is None else self.plain(VectorKind.STATE, played.root(played.state, VectorKind.STATE))
-        )
-        claimed = self.plain(kind, played.root(values, kind))
-        if groups:
-            column = np.array([sum(self.plain(VectorKind.GROUP_SUM, root) for root in played.group_roots)])
-            total = sum(played.weights)
-        else:
-            rows, weights = self.updates(0, len(played.weights))
-            column, total = rule_sum(form, rows, weights)
-        wide = [None if value is None else np.array([value], np.int32) for value in (model, state)]
-        moved = Server.of(form).advance(column, total, wide[0], wide[1])
-        expected = moved.model if is_model else moved.state
-        return bool(expected[0] != claimed)
-
-    def group(self) -> bool:
-        self.index, self.offset = divmod(self.number(8), self.form.chunk_params)
-        group = self.number(2)
-        assert self.take(32 * len(self.played.group_roots)) == b"".join(self.played.group_roots)
-        claimed = self.plain(VectorKind.GROUP_SUM, self.played.group_roots[group])
-        size = self.form.group_size
-        rows, weights = self.updates(group, min(size, len(self.played.weights) - group * size))
-        return sum(int(row[0]) * weight for row, weight in zip(rows, weights, strict=True)) != claimed
-
-    def plain(self, kind: VectorKind, expected: bytes) -> int:
-        shape = TreeShape(self.form.num_params, self.form.chunk_params, kind)
-        packed = self.take(shape.chunk_params * shape.width + 32 * shape.depth)
-        root, values = read_plain(packed, shape, self.index)
-        assert root == expected
-        return int(values[self.offset])
-
-    def updates(self, group: int, count: int):
-        rows, weights, chained = [], [], bytes(32)
-        depth = TreeShape(self.form.num_params, self.form.chunk_params, VectorKind.UPDATE).depth
-        for _ in range(count):
-            weights.append(self.number(2))
-            seen = read_update_opening(self.take(9 + 2 * self.form.chunk_params + 40 * depth), self.form, self.index)
-            rows.append(seen.values[self.offset : self.offset + 1])
-            chained = keccak(chained + seen.root + weights[-1].to_bytes(2, "big"))
-        assert chained == self.played.accepted_hashes[group]
-        return rows, weights
+def convicts(played: Round, proof: bytes) -> bool:
+    """Whether the contract's mirror finds the round's claim wrong. An AssertionError is a revert."""
+    claim = Claim(
+        played.root(played.claimed_model, VectorKind.MODEL),
+        ZERO_ROOT if played.claimed_state is None else played.root(played.claimed_state, VectorKind.STATE),
+        played.group_roots,
+    )
+    model_root = played.root(played.model, VectorKind.MODEL)
+    state_root = ZERO_ROOT if played.state is None else played.root(played.state, VectorKind.STATE)
+    records = Records(played.form, model_root, state_root, claim, played.weights, played.accepted_hashes)
+    return Reading(records, proof).judge()
 
 
 # --- openings ------------------------------------------------------------------------------------
@@ -174,8 +108,8 @@ def test_aggregate_proof__wrong_model_value__the_mirror_convicts_it_alone(name, 
     honest = Round.random(FORMATS[name])
     lying = honest.lying("model", coordinate)
     fault = find_fault(lying.form, lying.before, lying.sources, lying.claimed)
-    assert Reading(lying, aggregate_proof(lying.evidence, fault)).judge()
-    assert not Reading(honest, coordinate_proof(honest.evidence, coordinate)).judge()
+    assert convicts(lying, aggregate_proof(lying.evidence, fault))
+    assert not convicts(honest, coordinate_proof(honest.evidence, coordinate))
 
 
 @pytest.mark.parametrize("name", ["groups", "groups, momentum"])
@@ -185,8 +119,8 @@ def test_aggregate_proof__wrong_group_sum__the_mirror_convicts_it_alone(name):
         lying = honest.lying(f"group {group}", 5)
         fault = find_fault(lying.form, lying.before, lying.sources, lying.claimed)
         assert fault.kind is FaultKind.GROUP_COORDINATE
-        assert Reading(lying, aggregate_proof(lying.evidence, fault)).judge()
-        assert not Reading(honest, group_proof(honest.evidence, 5, group)).judge()
+        assert convicts(lying, aggregate_proof(lying.evidence, fault))
+        assert not convicts(honest, group_proof(honest.evidence, 5, group))
 
 
 @pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.has_momentum])
@@ -194,14 +128,14 @@ def test_aggregate_proof__wrong_state_value__the_mirror_convicts_it_alone(name):
     honest = Round.random(FORMATS[name])
     lying = honest.lying("state", 77)
     fault = find_fault(lying.form, lying.before, lying.sources, lying.claimed)
-    assert Reading(lying, aggregate_proof(lying.evidence, fault)).judge()
-    assert not Reading(honest, coordinate_proof(honest.evidence, 77, Target.STATE)).judge()
+    assert convicts(lying, aggregate_proof(lying.evidence, fault))
+    assert not convicts(honest, coordinate_proof(honest.evidence, 77, Target.STATE))
 
 
 def test_coordinate_proof__claimed_state_is_withheld__the_model_is_proven_without_it():
     lying = Round.random(FORMATS["mean, momentum"]).lying("model", 77)
     withheld = replace(lying.evidence, claimed_state=None)
-    assert Reading(lying, coordinate_proof(withheld, 77)).judge()
+    assert convicts(lying, coordinate_proof(withheld, 77))
     with pytest.raises(EncodingError, match="no such vector"):
         coordinate_proof(withheld, 77, Target.STATE)
 
@@ -210,7 +144,7 @@ def test_aggregate_proof__update_left_out__the_mirror_refuses():
     lying = Round.random(FORMAT).lying("model", 3)
     evidence = replace(lying.evidence, updates=lying.evidence.updates[:-1])
     with pytest.raises(AssertionError):
-        Reading(lying, coordinate_proof(evidence, 3)).judge()
+        convicts(lying, coordinate_proof(evidence, 3))
 
 
 def test_padding_proof__each_target__target_group_index_and_opening():

@@ -22,7 +22,13 @@ PURE = [
     "chainfl.tasks.payouts",
     "chainfl.tasks.rules",
 ]
-NUMERIC = ["chainfl.encoding.payload", "chainfl.encoding.chunk_tree", "chainfl.aggregation.mean", "chainfl.storage.cid"]
+NUMERIC = [
+    "chainfl.encoding.payload",
+    "chainfl.encoding.chunk_tree",
+    "chainfl.aggregation.mean",
+    "chainfl.storage.cid",
+    "chainfl.data.fetching",
+]
 DECISIONS = [
     "chainfl.agents.worker",
     "chainfl.agents.validator",
@@ -30,6 +36,7 @@ DECISIONS = [
     "chainfl.agents.chores",
     "chainfl.agents.loop",
     "chainfl.agents.wiring",
+    "chainfl.agents.shards",
     "chainfl.registry.lineage",
     "chainfl.registry.replay",
     "chainfl.validation.checks",

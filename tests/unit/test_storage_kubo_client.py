@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from chainfl.errors import (
     StoreFull,
     StoreReadOnly,
     StoreUnreachable,
+    StoreUnsupported,
     UsageError,
 )
 from chainfl.storage import kubo
@@ -37,6 +40,7 @@ from chainfl.types import Cid
 DATA = bytes(range(256)) * 10_000  # three chunks
 CID = cid_of(DATA)
 API = "/ip4/127.0.0.1/tcp/5001"
+PEER = "4001/p2p/12D3KooWGRUf1BJYoYYxpWyLFKKnpLcVFyn4bDoZ6sxXbGmrVxKR"
 
 
 class FakeClient:
@@ -52,11 +56,26 @@ class FakeClient:
         self.fetched: list[str] = []
         self.fault: Exception | None = None
         self.answer: str | None = None
-        self.block = self.files = self
+        self.says_version = "0.42.0"
+        self.pins: set[str] = set()
+        self.forgets_to_pin = False
+        self.peers_said: Any = None
+        self.block = self.files = self.swarm = self
+        self.pin = FakePins(self)
 
     def version(self) -> dict[str, str]:
         self._fail()
-        return {"Version": "0.42.0"}
+        return {"Version": self.says_version}
+
+    def id(self) -> dict[str, Any]:
+        self._fail()
+        return {"Addresses": self.peers_said and [f"/ip4/127.0.0.1/tcp/{PEER}"]}
+
+    def peers(self, *, opts: dict[str, str]) -> dict[str, Any]:
+        assert opts == {"latency": "true"}
+        if self.peers_said is None:
+            raise client_errors.ErrorResponse("this action must be run in online mode, try 'ipfs daemon'", None)
+        return {"Peers": self.peers_said}
 
     def add(self, stream: Any, **parameters: Any) -> dict[str, str]:
         self._fail()
@@ -64,7 +83,10 @@ class FakeClient:
         while part := stream.read(100_000):
             builder.update(part)
         self.added.append(parameters)
-        return {"Hash": self.answer or builder.finish()}
+        cid = builder.finish()
+        if not self.forgets_to_pin:
+            self.pins.add(cid)
+        return {"Hash": self.answer or cid}
 
     def get(self, cid: str, *, stream: bool, opts: dict[str, str]) -> Any:
         self._fail()
@@ -87,6 +109,34 @@ class FakeClient:
     def _fail(self) -> None:
         if self.fault:
             raise self.fault
+
+
+class FakePins:
+    """The client's `pin`, in the daemon's own words."""
+
+    def __init__(self, client: FakeClient) -> None:
+        self._client = client
+
+    def ls(self, *cids: str, type: str) -> dict[str, Any]:
+        self._client._fail()
+        assert type == "recursive"
+        for cid in cids:
+            if cid not in self._client.pins:
+                raise client_errors.ErrorResponse(f"path '{cid}' is not pinned", None)
+        return {"Keys": {cid: {"Type": "recursive"} for cid in cids or self._client.pins}}
+
+    def add(self, cid: str, *, opts: dict[str, str], timeout: tuple[int, int]) -> None:
+        self._client._fail()
+        assert int(opts["timeout"].removesuffix("s")) < timeout[1]
+        if cid not in self._client.blocks:
+            raise client_errors.ErrorResponse("pin: context deadline exceeded", None)
+        self._client.pins.add(cid)
+
+    def rm(self, cid: str) -> None:
+        self._client._fail()
+        if cid not in self._client.pins:
+            raise client_errors.ErrorResponse("not pinned or pinned indirectly", None)
+        self._client.pins.remove(cid)
 
 
 @pytest.fixture
@@ -133,6 +183,114 @@ def test_put__daemon_answers_with_another_cid__is_a_mismatch(store: KuboStore, c
     client.answer = "QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH"
     with pytest.raises(CidMismatch):
         store.put_bytes(DATA)
+
+
+def test_prefetch__nothing_local__asks_for_every_block_once_and_gives_nothing(
+    store: KuboStore, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_bytes(DATA)
+    store.prefetch(CID, max_bytes=len(DATA))
+    assert client.fetched == []
+    monkeypatch.setattr(KuboStore, "has", lambda *_: False)
+    store.prefetch(CID, max_bytes=len(DATA))
+    assert set(client.fetched) == set(client.blocks)
+
+
+def test_get__several_readers__share_the_requests_that_are_under_way_at_once(
+    store: KuboStore, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_bytes(b"one block")
+    under_way = most = 0
+    lock, enough = threading.Lock(), threading.Barrier(kubo.FETCHES_AT_ONCE, timeout=10)
+
+    @contextlib.contextmanager
+    def counted(block: bytes) -> Iterator[Iterator[bytes]]:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        enough.wait()  # goes on only with all that may be under way
+        yield iter([block])
+        with lock:
+            under_way -= 1
+
+    monkeypatch.setattr(client, "_parts", counted)
+    with ThreadPoolExecutor(2 * kubo.FETCHES_AT_ONCE) as pool:
+        cid = cid_of(b"one block")
+        got = list(pool.map(lambda _: store.get_bytes(cid, max_bytes=9), range(2 * kubo.FETCHES_AT_ONCE)))
+    assert set(got) == {b"one block"}
+    assert most == kubo.FETCHES_AT_ONCE
+
+
+def test_put__daemon_did_not_pin__is_pinned_before_the_put_returns(store: KuboStore, client: FakeClient) -> None:
+    client.forgets_to_pin = True
+    store.put_bytes(DATA)
+    assert client.pins == {CID}
+
+
+def test_put__daemon_cannot_pin__fails_with_its_reason(store: KuboStore, client: FakeClient) -> None:
+    client.forgets_to_pin = True
+    client.pin.add = lambda *_, **__: (_ for _ in ()).throw(  # type: ignore[method-assign]
+        client_errors.ErrorResponse("pin: no space left on device", None)
+    )
+    with pytest.raises(StoreFull):
+        store.put_bytes(DATA)
+
+
+def test_drop__pinned_and_not_pinned__is_kept_no_longer(store: KuboStore, client: FakeClient) -> None:
+    store.put_bytes(DATA)
+    assert store.is_pinned(CID)
+    assert store.count_pins() == 1
+    store.drop(CID)
+    store.drop(CID)
+    assert not store.is_pinned(CID)
+    assert client.pins == set()
+
+
+def test_pin__not_found_in_time__is_not_found(store: KuboStore) -> None:
+    with pytest.raises(BlobNotFound):
+        store.pin(CID, timeout_s=1)
+
+
+@pytest.mark.parametrize("version", ["0.35.0", "0.41.3", "0.42.0-dev", "1.0.0", "custom"])
+def test_kubo_store__version_that_can_work__is_taken(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr(FakeClient, "version", lambda _: {"Version": version})
+    monkeypatch.setattr(ipfshttpclient, "Client", FakeClient)
+    assert version in KuboStore(API).describe()
+
+
+@pytest.mark.parametrize("version", ["0.34.1", "0.7.0", "0.0.1"])
+def test_kubo_store__version_that_cannot_work__is_refused_with_the_one_to_install(
+    monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setattr(FakeClient, "version", lambda _: {"Version": version})
+    monkeypatch.setattr(ipfshttpclient, "Client", FakeClient)
+    with pytest.raises(StoreUnsupported, match=version) as caught:
+        KuboStore(API)
+    assert "0.35.0" in caught.value.hint
+
+
+def test_untested__bounds_and_beyond__are_told_apart() -> None:
+    oldest, newest = (".".join(map(str, each)) for each in (kubo.OLDEST_TESTED, kubo.NEWEST_TESTED))
+    assert [kubo.untested(version) for version in (oldest, newest, f"{newest}-rc1")] == ["", "", ""]
+    for version in ("0.35.0", "0.99.0", "1.0.0", "custom"):
+        assert version in kubo.untested(version)
+
+
+def test_peers__online_and_offline__with_their_round_trips(store: KuboStore, client: FakeClient) -> None:
+    assert store.peers() == store.addresses() == ()
+    address, _, peer = PEER.partition("/p2p/")
+    client.peers_said = [{"Addr": f"/ip4/127.0.0.1/tcp/{address}", "Peer": peer, "Latency": "1.5ms"}]
+    assert store.peers() == (kubo.Peer(f"/ip4/127.0.0.1/tcp/{PEER}", 0.0015),)
+    assert store.addresses() == (f"/ip4/127.0.0.1/tcp/{PEER}",)
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("350µs", 0.00035), ("1m2.5s", 62.5), ("17ns", 1.7e-8), ("n/a", None), ("", None), ("5", None), ("1.2.3s", None)],
+)
+def test_seconds__as_go_writes_them__are_numbers(said: str, seconds: float | None) -> None:
+    assert kubo._seconds(said) == (seconds if seconds is None else pytest.approx(seconds))
 
 
 @pytest.mark.parametrize("codec", [RAW, DAG_PB])
@@ -186,9 +344,11 @@ def test_get_and_has__content_not_there__is_not_found(store: KuboStore) -> None:
     [
         ("write /repo/blocks/x: no space left on device", StoreFull),
         ("write /repo/blocks/x: disk quota exceeded", StoreFull),
+        ("write /repo/blocks/x: file too large", StoreFull),
         ("open /repo/blocks/x: read-only file system", StoreReadOnly),
         ("open /repo/blocks/x: permission denied", StoreReadOnly),
         ("context deadline exceeded", BlobNotFound),
+        ("block in storage has different hash than requested", CidMismatch),
         ("something new", StorageError),
     ],
 )

@@ -384,3 +384,42 @@ def test_training__server_step_that_hides_the_aggregate__is_refused(training, fo
     with pytest.raises(SpecificationError, match=told):
         make_spec(training=TRAINING | training, format=format_, genesis=genesis)
     make_spec(training=TRAINING | {"algorithm": "scaffold"}, format=replace(specs.default_format(15), step_den=2))
+
+
+def test_spec__no_shards_and_plain_payloads__the_bytes_that_it_had_before_there_were_any():
+    told = json.loads(make_spec().to_bytes())
+    assert "payload" not in told
+    assert "description_cid" not in told["dataset"]
+    spelled_out = make_spec(
+        payload={"compression": "none"}, dataset=make_fields()["dataset"] | {"description_cid": None}
+    )
+    assert spelled_out.spec_hash() == make_spec().spec_hash()
+
+
+def test_spec__default_payload_written_out__is_not_canonical():
+    told = json.loads(make_spec().to_bytes()) | {"payload": {"compression": "none"}}
+    with pytest.raises(SpecificationError, match="canonical"):
+        specs.parse_own(json.dumps(told, sort_keys=True, separators=(",", ":")).encode("ascii"))
+
+
+def test_spec__shards_and_compression__come_back_and_change_the_hash():
+    spec = make_spec(
+        payload={"compression": "deflate"}, dataset=make_fields()["dataset"] | {"description_cid": str(CID)}
+    )
+    assert specs.parse_own(spec.to_bytes()) == spec
+    assert (spec.payload.compression, spec.dataset.description_cid) == ("deflate", CID)
+    assert spec.spec_hash() != make_spec().spec_hash()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"payload": {"compression": "zip"}},
+        {"payload": {"level": 3}},
+        {"dataset": {"name": "d", "input_shape": [1], "num_classes": 2, "description_cid": "b" + "a" * 58}},
+        {"dataset": {"name": "d", "input_shape": [1], "num_classes": 2, "description_cid": "Qm"}},
+    ],
+)
+def test_spec__other_compression_or_no_cid__refused(changes):
+    with pytest.raises(SpecificationError):
+        make_spec(**changes)

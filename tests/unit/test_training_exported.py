@@ -19,8 +19,8 @@ from chainfl.errors import TrainingError
 from chainfl.training import exported
 from chainfl.training.datasets import Dataset
 from chainfl.training.exported import OPERATORS, load_exported
-from chainfl.training.state import state_layout, vector_of
 from chainfl.training.settings import LocalTraining
+from chainfl.training.state import state_layout, vector_of
 from chainfl.training.trainer import LocalTrainer
 
 GRAPH = "models/model.json"

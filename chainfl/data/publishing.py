@@ -1,0 +1,81 @@
+"""Publishing a data set: shard after shard into a store, and the description last. Run again, it carries on."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from chainfl.data.croissant import MAX_SHARDS, Description, ShardEntry, Words
+from chainfl.data.shards import Partition, cut, form_of, write_shard
+from chainfl.errors import CidMismatch, UsageError
+from chainfl.storage.files import open_source, pieces, writing
+from chainfl.storage.port import BlobStore
+from chainfl.storage.unixfs import CidBuilder
+from chainfl.training.datasets import Dataset
+from chainfl.training.partition import label_counts
+from chainfl.types import Cid
+
+Tell = Callable[[int, ShardEntry, bool], None]
+"""Hears of each shard that is in its place: its number, what it is, and whether it had to be moved there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cutting:
+    """How a set is cut. alpha: of Dirichlet; None for IID. One IID shard is the set as it is."""
+
+    count: int = 1
+    partition: Partition = "iid"
+    alpha: float | None = None
+    seed: int = 0
+
+    def __str__(self) -> str:
+        if self.count == 1 and self.partition == "iid":
+            return "one shard of everything"
+        skew = f" alpha {self.alpha}" if self.alpha is not None else ""
+        return f"{self.partition}{skew}, seed {self.seed}"
+
+
+def publish(dataset: Dataset, store: BlobStore, words: Words, cutting: Cutting, tell: Tell) -> tuple[Cid, Description]:
+    """Puts what the store does not have yet of shards and description. returns: the description and its CID.
+
+    The same set, words and cutting give the same CIDs on every machine. Raises UsageError, DatasetError for a set
+    that cannot be cut so, DescriptionInvalid for words that cannot stand in a description, and what the store raises.
+    """
+    if not 1 <= cutting.count <= MAX_SHARDS:
+        raise UsageError(f"a data set has 1 to {MAX_SHARDS} shards, not {cutting.count}")
+    parts = cut(dataset, cutting.count, partition=cutting.partition, alpha=cutting.alpha, seed=cutting.seed)
+    entries: list[ShardEntry] = []
+    for number, part in enumerate(parts, 1):
+        entry, was_put = _put_shard(part, store)
+        entries.append(entry)
+        tell(number, entry, was_put)
+    form = form_of(dataset)
+    described = Description(words, form.dtype, form.input_shape, form.num_classes, str(cutting), tuple(entries))
+    return store.put_bytes(described.to_bytes()), described
+
+
+def _put_shard(part: Dataset, store: BlobStore) -> tuple[ShardEntry, bool]:
+    """The shard's entry, and whether the store did not have it before."""
+    with tempfile.TemporaryDirectory(prefix="chainfl-") as folder:
+        path = Path(folder) / "shard.npz"
+        with writing(path.parent), path.open("wb") as target:
+            write_shard(part, target)
+        cid, sha256 = _identify(path)
+        entry = ShardEntry(cid, sha256, path.stat().st_size, tuple(map(int, label_counts(part))))
+        if store.has(cid):
+            return entry, False
+        if (stored := store.put_file(path)) != cid:
+            raise CidMismatch(f"the store keeps as {stored} what is {cid}", cid=cid)
+        return entry, True
+
+
+def _identify(path: Path) -> tuple[Cid, str]:
+    builder, digest = CidBuilder(), hashlib.sha256()
+    with open_source(path) as source:
+        for piece in pieces(source, path):
+            builder.update(piece)
+            digest.update(piece)
+    return builder.finish(), digest.hexdigest()

@@ -1,0 +1,226 @@
+"""A private network of real nodes on loopback: blocks from node to node, nodes that vanish, and a pinning service."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from kubo import KuboDaemon, Relay, link, private_swarm
+from pinning_service import TOKEN, Fault, PinningServer
+
+from chainfl.cli.context import App
+from chainfl.cli.doctor import examine
+from chainfl.errors import BlobNotFound, NotPublished, StoreUnreachable
+from chainfl.storage.kubo import KuboStore
+from chainfl.storage.pinning import PinningService
+from chainfl.storage.several import Place, SeveralStores, Standing
+
+pytestmark = [pytest.mark.integration, pytest.mark.enable_socket]
+
+MIB = 1 << 20
+
+
+def content(seed: int, size: int = 5 * MIB) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+@pytest.fixture(scope="module")
+def swarm() -> Iterator[list[KuboDaemon]]:
+    with private_swarm(3) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def stores(swarm: list[KuboDaemon]) -> list[KuboStore]:
+    return [KuboStore(node.api) for node in swarm]
+
+
+def sent_blocks(node: KuboDaemon) -> int:
+    return int(json.loads(node.ipfs("bitswap", "stat", "--enc=json"))["BlocksSent"])
+
+
+def test_nodes__each_publishes__fetch_from_one_another_at_the_same_time(stores: list[KuboStore]) -> None:
+    published = [(store.put_bytes(content(at)), content(at)) for at, store in enumerate(stores)]
+    wanted = [(store, *each) for store in stores for each in published]
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        got = pool.map(lambda want: want[0].get_bytes(want[1], max_bytes=len(want[2])) == want[2], wanted)
+        assert list(got) == [True] * len(wanted)
+
+
+def test_get__two_nodes_have_it__both_send_blocks_of_it(swarm: list[KuboDaemon], stores: list[KuboStore]) -> None:
+    data = content(10, 60 * MIB)
+    for store in stores[1:]:
+        cid = store.put_bytes(data)
+    before = [sent_blocks(node) for node in swarm[1:]]
+    assert stores[0].get_bytes(cid, max_bytes=len(data)) == data
+    sent = [now - then for now, then in zip(map(sent_blocks, swarm[1:]), before, strict=True)]
+    assert min(sent) > 5
+    assert sum(sent) >= 61
+
+
+def test_peers__linked__have_addresses_and_measured_round_trips(
+    swarm: list[KuboDaemon], stores: list[KuboStore]
+) -> None:
+    cid = stores[0].put_bytes(content(20))
+    stores[1].get_bytes(cid, max_bytes=5 * MIB)
+    (ours,) = stores[0].addresses()
+    (found,) = [peer for peer in stores[1].peers() if peer.address == ours]
+    assert found.round_trip_s is not None
+    assert 0 < found.round_trip_s < 5
+
+
+def test_prefetch__then_the_publisher_is_cut_off__is_read_from_our_own_node(tmp_path: Path) -> None:
+    data = content(30)
+    with private_swarm(2) as (publisher, reader):
+        store = KuboStore(reader.api)
+        cid = KuboStore(publisher.api).put_bytes(data)
+        store.prefetch(cid, max_bytes=len(data))
+        assert store.has(cid)
+        publisher.kill()
+        store.get_file(cid, tmp_path / "target", max_bytes=len(data))
+    assert (tmp_path / "target").read_bytes() == data
+
+
+def test_get__a_node_vanishes_in_the_middle__another_one_serves_the_rest() -> None:
+    data = content(40, 60 * MIB)
+    with private_swarm(3) as (reader, vanishing, staying):
+        for node in (vanishing, staying):
+            cid = KuboStore(node.api).put_bytes(data)
+        with Relay(reader.api) as relay:
+            relay.at("block/get", lambda count: vanishing.kill() if count == 20 else None)
+            assert KuboStore(relay.api).get_bytes(cid, max_bytes=len(data)) == data
+        assert [peer.address for peer in KuboStore(reader.api).peers()] == [staying.address]
+
+
+def test_connect__a_node_that_nobody_knew__then_has_its_content() -> None:
+    with private_swarm(2, linked=False) as (ours, other):
+        store, address = KuboStore(ours.api), other.address
+        cid = KuboStore(other.api).put_bytes(content(50))
+        with pytest.raises(BlobNotFound):
+            store.pin(cid, timeout_s=1)
+        store.connect(address)
+        store.pin(cid, timeout_s=20)
+        assert store.is_pinned(cid)
+        other.kill()
+        with pytest.raises(StoreUnreachable, match="cannot connect"):
+            KuboStore(ours.api).connect(f"{address[:-1]}{'a' if address[-1] != 'a' else 'b'}")
+
+
+# --- a pinning service ---------------------------------------------------------------------------
+
+
+def published_by(node: KuboDaemon, server: PinningServer, *, quorum: int, timeout_s: float = 60) -> SeveralStores:
+    service = PinningService("cellar", server.endpoint, TOKEN)
+    return SeveralStores([Place("kubo", KuboStore(node.api))], [service], quorum=quorum, timeout_s=timeout_s)
+
+
+def test_publish__worker_goes_away__others_fetch_it_from_the_services_node(tmp_path: Path) -> None:
+    data = content(60)
+    with private_swarm(3, linked=False) as (worker, cellar, reader), PinningServer(cellar) as server:
+        # Nobody connects them but the delegates that the service names.
+        store = published_by(worker, server, quorum=2)
+        cid = store.put_bytes(data)
+        assert list(store.standings(cid)) == [Standing("kubo", True, "pinned"), Standing("cellar", True, "pinned")]
+        worker.kill()
+        link(cellar, reader)
+        cellar.ipfs("repo", "gc")
+        KuboStore(reader.api).get_file(cid, tmp_path / "target", max_bytes=len(data))
+    assert (tmp_path / "target").read_bytes() == data
+
+
+def test_publish__service_fails__is_not_published_and_a_later_put_is(swarm: list[KuboDaemon]) -> None:
+    with PinningServer(swarm[1]) as server:
+        store = published_by(swarm[0], server, quorum=2)
+        server.fail_all = True
+        with pytest.raises(NotPublished) as caught:
+            store.put_bytes(content(70))
+        assert "cellar could not pin" in caught.value.hint
+        server.fail_all = False
+        server.faults = [Fault(500), Fault(0), Fault(0), Fault(429)]
+        cid = store.put_bytes(content(70))
+        assert KuboStore(swarm[1].api).is_pinned(cid)
+        store.drop(cid)
+        assert not any(KuboStore(node.api).is_pinned(cid) for node in swarm[:2])
+
+
+def test_publish__service_too_slow__is_not_published_in_time(swarm: list[KuboDaemon]) -> None:
+    with PinningServer(swarm[1]) as server:
+        server.hold.set()
+        with pytest.raises(NotPublished) as caught:
+            published_by(swarm[0], server, quorum=2, timeout_s=1).put_bytes(content(80))
+    assert "cellar" in caught.value.hint
+
+
+def test_publish__service_slow_and_not_needed__returns_and_the_service_goes_on(swarm: list[KuboDaemon]) -> None:
+    with PinningServer(swarm[1]) as server:
+        server.hold.set()
+        store = published_by(swarm[0], server, quorum=1)
+        cid = store.put_bytes(content(90))
+        assert list(store.standings(cid))[1] == Standing("cellar", False, "queued")
+        server.hold.clear()
+        PinningService("cellar", server.endpoint, TOKEN).pin(cid, timeout_s=60)
+        assert list(store.standings(cid))[1].holds
+
+
+def test_doctor__node_service_and_gateway__are_told_with_their_figures(
+    swarm: list[KuboDaemon], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gateway = (swarm[2].repo / "gateway").read_text().strip()
+    with PinningServer(swarm[1]) as server:
+        config = tmp_path / "chainfl.toml"
+        config.write_text(
+            f"""
+            storage = ["kubo", "gateway"]
+            kubo_api = "{swarm[0].api}"
+            gateways = ["{gateway}", "http://127.0.0.1:1"]
+            pinning = [
+                {{ name = "cellar", endpoint = "{server.endpoint}" }},
+                {{ name = "attic", endpoint = "{server.endpoint}" }},
+            ]
+            publish_quorum = 2
+            keys_dir = "keys"
+            cache_dir = "cache"
+            rpc = "http://127.0.0.1:1"
+            """
+        )
+        monkeypatch.setenv("CHAINFL_PINNING_TOKEN_CELLAR", TOKEN)
+        monkeypatch.setenv("CHAINFL_PINNING_TOKEN_ATTIC", "wrong-token")
+        found = {finding.what: finding for finding in examine(App({"config": str(config)}))}
+    assert re.search(r"Kubo .* pins; 2 peers", found["Kubo daemon"].told)
+    assert found[f"gateway {gateway.removeprefix('http://')}"].ok
+    assert not found["gateway 127.0.0.1:1"].ok
+    assert "takes the token, 0 pins" in found["pinning service cellar"].told
+    assert not found["pinning service attic"].ok
+    assert "does not take the token" in found["pinning service attic"].told
+    assert "not dropped everywhere: attic" in found["store"].told
+    assert server.pins == {}
+
+
+def test_read__own_block_damaged__comes_from_the_next_store(swarm: list[KuboDaemon], stores: list[KuboStore]) -> None:
+    data = content(100)
+    for store in stores[:2]:
+        cid = store.put_bytes(data)
+    path = swarm[0].block_path(swarm[0].ipfs("refs", cid).splitlines()[0])
+    path.chmod(0o600)
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+    both = SeveralStores([Place("near", stores[0]), Place("far", stores[1])])
+    assert both.get_bytes(cid, max_bytes=len(data)) == data
+
+
+def test_get__eight_readers_at_once__all_get_it(swarm: list[KuboDaemon], stores: list[KuboStore]) -> None:
+    data = content(110, 10 * MIB)
+    cid = stores[2].put_bytes(data)
+    gate = threading.Barrier(8)
+
+    def read(_: int) -> bool:
+        gate.wait()
+        return KuboStore(swarm[0].api).get_bytes(cid, max_bytes=len(data)) == data
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, range(8))) == [True] * 8

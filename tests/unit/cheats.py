@@ -1,0 +1,101 @@
+"""Players that cheat from round 2 on, for a `World`: workers whose trees lie, and aggregators that serve their lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from agents_world import NUM_PARAMS, TargetTrainer, World
+from dispute_rounds import lying_vector
+
+from chainfl.agents.worker import Worker
+from chainfl.disputes.games import nodes_below
+from chainfl.disputes.openings import CommittedVector
+from chainfl.encoding.chunk_tree import UpdateCommitment, VectorKind
+from chainfl.simulation.attackers import NormWorker, WithholdingAggregator
+from chainfl.tasks import spec as specs
+from chainfl.tasks.state import Role, Target
+
+FORM = replace(specs.default_format(NUM_PARAMS), chunk_params=16)
+MOMENTUM = replace(FORM, momentum_num=9, momentum_den=10)
+GROUPS = replace(FORM, group_size=2)
+DEPTH = 5  # 19 chunks
+
+
+def enter(world: World, account: str, make) -> None:
+    """Puts a cheat in the place of an honest player."""
+    honest = world.players[account]
+    honest.context.journal.close()
+    context = world.context(honest.role, account)
+    args = (TargetTrainer(int(account, 16)),) if honest.role is Role.WORKER else ()
+    world.players[account] = make(context, *args)
+
+
+class LyingWorker(NormWorker):
+    """Publishes its update, and commits to a tree that is another at some nodes. It answers every demand from that."""
+
+    lies: Mapping[tuple[int, int], int] = {}
+    committed: CommittedVector
+
+    def forge(self, values, form):
+        self.committed = lying_vector(values, form, self.lies)
+        depth = self.committed.tree.shape.depth
+        return values, UpdateCommitment(self.committed.root, self.committed.tree.node(depth, 0)[1])
+
+    def _answer(self, snapshot):
+        asked = self._answers.own(snapshot)
+        if asked is None or not hasattr(self, "committed"):
+            return super()._answer(snapshot)
+        demand = asked.demand
+        opening = self.committed.stated_opening(demand.chunk_index)
+        place = (demand.round, demand.worker_index, demand.chunk_index)
+        return self.context.chain.answer_demand(snapshot.task_id, *place, opening)
+
+
+def lies_at(*nodes: tuple[int, int], by: int = -1) -> type[Worker]:
+    """A worker whose tree is off at these nodes."""
+    return type("LyingWorker", (LyingWorker,), {"lies": dict.fromkeys(nodes, by)})
+
+
+class OtherBytesWorker(LyingWorker):
+    """Publishes other values than it committed to, in some chunks, and has an honest tree of what it committed to."""
+
+    chunks: tuple[int, ...] = ()
+
+    def forge(self, values, form):
+        super().forge(values, form)
+        published = values.copy()
+        for chunk in self.chunks:
+            published[chunk * form.chunk_params] += 5
+        depth = self.committed.tree.shape.depth
+        return published, UpdateCommitment(self.committed.root, self.committed.tree.node(depth, 0)[1])
+
+
+def publishes_others(*chunks: int) -> type[Worker]:
+    """A worker who publishes something else in these chunks."""
+    return type("OtherBytesWorker", (OtherBytesWorker,), {"chunks": chunks})
+
+
+class ServingAggregator(WithholdingAggregator):
+    """Publishes nothing of its wrong model, but answers the game about it, node by node."""
+
+    def forge(self, snapshot, replayed):
+        forged = super().forge(snapshot, replayed)
+        self.lie = CommittedVector.of(forged.model, self.context.scope.format, VectorKind.MODEL)
+        return forged
+
+    def _question(self, snapshot):
+        return super(WithholdingAggregator, self)._question(snapshot)
+
+    def _answer(self, snapshot):
+        number, game = self._question(snapshot)
+        assert game.target is Target.MODEL
+        chain = self.context.chain
+        if game.height > 0:
+            return chain.answer_nodes(snapshot.task_id, number, nodes_below(self.lie.tree, game.height, game.index))
+        return chain.answer_chunk(snapshot.task_id, number, self.lie.chunk(game.index))
+
+
+def index_of(world: World, account: str) -> int:
+    """A worker's place among the workers."""
+    return list(world.chain.members[Role.WORKER]).index(account)
