@@ -1,18 +1,25 @@
 """chainfl: strangers train a model together without trusting one another."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from chainfl.simulation.simulate import simulate
+    from chainfl.simulation.strategy import Strategy
     from chainfl.training.finished import load_model
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_model"]
+__all__ = ["Strategy", "__version__", "load_model", "simulate"]
+
+_LAZY = {
+    "Strategy": "chainfl.simulation.strategy",
+    "load_model": "chainfl.training.finished",
+    "simulate": "chainfl.simulation.simulate",
+}
 
 
 def __getattr__(name: str) -> Any:
     """torch is imported when it is needed: the command line, and most of the package, start without it."""
-    if name == "load_model":
-        from chainfl.training.finished import load_model
-
-        return load_model
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -81,6 +81,20 @@ class JournalDamaged(ChainflError):
     hint_template = "Restore {path} from a backup; without it a committed update cannot be revealed."
 
 
+class ExperimentDiffers(UsageError):
+    """The folder holds an experiment that is not the one asked for; the message lists every difference."""
+
+    exit_code = 17
+    hint_template = "Give `out` another folder, or make the call that began {path} again."
+
+
+class ExperimentDamaged(UsageError):
+    """A file of an experiment's folder is not what chainfl wrote there."""
+
+    exit_code = 18
+    hint_template = "Delete {path} and start the experiment again."
+
+
 class TokenMissing(KeyfileError):
     """The access token of a pinning service is nowhere, or is none."""
 

@@ -1,7 +1,8 @@
 """What an agent must not lose: small files, each written whole before anything is sent that depends on it.
 
 "Have I committed?" is the chain's to answer. The journal keeps what the chain cannot give back: the encoded update
-before its upload, a salt before its commit, votes, and the error-feedback residual. A file appears whole or not at
+before its upload, a salt before its commit, votes, the error-feedback residual, and what the local algorithm keeps
+between its rounds. A file appears whole or not at
 all (write, fsync, rename, fsync of the folder), so a process that is killed at any point finds either the state
 before or the state after.
 """
@@ -19,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from chainfl.errors import JournalDamaged, StorageError, StoreFull, StoreReadOnly, UsageError
 from chainfl.tasks.state import ZERO_ROOT, Claim
+from chainfl.training.settings import NO_MEMORY, Memory
 from chainfl.types import Cid, Root
 
 _RESIDUAL = "residual.f32"
+_MEMORY = "memory.safetensors"
 _BINARY = frozenset({"base_root", "root", "salt", "state_root", "votes"})
 
 
@@ -99,10 +104,17 @@ class Journal:
 
     # --- a worker's rounds ----------------------------------------------------------------------
 
-    def save_update(self, update: PreparedUpdate, payload: bytes, residual: NDArray[np.float32]) -> None:
-        """Keeps an update. The record is written last: without it the rest does not count."""
+    def save_update(
+        self, update: PreparedUpdate, payload: bytes, residual: NDArray[np.float32], kept: Memory = NO_MEMORY
+    ) -> None:
+        """Keeps an update. The record is written last: without it the rest does not count.
+
+        kept: what the local algorithm needs once the round is over.
+        """
         self._write(f"update-{update.round}.safetensors", payload)
         self._write(f"residual-{update.round}.f32", residual.astype("<f4", copy=False).tobytes())
+        if kept:
+            self._write(f"memory-{update.round}.safetensors", safetensors.numpy.save(dict(kept)))
         self._write_record(f"update-{update.round}.json", _fields(update))
 
     def update(self, round_number: int) -> PreparedUpdate | None:
@@ -128,9 +140,15 @@ class Journal:
         kept = (self.update(number) for number in numbers if number < before)
         return [update for update in kept if update is not None]
 
-    def resolve_update(self, round_number: int, *, counted: bool) -> None:
-        """Ends a round: its residual replaces the one before if the update counted, and is dropped if it did not."""
+    def resolve_update(self, round_number: int, *, counted: bool, memory: Memory = NO_MEMORY) -> None:
+        """Ends a round: its residual replaces the one before if the update counted, and is dropped if it did not.
+
+        memory: replaces what the local algorithm kept, if it is given. It follows from what was saved with the update
+        and from nothing current, so that a second call after a kill writes the same again.
+        """
         pending = self.folder / f"residual-{round_number}.f32"
+        if counted and memory:
+            self._write(_MEMORY, safetensors.numpy.save(dict(memory)))
         with _translated(self.folder):
             if counted and pending.exists():
                 # Before the record goes: killed in between, the next start resolves again and finds it moved.
@@ -138,8 +156,17 @@ class Journal:
             _sync(self.folder)
             marker = self.folder / f"published-{round_number}"
             record = self.folder / f"update-{round_number}.json"
-            for leftover in (record, pending, self.update_payload(round_number), marker):
+            kept = self.folder / f"memory-{round_number}.safetensors"
+            for leftover in (record, pending, kept, self.update_payload(round_number), marker):
                 leftover.unlink(missing_ok=True)
+
+    def memory(self, num_params: int) -> Memory:
+        """What the local algorithm kept of the rounds that counted; empty before the first. Raises JournalDamaged."""
+        return self._read_memory(_MEMORY, num_params)
+
+    def kept_with(self, round_number: int, num_params: int) -> Memory:
+        """What was kept with the round's update; empty if nothing was. Raises JournalDamaged."""
+        return self._read_memory(f"memory-{round_number}.safetensors", num_params)
 
     def residual(self, num_params: int) -> NDArray[np.float32] | None:
         """What the last update that counted lost; None before the first. Raises JournalDamaged for another length."""
@@ -197,6 +224,19 @@ class Journal:
         if not isinstance(record, dict):
             raise JournalDamaged(f"{name} is not a record", path=str(self.folder / name))
         return record
+
+    def _read_memory(self, name: str, num_params: int) -> Memory:
+        data = self._read(name)
+        if data is None:
+            return NO_MEMORY
+        try:
+            vectors = safetensors.numpy.load(data)
+        except SafetensorError as error:
+            raise JournalDamaged(f"{name} cannot be read: {error}", path=str(self.folder / name)) from error
+        for key, vector in vectors.items():
+            if vector.shape != (num_params,) or vector.dtype != np.float32:
+                raise JournalDamaged(f"{name}: {key} is {vector.dtype}{vector.shape}", path=str(self.folder / name))
+        return vectors
 
     def _write(self, name: str, data: bytes) -> None:
         target, pending = self.folder / name, self.folder / f".{name}.tmp"

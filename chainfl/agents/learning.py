@@ -6,59 +6,94 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from chainfl.agents.validator import CheckedUpdate
 from chainfl.agents.worker import TrainedUpdate
 from chainfl.aggregation.server_step import ServerStep
-from chainfl.encoding.arrays import Int32Array
+from chainfl.encoding.arrays import Float32Array, Int16Array, Int32Array
 from chainfl.encoding.fixed_point import dequantize_model
 from chainfl.errors import DatasetError, SpecificationMismatch
 from chainfl.registry.material import TaskScope
 from chainfl.storage.port import BlobStore
-from chainfl.tasks.spec import ProgramModel, TaskSpec
+from chainfl.tasks.spec import ProgramModel, Recipe, TaskSpec
 from chainfl.tasks.votes import Vote
+from chainfl.training.algorithms import ALGORITHMS
 from chainfl.training.datasets import Dataset
 from chainfl.training.exported import load_exported
 from chainfl.training.models import build_model
+from chainfl.training.settings import NO_MEMORY, Memory, local_training
 from chainfl.training.trainer import LocalTrainer
 from chainfl.types import Address, Cid
 from chainfl.validation import scoring
+from chainfl.validation.contribution.methods import contribution_of
+from chainfl.validation.selection.rules import selection_of
 
 
 class LocalLearning:
     """Trains as a worker of the task, on one's own data; implements UpdateTrainer."""
 
     def __init__(
-        self, spec: TaskSpec, scope: TaskScope, account: Address, trainer: LocalTrainer, dataset: Dataset
+        self, spec: Recipe, scope: TaskScope, account: Address, trainer: LocalTrainer, dataset: Dataset
     ) -> None:
         """Raises DatasetError when the data are not what the task is about."""
         check_dataset(spec, dataset)
         self._spec = spec
+        self._training = local_training(spec.training)
         self._scope = scope
         self._account = account
         self._trainer = trainer
         self._dataset = dataset
 
-    def train(self, model: Int32Array, round_number: int) -> TrainedUpdate:
-        """One round's local steps. The same round gives the same bits again on this machine."""
-        training = self._spec.training
+    @property
+    def uses_previous(self) -> bool:
+        """Whether `train` looks at the model before."""
+        return ALGORITHMS[self._training.algorithm].uses_last_step
+
+    def train(
+        self,
+        model: Int32Array,
+        round_number: int,
+        *,
+        memory: Memory = NO_MEMORY,
+        previous: Int32Array | None = None,
+    ) -> TrainedUpdate:
+        """One round's local steps. The same round with the same memory gives the same bits again on this machine."""
         result = self._trainer.train(
             dequantize_model(model, self._spec.format.model_scale_bits),
             self._dataset,
-            steps=training.steps,
-            batch_size=training.batch_size,
-            learning_rate=float(training.learning_rate),
+            self._training,
             seed=round_seed(self._scope, self._account, round_number),
-            momentum=float(training.momentum),
-            weight_decay=float(training.weight_decay),
+            memory=memory,
+            last_step=None if previous is None else self._moved(previous, model),
         )
-        return TrainedUpdate(result.delta, result.num_examples, result.loss_first, result.loss_last)
+        return TrainedUpdate(
+            result.delta,
+            result.num_examples,
+            result.loss_first,
+            result.loss_last,
+            result.kept,
+            tuple(finding.value for finding in result.findings),
+        )
+
+    def settle(self, kept: Memory, sent: Int16Array, before: Int32Array, after: Int32Array) -> Memory:
+        """The memory after a round in which this worker's update counted; see `UpdateTrainer`."""
+        form = self._spec.format
+        aggregate = self._moved(before, after) * np.float32(form.step_den / form.step_num)
+        real = sent.astype(np.float32) * np.float32(2.0**-form.update_scale_bits)
+        return self._trainer.settle(self._training, kept, real, aggregate)
+
+    def _moved(self, before: Int32Array, after: Int32Array) -> Float32Array:
+        """(P,) float32: from one global model to another. Exact up to the last rounding."""
+        difference = (after.astype(np.int64) - before).astype(np.float32)
+        return difference * np.float32(2.0**-self._spec.format.model_scale_bits)
 
 
 class RootDataScorer:
     """Scores as a validator of the task, on root data of one's own; implements Scorer."""
 
     def __init__(
-        self, spec: TaskSpec, scope: TaskScope, account: Address, trainer: LocalTrainer, root_data: Dataset
+        self, spec: Recipe, scope: TaskScope, account: Address, trainer: LocalTrainer, root_data: Dataset
     ) -> None:
         """Raises DatasetError when the data are not what the task is about."""
         check_dataset(spec, root_data)
@@ -80,23 +115,25 @@ class RootDataScorer:
             self._rules,
             seed=round_seed(self._scope, self._account, round_number),
             previous_model=previous,
+            context=_round_name(self._scope, round_number).encode(),
         )
         return [Vote(vote.weight, vote.score) for vote in votes]
 
 
-def rules_of(spec: TaskSpec) -> scoring.RoundRules:
+def rules_of(spec: Recipe) -> scoring.RoundRules:
     """What the specification says about a round, for the validators."""
+    form, validation = spec.format, spec.validation
     return scoring.RoundRules(
-        model_scale_bits=spec.format.model_scale_bits,
-        update_scale_bits=spec.format.update_scale_bits,
-        server_step=ServerStep(spec.format.step_num, spec.format.step_den),
-        steps=spec.training.steps,
-        batch_size=spec.training.batch_size,
-        learning_rate=float(spec.training.learning_rate),
-        momentum=float(spec.training.momentum),
-        weight_decay=float(spec.training.weight_decay),
-        gate_cosine=float(spec.validation.gate_cosine),
-        duplicate_cosine=float(spec.validation.duplicate_cosine),
+        model_scale_bits=form.model_scale_bits,
+        update_scale_bits=form.update_scale_bits,
+        server_step=ServerStep(form.step_num, form.step_den),
+        training=local_training(spec.training),
+        duplicate_cosine=float(validation.duplicate_cosine),
+        selection=selection_of(validation),
+        contribution=contribution_of(validation),
+        rule=form.rule,
+        trim_num=form.trim_num,
+        trim_den=form.trim_den,
     )
 
 
@@ -109,13 +146,13 @@ def make_trainer(spec: TaskSpec, store: BlobStore, folder: Path) -> LocalTrainer
         module = load_exported(_fetched_program(spec.model, store, folder))
     else:
         module = build_model(spec.model.name, spec.model.params, spec.model.seed)
-    trainer = LocalTrainer(module, algorithm=spec.training.algorithm)
+    trainer = LocalTrainer(module)
     if trainer.layout.hash().hex() != spec.layout.hash:
         raise SpecificationMismatch("the task's model has other tensors than its specification says")
     return trainer
 
 
-def check_dataset(spec: TaskSpec, dataset: Dataset) -> None:
+def check_dataset(spec: Recipe, dataset: Dataset) -> None:
     """Raises DatasetError unless examples and classes are those of the task."""
     expected = tuple(spec.dataset.input_shape)
     if dataset.shape != expected:
@@ -126,8 +163,12 @@ def check_dataset(spec: TaskSpec, dataset: Dataset) -> None:
 
 def round_seed(scope: TaskScope, account: Address, round_number: int) -> int:
     """A seed of 63 bits that differs between tasks, rounds and participants, and is the same after a restart."""
-    text = f"{scope.chain_id}/{scope.coordinator.lower()}/{scope.task_id}/{round_number}/{account.lower()}"
+    text = f"{_round_name(scope, round_number)}/{account.lower()}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _round_name(scope: TaskScope, round_number: int) -> str:
+    return f"{scope.chain_id}/{scope.coordinator.lower()}/{scope.task_id}/{round_number}"
 
 
 def _fetched_program(model: ProgramModel, store: BlobStore, folder: Path) -> Path:

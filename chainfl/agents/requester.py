@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,8 @@ from chainfl.tasks.spec import (
     ProgramModel,
     RegisteredModel,
     TaskSpec,
+    TrainingEntry,
+    ValidationEntry,
     architecture_of,
     build,
     default_format,
@@ -55,7 +58,8 @@ class ProgramFile:
 class TaskDraft:
     """What a requester decides. Rates are decimals as text; reward in wei; enrolment_end in chain time.
 
-    momentum: of a worker's optimiser; momentum_num and momentum_den: of the server, 0 and 0 for the plain step.
+    algorithm to precision: of local training, as `TrainingEntry` has them. momentum: of a worker's optimiser;
+    momentum_num and momentum_den: of the server, 0 and 0 for the plain step.
     model: a registered name, which model_params and model_seed go with, or a program, which takes neither.
     max_squared_norm: of an update's integers; None bounds it by nothing but their range.
     """
@@ -77,6 +81,14 @@ class TaskDraft:
     model_seed: int = 0
     momentum: str = "0"
     weight_decay: str = "0"
+    algorithm: str = "fedavg"
+    proximal_mu: str | None = None
+    alpha: str | None = None
+    local_epochs: int | None = None
+    optimizer: Mapping[str, Any] | None = None
+    accumulation: int = 1
+    precision: str = "float32"
+    validation: ValidationEntry = field(default_factory=ValidationEntry)
     economics: Economics = DEFAULT_ECONOMICS
     model_scale_bits: int = 20
     update_scale_bits: int = 14
@@ -215,14 +227,9 @@ def _specification(
         model=model,
         layout={"hash": layout.hash().hex(), "tensors": tensors},
         format=form,
-        training={
-            "steps": draft.steps,
-            "batch_size": draft.batch_size,
-            "learning_rate": draft.learning_rate,
-            "momentum": draft.momentum,
-            "weight_decay": draft.weight_decay,
-        },
+        training={name: getattr(draft, name) for name in TrainingEntry.model_fields},
         dataset=draft.dataset,
+        validation=draft.validation,
         payload={"compression": draft.compression},
         rounds=draft.rounds,
         enrolment_end=draft.enrolment_end,

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final
 from chainfl.agents.background import Background
 from chainfl.agents.context import AgentContext
 from chainfl.agents.worker import TrainedUpdate, UpdateTrainer
-from chainfl.encoding.arrays import Int32Array
+from chainfl.encoding.arrays import Int16Array, Int32Array
 from chainfl.errors import DatasetError, NodeBehind, NoShards, PayloadTooLarge, UsageError
 from chainfl.tasks.state import Role
+from chainfl.training.settings import NO_MEMORY, Memory
 from chainfl.types import Cid
 
 if TYPE_CHECKING:
@@ -121,14 +122,34 @@ class ShardLearning:
         self._fetching.start("shard", partial(self._shard.fetch, self._number))
         return self._number
 
-    def train(self, model: Int32Array, round_number: int) -> TrainedUpdate:
+    @property
+    def uses_previous(self) -> bool:
+        """See UpdateTrainer. Raises what `train` raises of the shard."""
+        return self._ready().uses_previous
+
+    def train(
+        self,
+        model: Int32Array,
+        round_number: int,
+        *,
+        memory: Memory = NO_MEMORY,
+        previous: Int32Array | None = None,
+    ) -> TrainedUpdate:
         """See LocalLearning. Raises also what fetching and reading the shard raise."""
+        return self._ready().train(model, round_number, memory=memory, previous=previous)
+
+    def settle(self, kept: Memory, sent: Int16Array, before: Int32Array, after: Int32Array) -> Memory:
+        """See UpdateTrainer. Raises what `train` raises of the shard."""
+        return self._ready().settle(kept, sent, before, after)
+
+    def _ready(self) -> UpdateTrainer:
+        """The trainer, once the shard is here."""
         if self._trainer is None:
             number = self.prefetch()
             self._fetching.wait(["shard"], _MAX_WAIT_S)
             self._fetching.result("shard")  # raises what kept it from being fetched
             self._trainer = self._learn(self._shard.load(number))
-        return self._trainer.train(model, round_number)
+        return self._trainer
 
 
 def _check_described(context: AgentContext, told: Description) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,11 +21,12 @@ from chainfl.agents.player import NUMERIC_ERRORS, Doing, Player, new_salt
 from chainfl.agents.ports import SendResult
 from chainfl.encoding.arrays import Float32Array, Int16Array, Int32Array
 from chainfl.encoding.payload import read_update
-from chainfl.errors import CidMismatch, StorageError, TrainingDiverged
+from chainfl.errors import CidMismatch, EncodingError, LineageBroken, StorageError, TrainingDiverged
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks.cids import cid_on_chain
 from chainfl.tasks.commitments import update_commitment
 from chainfl.tasks.state import Demand, Phase, Role, Snapshot
+from chainfl.training.settings import NO_MEMORY, Memory
 from chainfl.types import Cid, Root
 
 CLIP_WARNING_SHARE = 0.001
@@ -37,19 +38,48 @@ MAX_UPLOAD_PAUSE_S = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainedUpdate:
-    """delta: (P,) float32, local model minus global model. Losses are of the first and last step's batch."""
+    """delta: (P,) float32, local model minus global model. Losses are of the first and last step's batch.
+
+    kept: what the algorithm needs to settle its memory, if the update counts. findings: what a guard noticed, each the
+    name of an event; a finding does not keep the update back.
+    """
 
     delta: Float32Array
     num_examples: int
     loss_first: float
     loss_last: float
+    kept: Memory = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
 
 
 class UpdateTrainer(Protocol):
-    """Trains on the operator's own data."""
+    """Trains on the operator's own data. It keeps nothing itself: what a round leaves behind is given to the next."""
 
-    def train(self, model: Int32Array, round_number: int) -> TrainedUpdate:
-        """model: (P,) int32, the round's global model. The same round gives the same update again."""
+    @property
+    def uses_previous(self) -> bool:
+        """Whether `train` looks at the model that the round's model was made from."""
+        ...
+
+    def train(
+        self,
+        model: Int32Array,
+        round_number: int,
+        *,
+        memory: Memory = NO_MEMORY,
+        previous: Int32Array | None = None,
+    ) -> TrainedUpdate:
+        """model: (P,) int32, the round's global model. The same round and memory give the same update again.
+
+        memory: of `settle` after this worker's last update that counted. previous: the model that `model` was made
+        from, None for the genesis. Raises TrainingDiverged when there is nothing to send.
+        """
+        ...
+
+    def settle(self, kept: Memory, sent: Int16Array, before: Int32Array, after: Int32Array) -> Memory:
+        """The memory after a round in which this worker's update counted; in any other round it stays as it was.
+
+        kept: of that update. sent: (P,) int16, what it was. before, after: (P,) int32, the models around the round.
+        """
         ...
 
 
@@ -240,7 +270,7 @@ class Worker(Player):
             num_examples=trained.num_examples,
             salt=new_salt(),
         )
-        journal.save_update(update, payload, encoded.residual)
+        journal.save_update(update, payload, encoded.residual, trained.kept)
         self.context.log.emit(
             "trained",
             seconds_training=round(seconds, 3),
@@ -249,16 +279,20 @@ class Worker(Player):
             examples=trained.num_examples,
             bytes=len(payload),
         )
+        for finding in trained.findings:
+            self.context.log.emit(finding, level=logging.WARNING, loss_last=round(trained.loss_last, 4))
         self._warn_of_losses(encoded)
 
     def _train(self, snapshot: Snapshot) -> tuple[TrainedUpdate, float]:
         """The update, and the seconds that it took."""
         view = snapshot.round
         model = self.models.at_round(view.round, view.model_root)
+        previous = self.models.before(view.round, view.model_root) if self._trainer.uses_previous else None
+        memory = self.context.journal.memory(self.context.scope.format.num_params)
         self.context.log.emit("training")
         started = time.monotonic()
         try:
-            trained = self._trainer.train(model, view.round)
+            trained = self._trainer.train(model, view.round, memory=memory, previous=previous)
         except NUMERIC_ERRORS as error:
             raise TrainingDiverged(f"training failed on this model: {type(error).__name__}: {error}") from error
         seconds = time.monotonic() - started
@@ -351,9 +385,12 @@ class Worker(Player):
     def _read_own(self, demand: Demand) -> Int16Array:
         update = self.context.journal.update(demand.round)
         assert update is not None, "decided on an update that is not in the journal"
+        return self._read_values(update)
+
+    def _read_values(self, update: PreparedUpdate) -> Int16Array:
         scope = self.context.scope
-        binding = scope.update_metadata(demand.round, self.context.chain.account, update.base_root)
-        payload = self.context.journal.update_payload(demand.round).read_bytes()
+        binding = scope.update_metadata(update.round, self.context.chain.account, update.base_root)
+        payload = self.context.journal.update_payload(update.round).read_bytes()
         num_params = scope.format.num_params
         return read_update(payload, num_params=num_params, expected=binding, compression=scope.compression)
 
@@ -366,8 +403,26 @@ class Worker(Player):
         """Error feedback counts what was lost only if the rest arrived: final, and with a weight above zero."""
         for update in self.context.journal.unresolved_updates(snapshot.round.round):
             weight = self._final_weight(update)
-            self.context.journal.resolve_update(update.round, counted=weight > 0)
+            memory = self._settled_memory(update, snapshot) if weight else NO_MEMORY
+            self.context.journal.resolve_update(update.round, counted=weight > 0, memory=memory)
             self.context.log.emit("round_over", settled_round=update.round, weight=weight)
+
+    def _settled_memory(self, update: PreparedUpdate, snapshot: Snapshot) -> Memory:
+        """What the algorithm keeps now that the update counted; empty if it keeps nothing, or cannot know it."""
+        kept = self.context.journal.kept_with(update.round, self.context.scope.format.num_params)
+        if not kept:
+            return NO_MEMORY
+        root, _ = self.context.chain.model_location(self.context.scope.task_id, update.round)
+        try:
+            before = self.models.at_round(update.round, update.base_root)
+            after = self.models.at_round(update.round + 1, root)
+        except (LineageBroken, EncodingError, StorageError) as error:
+            # Without the newest model there is no training either. Older ones may be gone for good.
+            if error.retryable and update.round + 1 == snapshot.round.round:
+                raise
+            self.context.log.emit("memory_outdated", level=logging.WARNING, of_round=update.round, why=str(error))
+            return NO_MEMORY
+        return self._trainer.settle(kept, self._read_values(update), before, after)
 
     def _final_weight(self, update: PreparedUpdate) -> int:
         """This worker's weight in the round; 0 when the round turned void."""

@@ -19,6 +19,7 @@ from chainfl.errors import ChainflError, Interrupted
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("chainfl.cli.demo:demo", "Watch independent workers train one model on a local chain."),
+    "simulate": ("chainfl.cli.simulate:simulate", "Try a strategy without a chain: partition, metrics, files."),
     "doctor": ("chainfl.cli.doctor:doctor", "Check chain, contracts, balance, stake, store and torch."),
     "init": ("chainfl.cli.setup:init", "Write a commented configuration file."),
     "keys": ("chainfl.cli.keys:keys", "Make, import and list keys."),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from chainfl.chain.events import Event
     from chainfl.chain.operator import Operator
     from chainfl.chain.records import Escrow, Line
-    from chainfl.tasks.spec import TaskSpec
+    from chainfl.tasks.spec import TaskSpec, TrainingEntry
 
 MAX_MODEL_BYTES = 1 << 40
 RULES = tuple(rule.name.lower() for rule in Rule)
@@ -435,10 +435,35 @@ def _spec_facts(spec: TaskSpec | None, problem: str | None) -> list[tuple[str, o
         ("model", named),
         (
             "training",
-            f"{training.algorithm}, {training.steps} steps of {training.batch_size}, learning rate "
-            f"{training.learning_rate}, momentum {training.momentum}",
+            _training_words(training),
         ),
+        ("weights", ", then ".join([*spec.validation.before, spec.validation.rule])),
+        ("scores", spec.validation.contribution),
     ]
+
+
+def _training_words(training: TrainingEntry) -> str:
+    """`fedprox (proximal_mu 0.01), 40 steps of 64, learning rate 0.05, momentum 0.9`, and what else differs."""
+    own = {"proximal_mu": training.proximal_mu, "alpha": training.alpha}
+    parameters = "".join(f" ({name} {value})" for name, value in own.items() if value is not None)
+    words = [
+        training.algorithm + parameters,
+        f"{training.steps} steps of {training.batch_size}",
+        f"learning rate {training.learning_rate}",
+        f"momentum {training.momentum}",
+    ]
+    if training.local_epochs is not None:
+        words.append(f"at most {training.local_epochs} passes over a worker's data")
+    if training.optimizer is not None:
+        given = (f"{name} {_plain_value(value)}" for name, value in training.optimizer.params.items())
+        words.append(" ".join([training.optimizer.name, *given]))
+    if training.precision != "float32":
+        words.append(training.precision)
+    return ", ".join(words)
+
+
+def _plain_value(value: str | bool | list[str]) -> str:
+    return "/".join(value) if isinstance(value, list) else str(value).lower()
 
 
 def _show_terms(spec: TaskSpec, money: Money) -> None:

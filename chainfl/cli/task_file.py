@@ -21,6 +21,7 @@ from chainfl.tasks.spec import (
     DEFAULT_GROUP_SIZE,
     DatasetEntry,
     PayloadEntry,
+    ValidationEntry,
 )
 from chainfl.tasks.state import Bounds, Economics, Rule, Windows
 from chainfl.training.presets import PRESETS, Preset
@@ -42,6 +43,15 @@ _TOKEN_FIELDS: Final = (
     "demand_fee",
 )
 
+_VALIDATION_RATES: Final = (
+    "gate_cosine",
+    "duplicate_cosine",
+    "clipping_norm",
+    "smoothing",
+    "between_round_truncation",
+    "within_round_truncation",
+)
+
 Rate = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,18})?$")]
 Amount = str
 
@@ -58,21 +68,46 @@ class ModelTable(_Table):
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
 
 
+def _as_decimal(value: Any) -> Any:
+    # Not the requester's own function: it comes with torch, and a mistyped file is told without waiting for that.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return format(Decimal(str(value)).normalize(), "f") if is_number else value
+
+
+class OptimizerTable(_Table):
+    """[training] optimizer: one of torch's. params: decimals, pairs of decimals, or true and false."""
+
+    name: str
+    params: dict[str, Rate | bool | list[Rate]] = {}
+
+    @field_validator("params", mode="before")
+    @classmethod
+    def _as_decimals(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {k: [*map(_as_decimal, v)] if isinstance(v, list) else _as_decimal(v) for k, v in value.items()}
+
+
 class TrainingTable(_Table):
     """[training]: what every worker does in a round."""
 
+    algorithm: Literal["fedavg", "fedprox", "scaffold", "fednova", "feddyn"] = "fedavg"
     steps: int
     batch_size: int
     learning_rate: Rate
     momentum: Rate = "0"
     weight_decay: Rate = "0"
+    proximal_mu: Rate | None = None
+    alpha: Rate | None = None
+    local_epochs: int | None = None
+    optimizer: OptimizerTable | None = None
+    accumulation: int = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
 
-    @field_validator("learning_rate", "momentum", "weight_decay", mode="before")
+    @field_validator("learning_rate", "momentum", "weight_decay", "proximal_mu", "alpha", mode="before")
     @classmethod
-    def _as_decimal(cls, value: Any) -> Any:
-        # Not the requester's own function: it comes with torch, and a mistyped file is told without waiting for that.
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return format(Decimal(str(value)).normalize(), "f") if is_number else value
+    def _decimal(cls, value: Any) -> Any:
+        return _as_decimal(value)
 
 
 class FormatTable(_Table):
@@ -116,6 +151,7 @@ class TaskFile(_Table):
     model: ModelTable | None = None
     program: Path | None = None
     training: TrainingTable
+    validation: ValidationEntry = ValidationEntry()
     dataset: DatasetEntry
     format: FormatTable = FormatTable()
     payload: PayloadEntry = PayloadEntry()
@@ -123,6 +159,13 @@ class TaskFile(_Table):
         Literal["commit", "reveal", "score_commit", "score_reveal", "slot", "challenge", "answer", "proof"], int
     ] = {}
     economics: dict[str, Amount | int] = {}
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _rates(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {name: _as_decimal(given) if name in _VALIDATION_RATES else given for name, given in value.items()}
 
 
 TEMPLATE: Final = """\
@@ -158,8 +201,31 @@ num_classes = 10
 steps = 40
 batch_size = 64
 learning_rate = "0.05"
-momentum = "0.9"
+momentum = "0.9"                # of sgd
 weight_decay = "0"
+# algorithm = "fedavg"          # fedavg, fedprox, scaffold, fednova or feddyn
+# proximal_mu = "0.01"          # fedprox: how strongly a local model is drawn back to the global one
+# alpha = "0.01"                # feddyn: the same, for its dynamic regulariser
+# local_epochs = 1              # as many steps as so many passes over one's own data take, at most `steps`
+# optimizer = { name = "adam", params = { betas = ["0.9", "0.999"] } }   # one of torch's, by its name in lower case
+# accumulation = 1              # parts that a batch's gradient is summed up from, to save memory
+# precision = "float32"         # or bfloat16, for the forward pass
+
+[validation]                    # how validators come to weights and scores: docs/protocol.md
+rule = "gate_clip"              # or krum, multi_krum, bulyan, rfa, centred_clipping, fltrust, norm_bound
+gate_cosine = "0"               # gate_clip: an update counts when its cosine with root data's is above
+duplicate_cosine = "0.99"       # updates closer to one another than this share one score
+contribution = "leave_one_out"  # what scores follow; or shapley (up to 8 workers), gtg_shapley
+# before = ["bucketing", "nearest_neighbour_mixing"]   # what mixes updates before the rule looks, in order
+# num_malicious_clients = 1     # krum, multi_krum, bulyan, nearest_neighbour_mixing: how many liars they must bear
+# num_clients_to_keep = 3       # multi_krum: how many count; by default all but num_malicious_clients and 2
+# bucket_size = 2               # bucketing: how many updates are averaged
+# clipping_norm = "0.5"         # centred_clipping, norm_bound: a real length; by default the round's median
+# iterations = 8                # rfa (8), centred_clipping (1)
+# smoothing = "0.000001"        # rfa: the distance below which an update is no closer
+# max_sweeps = 50               # gtg_shapley: sweeps of one order a worker, unless the values settle earlier
+# between_round_truncation = "0.001"   # gtg_shapley: a round is worth nothing that moves the loss by less
+# within_round_truncation = "0.01"     # gtg_shapley: an order ends when less than this share of the gain is missing
 
 [format]                        # the integers: docs/protocol.md, Numbers
 model_scale_bits = 20
@@ -317,6 +383,7 @@ def draft_of(file: TaskFile, *, now: int, windows: Windows, money: Money) -> Tas
         parent_model=file.parent_model,
         windows=replace(windows, **file.windows),
         economics=_economics(file.economics, money),
+        validation=file.validation,
         **file.training.model_dump(),
         **file.format.settings(),
         compression=file.payload.compression,

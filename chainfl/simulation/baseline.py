@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chainfl.agents.learning import LocalLearning, RootDataScorer
 from chainfl.encoding.arrays import Int32Array
@@ -16,6 +16,7 @@ from chainfl.tasks.spec import RegisteredModel, TaskSpec
 from chainfl.training.datasets import Dataset, concatenate
 from chainfl.training.models import build_model
 from chainfl.training.presets import Preset
+from chainfl.training.settings import LocalTraining, local_training
 from chainfl.training.trainer import Evaluation, LocalTrainer
 from chainfl.types import Address
 
@@ -40,16 +41,12 @@ class Yardstick:
 
     def centralized(self, genesis: Int32Array, shares: list[Dataset], test: Dataset, *, seed: int) -> Evaluation:
         """The same start, batch size and optimiser on the workers' data together, for rounds × local steps."""
-        training = self.spec.training
+        training = local_training(self.spec.training)
         start = dequantize_model(genesis, self.spec.format.model_scale_bits)
         result = self.trainer.train(
             start,
             concatenate(shares),
-            steps=self.spec.rounds * training.steps,
-            batch_size=training.batch_size,
-            learning_rate=float(training.learning_rate),
-            momentum=float(training.momentum),
-            weight_decay=float(training.weight_decay),
+            replace(training, algorithm="fedavg", steps=self.spec.rounds * training.steps, local_epochs=None),
             seed=seed,
         )
         return self.trainer.evaluate(start + result.delta, test)
@@ -82,11 +79,13 @@ def usual_squared_norm(preset: Preset, root_data: Dataset, seed: int) -> int:
     trial = trainer.train(
         trainer.initial_vector,
         root_data,
-        steps=preset.steps,
-        batch_size=preset.batch_size,
-        learning_rate=preset.learning_rate,
-        momentum=preset.momentum,
-        weight_decay=preset.weight_decay,
+        LocalTraining(
+            steps=preset.steps,
+            batch_size=preset.batch_size,
+            learning_rate=preset.learning_rate,
+            momentum=preset.momentum,
+            weight_decay=preset.weight_decay,
+        ),
         seed=seed,
     )
     quantized = quantize_update(trial.delta, preset.update_scale_bits)

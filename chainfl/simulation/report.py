@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from chainfl.simulation.attack_report import AttackReport
+from chainfl.simulation.canvas import Canvas
 from chainfl.types import Address
 
 
@@ -83,7 +84,7 @@ class Report:
 
 def draw_accuracy(report: Report, path: Path) -> None:
     """Test accuracy by round, beside the centralised baseline."""
-    with _Canvas(path, (7.0, 4.0)) as axes:
+    with Canvas(path, (7.0, 4.0)) as axes:
         rounds = range(len(report.accuracy_by_round))
         axes.plot(rounds, [100 * a for a in report.accuracy_by_round], marker="o", label="chainfl, global model")
         axes.axhline(100 * report.centralized_accuracy, linestyle="--", color="0.4", label="centralised, equal steps")
@@ -98,7 +99,7 @@ def draw_accuracy(report: Report, path: Path) -> None:
 def draw_rewards(report: Report, path: Path) -> None:
     """What each participant earned, in tokens."""
     earned = sorted(report.payouts_wei.items(), key=lambda item: report.roles.get(item[0], ""))
-    with _Canvas(path, (7.0, 0.45 * len(earned) + 1.2)) as axes:
+    with Canvas(path, (7.0, 0.45 * len(earned) + 1.2)) as axes:
         labels = [f"{report.roles.get(account, account)}  {account[:8]}…" for account, _ in earned]
         # Display only: here money becomes a float for the first and last time.
         axes.barh(labels, [wei / 10**18 for _, wei in earned], color="tab:green")
@@ -111,7 +112,7 @@ def draw_lineage(versions: Sequence[tuple[str, str]], path: Path) -> None:
     """The chain of model versions. versions: (title, lines below it), oldest first."""
     columns = 4
     rows = -(-len(versions) // columns)
-    with _Canvas(path, (10.0, 1.5 * rows + 0.5)) as axes:
+    with Canvas(path, (10.0, 1.5 * rows + 0.5)) as axes:
         axes.set_xlim(-0.55, columns - 0.45)
         axes.set_ylim(-rows + 0.45, 0.55)
         axes.axis("off")
@@ -127,23 +128,3 @@ def _place(i: int, columns: int) -> tuple[float, float]:
     """Boustrophedon, so that every arrow joins neighbours."""
     row, column = divmod(i, columns)
     return (float(column if row % 2 == 0 else columns - 1 - column), float(-row))
-
-
-class _Canvas:
-    """One set of axes on a canvas without a display, saved at the end."""
-
-    def __init__(self, path: Path, size: tuple[float, float]) -> None:
-        # Not imported at the top: a second of start-up that only drawing needs.
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        self._path = path
-        self._figure = Figure(figsize=size, layout="tight")
-        FigureCanvasAgg(self._figure)
-
-    def __enter__(self) -> Any:
-        return self._figure.add_subplot()
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self._figure.savefig(self._path, dpi=120)

@@ -11,8 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
-from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
@@ -21,6 +20,8 @@ from chainfl.storage.cid import RAW, make_cid, parse_cid
 from chainfl.tasks.cids import cid_on_chain
 from chainfl.tasks.rules import problems_of
 from chainfl.tasks.state import ZERO_ROOT, Bounds, Economics, Format, TaskParams, TaskView, Windows
+from chainfl.tasks.training_rules import training_problems
+from chainfl.tasks.validation_rules import validation_problems
 from chainfl.types import Address, Cid, Compression, Root, Wei
 
 MAX_SPEC_BYTES = 1 << 20
@@ -119,15 +120,42 @@ class LayoutEntry(_Strict):
         return sum(_product(tensor.shape) for tensor in self.tensors)
 
 
-class TrainingEntry(_Strict):
-    """How a worker trains. Rates are decimals as text: they steer training, the chain never sees them."""
+class OptimizerEntry(_Strict):
+    """One of torch's optimisers, by its name in lower case, and what is set of it beside learning rate and decay."""
 
-    algorithm: Literal["fedavg"] = "fedavg"
+    name: Name
+    params: dict[Name, Rate | bool | Annotated[list[Rate], Field(min_length=2, max_length=2)]] = {}
+
+
+class TrainingEntry(_Strict):
+    """How a worker trains. Rates are decimals as text: they steer training, the chain never sees them.
+
+    steps: of the optimiser, the most that a round has if local_epochs is given: then it is so many passes over one's
+    own data. proximal_mu: of fedprox; alpha: of feddyn. momentum: of sgd, which trains if no optimizer is named.
+    accumulation: parts that a batch's gradient is summed up from. precision: of the forward pass.
+    """
+
+    algorithm: Literal["fedavg", "fedprox", "scaffold", "fednova", "feddyn"] = "fedavg"
     steps: Annotated[int, Field(ge=1, le=1_000_000)]
     batch_size: Annotated[int, Field(ge=1, le=1 << 20)]
     learning_rate: Rate
     momentum: Rate = "0"
     weight_decay: Rate = "0"
+    proximal_mu: Rate | None = None
+    alpha: Rate | None = None
+    local_epochs: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    optimizer: OptimizerEntry | None = None
+    accumulation: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_serializer(mode="wrap")
+    def _as_first_published(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What the first version did not have is written only where it says something: older hashes stay.
+        later = {name: type(self).model_fields[name].default for name in _LATER_TRAINING_FIELDS}
+        return {name: value for name, value in dump(self).items() if name not in later or value != later[name]}
+
+
+_LATER_TRAINING_FIELDS = ("proximal_mu", "alpha", "local_epochs", "optimizer", "accumulation", "precision")
 
 
 class DatasetEntry(_Strict):
@@ -153,16 +181,45 @@ class PayloadEntry(_Strict):
 
 
 class ValidationEntry(_Strict):
-    """How validators come to their integers: gate and clip (docs/protocol.md).
+    """How validators come to their integers (docs/protocol.md): a selection rule's weights, a contribution's scores.
 
-    root_set_cid: a root set that the requester publishes; None when each validator has its own.
-    duplicate_cosine: updates closer to one another than this share one score.
+    before: what mixes the updates before the rule looks at them, in order. root_set_cid: a root set that the requester
+    publishes; None when each validator has its own. duplicate_cosine: updates closer to one another than this share one
+    score. The rest are parameters of rules, steps before them and contributions (`tasks.validation_rules`): f of Krum,
+    Multi-Krum, Bulyan and the mixing; how many Multi-Krum keeps; a radius or bound as a real length; how often a rule
+    iterates; RFA's smoothing; a bucket's size; and when GTG-Shapley stops.
     """
 
-    rule: Literal["gate_clip"] = "gate_clip"
+    rule: Literal["gate_clip", "krum", "multi_krum", "bulyan", "rfa", "centred_clipping", "fltrust", "norm_bound"] = (
+        "gate_clip"
+    )
+    before: list[Literal["bucketing", "nearest_neighbour_mixing"]] = []
     gate_cosine: Rate = "0"
     duplicate_cosine: Rate = "0.99"
     root_set_cid: CidText | None = None
+    num_malicious_clients: Annotated[int, Field(ge=0, le=1_024)] | None = None
+    num_clients_to_keep: Annotated[int, Field(ge=1, le=1_024)] | None = None
+    clipping_norm: Rate | None = None
+    iterations: Annotated[int, Field(ge=1, le=100)] | None = None
+    smoothing: Rate | None = None
+    bucket_size: Annotated[int, Field(ge=1, le=1_024)] | None = None
+    contribution: Literal["leave_one_out", "shapley", "gtg_shapley"] = "leave_one_out"
+    between_round_truncation: Rate | None = None
+    within_round_truncation: Rate | None = None
+    max_sweeps: Annotated[int, Field(ge=1, le=1_000)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_first_published(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What the first version did not have is written only where it says something: older hashes stay.
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in dump(self).items()
+            if name in _FIRST_VALIDATION_FIELDS or value != fields[name].default
+        }
+
+
+_FIRST_VALIDATION_FIELDS = ("rule", "gate_cosine", "duplicate_cosine", "root_set_cid")
 
 
 class GenesisEntry(_Strict):
@@ -255,6 +312,30 @@ class TaskSpec(_Strict):
         )
 
 
+class Recipe(Protocol):
+    """The entries of a specification that say how to learn; a simulated experiment has these and no others."""
+
+    @property
+    def format(self) -> Format:
+        """The integers, the rule, and the server's step."""
+        ...
+
+    @property
+    def training(self) -> TrainingEntry:
+        """What a worker does."""
+        ...
+
+    @property
+    def dataset(self) -> DatasetEntry:
+        """What the data are."""
+        ...
+
+    @property
+    def validation(self) -> ValidationEntry:
+        """What a validator does."""
+        ...
+
+
 def build(**fields: Any) -> TaskSpec:
     """A specification of one's own. Raises SpecificationError with every problem found."""
     return _validated(lambda: TaskSpec.model_validate(fields))
@@ -344,10 +425,8 @@ def _problems(spec: TaskSpec) -> Iterator[str]:
     if not broken:
         yield from problems_of(spec.to_params())
     yield from _layout_problems(spec)
-    if Decimal(spec.training.momentum) >= 1:
-        yield "training.momentum is not below 1"
-    if Decimal(spec.training.learning_rate) == 0:
-        yield "training.learning_rate is zero"
+    yield from training_problems(spec.training, spec.format)
+    yield from validation_problems(spec.validation, spec.format, spec.workers.max)
     if len(spec.to_bytes()) > MAX_SPEC_BYTES:
         yield f"the specification is longer than {MAX_SPEC_BYTES} bytes"
 

@@ -1,35 +1,36 @@
-"""FedAvg's local training (McMahan et al. 2017): plain SGD steps from the global model."""
+"""FedAvg's local training (McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized
+Data): steps from the global model along the gradient of the worker's own loss, and nothing that ties it to others.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from chainfl.errors import TrainingDiverged
-from chainfl.training.sgd import Sgd, SgdConfig
+from chainfl.training.local_round import FloatArray, LocalOutcome, LocalRound
+from chainfl.training.settings import LocalTraining, Memory
 
 
 class FedAvg:
-    """Minimises the loss on the worker's batches, with nothing that ties it to the global model."""
+    """All hooks, none of which does anything: the other algorithms say where they differ."""
 
-    def run(
-        self,
-        module: nn.Module,
-        batches: Iterator[tuple[Tensor, Tensor]],
-        loss: Callable[[Tensor, Tensor], Tensor],
-        sgd: SgdConfig,
-    ) -> list[float]:
-        """One SGD step a batch. Returns each step's loss. Raises TrainingDiverged when one is not finite."""
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        optimizer = Sgd(parameters, sgd)
-        losses: list[float] = []
-        for features, labels in batches:
-            value = loss(module(features), labels)
-            losses.append(value.item())
-            if not math.isfinite(losses[-1]):
-                raise TrainingDiverged(f"the loss is {losses[-1]} at local step {len(losses)}", step=len(losses))
-            optimizer.step(torch.autograd.grad(value, parameters, allow_unused=True))
-        return losses
+    uses_last_step = False
+
+    def __init__(self, training: LocalTraining) -> None:
+        self._training = training
+
+    def begin(self, start: LocalRound) -> None:
+        """Starts from the global model."""
+
+    def correct(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """The loss's own gradients."""
+        return gradients
+
+    def end(self, delta: FloatArray) -> LocalOutcome:
+        """Local model minus global model."""
+        return LocalOutcome(delta)
+
+    def settle(self, kept: Memory, sent: FloatArray, step: FloatArray) -> Memory:
+        """Nothing is remembered."""
+        return {}

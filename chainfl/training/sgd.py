@@ -7,6 +7,7 @@ A test holds both to the same results.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,20 @@ class SgdConfig:
         in_range = 0 < self.learning_rate < 1e6 and 0 <= self.momentum < 1 and 0 <= self.weight_decay < 1e6
         if not in_range:  # NaN compares false, so it ends here as well
             raise TrainingError(f"not an SGD configuration: {self}")
+
+
+def effective_steps(steps: int, momentum: float, *, nesterov: bool = False) -> float:
+    """By how many gradients `steps` steps at rate 1 move a parameter whose gradient stays the same: ‖a‖₁ of FedNova.
+
+    A gradient goes on working for as long as the velocity remembers it: step k moves by v_k = (1 - β^k) / (1 - β)
+    gradients, so that all move by the sum of v_1 to v_K; Nesterov's step looks ahead and moves by 1 + β·v_k. That is K
+    without momentum. With momentum 0.9 and 40 steps it is 311: whoever divides by 40 takes the gradient for eight
+    times what it is.
+    """
+    if momentum == 0:
+        return float(steps)
+    velocities = (steps - momentum * -math.expm1(steps * math.log(momentum)) / (1 - momentum)) / (1 - momentum)
+    return steps + momentum * velocities if nesterov else velocities
 
 
 class Sgd:

@@ -6,8 +6,9 @@ A trainer knows nothing of chains or integers; it takes float32 vectors and give
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -17,25 +18,39 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chainfl.encoding.layout import Layout
-from chainfl.errors import DatasetError, TrainingDiverged, TrainingError
-from chainfl.training.algorithms import Loss, make_algorithm
+from chainfl.errors import DatasetError, TrainingDiverged
+from chainfl.training.algorithms import LocalAlgorithm, make_algorithm
 from chainfl.training.datasets import Dataset
-from chainfl.training.sgd import SgdConfig
+from chainfl.training.guards import Loss, OwnData
+from chainfl.training.local_round import LocalRound, TrainedParameters
+from chainfl.training.optimizers import make_optimizer
+from chainfl.training.settings import NO_MEMORY, Finding, LocalTraining, Memory
 from chainfl.training.state import load_vector, state_layout, vector_of
 
 FloatArray = NDArray[np.float32]
+Batch = tuple[Tensor, Tensor]
 
 _EVALUATION_BATCH = 512
+
+# Virtual machines were seen that announce AMX and die of it (SIGILL) in the first bfloat16 product; a worker would die
+# with its stake locked. oneDNN reads the limit when it is first used. Whoever has a sound AMX sets the variable to ALL.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
-    """delta: (P,) float32, local model minus global model. Losses are those of the first and the last step's batch."""
+    """delta: (P,) float32, the update: local model minus global model, as the algorithm sends it.
+
+    loss_first, loss_last: of the first and the last step's batch. kept: what `settle` needs if the update counts.
+    findings: what was noticed about the run (`guards`).
+    """
 
     delta: FloatArray
     num_examples: int
     loss_first: float
     loss_last: float
+    kept: Memory = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,15 +73,16 @@ class Trainer(Protocol):
         self,
         global_vector: FloatArray,
         dataset: Dataset,
+        training: LocalTraining,
         *,
-        steps: int,
-        batch_size: int,
-        learning_rate: float,
         seed: int,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
+        memory: Memory = NO_MEMORY,
+        last_step: FloatArray | None = None,
     ) -> TrainingResult:
-        """`steps` local steps from the global model. The same arguments give the same bits on the same machine."""
+        """One round's local steps from the global model. The same arguments give the same bits on the same machine.
+
+        memory, last_step: as `LocalRound` has them; whoever has none trains as in a first round.
+        """
         ...
 
     def evaluate(self, vector: FloatArray, dataset: Dataset) -> Evaluation:
@@ -81,20 +97,15 @@ class LocalTrainer:
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        loss: Loss = functional.cross_entropy,
-        *,
-        algorithm: str = "fedavg",
-        num_threads: int | None = 1,
+        self, module: nn.Module, loss: Loss = functional.cross_entropy, *, num_threads: int | None = 1
     ) -> None:
-        """num_threads: for torch in this process (it is a process-wide setting); None leaves it as it is."""
+        """loss: the mean over the examples it is given. num_threads: for torch in this process (it is a process-wide
+        setting); None leaves it as it is.
+        """
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        make_algorithm(algorithm)
         self._module = module
         self._loss = loss
-        self._algorithm = algorithm
         self._layout = state_layout(module)
 
     @property
@@ -111,34 +122,83 @@ class LocalTrainer:
         self,
         global_vector: FloatArray,
         dataset: Dataset,
+        training: LocalTraining,
         *,
-        steps: int,
-        batch_size: int,
-        learning_rate: float,
         seed: int,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
+        memory: Memory = NO_MEMORY,
+        last_step: FloatArray | None = None,
     ) -> TrainingResult:
-        """`steps` steps on shuffled passes over the data, in batches of `batch_size` (all of it, if it is smaller).
+        """Local steps on shuffled passes over the data, in batches of `batch_size` (all of it, if it is smaller).
 
-        Raises TrainingError for impossible settings, DatasetError for an empty set, TrainingDiverged when a loss or
-        the resulting model is not finite. The caller's random generators are left as they were.
+        memory: the algorithm's, of `settle`. last_step: (P,) float32, what the last round with a result added to the
+        global model. Raises TrainingError for settings that do not go together, DatasetError for an empty set,
+        TrainingDiverged when a loss or the resulting model is not finite or the model got far worse: the update is
+        then to be withheld. The caller's random generators are left as they were.
         """
-        if steps < 1 or batch_size < 1:
-            raise TrainingError(f"{steps} steps of {batch_size} examples are no training")
-        sgd = SgdConfig(learning_rate, momentum, weight_decay)
+        if not len(dataset):
+            raise DatasetError(f"{dataset.name}: no examples to train on")
+        algorithm, steps = make_algorithm(training), training.steps_for(len(dataset))
         load_vector(self._module, global_vector)
+        own_data = OwnData(self._module, self._loss, dataset, seed)
+        before = own_data.look()
         # Dropout draws from torch's global generator.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._module.train()
-            batches = seeded_batches(dataset, batch_size=batch_size, steps=steps, seed=seed)
-            losses = make_algorithm(self._algorithm).run(self._module, batches, self._loss, sgd)
+            start = LocalRound(TrainedParameters(self._module), training, steps, memory, last_step)
+            algorithm.begin(start)
+            batches = seeded_batches(dataset, batch_size=training.batch_size, steps=steps, seed=seed)
+            losses = self._take_steps(algorithm, start, batches)
+        outcome = algorithm.end(self._difference(global_vector, steps))
+        findings = own_data.findings(before, own_data.look())
+        return TrainingResult(outcome.delta, len(dataset), losses[0], losses[-1], outcome.kept, findings)
+
+    def settle(self, training: LocalTraining, kept: Memory, sent: FloatArray, step: FloatArray) -> Memory:
+        """What the algorithm remembers after an update that counted; see `LocalAlgorithm.settle`."""
+        return make_algorithm(training).settle(kept, sent, step)
+
+    def _take_steps(self, algorithm: LocalAlgorithm, start: LocalRound, batches: Iterator[Batch]) -> list[float]:
+        """One step a batch. Returns each step's loss before it was taken."""
+        parameters = start.parameters.tensors
+        optimizer = make_optimizer(parameters, start.training)
+        losses: list[float] = []
+        for batch in batches:
+            loss, gradients = self._gradients(parameters, batch, start.training)
+            losses.append(loss)
+            if not math.isfinite(loss):
+                raise TrainingDiverged(f"the loss is {loss} at local step {len(losses)}", step=len(losses))
+            with torch.no_grad():
+                corrected = algorithm.correct(gradients)
+            optimizer.step(corrected)
+        return losses
+
+    def _gradients(
+        self, parameters: Sequence[Tensor], batch: Batch, training: LocalTraining
+    ) -> tuple[float, list[Tensor | None]]:
+        """The batch's loss and gradients, summed up over its parts, each with its share of the examples."""
+        total = 0.0
+        sums: list[Tensor | None] = [None] * len(parameters)
+        for features, labels in _parts(batch, training.accumulation):
+            value = self._loss(self._outputs(features, training.precision), labels)
+            share = len(labels) / len(batch[1])
+            total += share * value.item()
+            sums = _added(sums, torch.autograd.grad(value, parameters, allow_unused=True), share)
+        return total, sums
+
+    def _outputs(self, features: Tensor, precision: str) -> Tensor:
+        if precision == "float32":
+            outputs: Tensor = self._module(features)
+            return outputs
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            outputs = self._module(features)
+        return outputs.float()
+
+    def _difference(self, global_vector: FloatArray, steps: int) -> FloatArray:
         with np.errstate(all="ignore"):  # judged on the next line
             delta = vector_of(self._module) - global_vector
         if not np.isfinite(delta).all():
             raise TrainingDiverged(f"a parameter is not finite after {steps} local steps", step=steps)
-        return TrainingResult(delta, len(dataset), losses[0], losses[-1])
+        return delta
 
     def evaluate(self, vector: FloatArray, dataset: Dataset) -> Evaluation:
         """Accuracy of the largest output, and the mean loss, over the whole set. Raises DatasetError if it is empty."""
@@ -155,7 +215,7 @@ class LocalTrainer:
         return Evaluation(correct / len(dataset), loss / len(dataset) if math.isfinite(loss) else loss)
 
 
-def seeded_batches(dataset: Dataset, *, batch_size: int, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def seeded_batches(dataset: Dataset, *, batch_size: int, steps: int, seed: int) -> Iterator[Batch]:
     """`steps` batches cut from one shuffled pass after another; a batch may span the end of a pass.
 
     Every batch has `min(batch_size, len(dataset))` examples, so a small share takes as many steps as a large one.
@@ -174,7 +234,23 @@ def seeded_batches(dataset: Dataset, *, batch_size: int, steps: int, seed: int) 
         yield features[chosen], labels[chosen]
 
 
-def _in_order(dataset: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+    features, labels = batch
+    return zip(features.chunk(count), labels.chunk(count), strict=True)
+
+
+def _added(sums: list[Tensor | None], gradients: Sequence[Tensor | None], share: float) -> list[Tensor | None]:
+    """sums + share · gradients, one a parameter; None is what no part depends on so far."""
+    if share == 1:  # the only part
+        return list(gradients)
+    added: list[Tensor | None] = []
+    for total, gradient in zip(sums, gradients, strict=True):
+        part = None if gradient is None else gradient * share
+        added.append(total if part is None else part if total is None else total + part)
+    return added
+
+
+def _in_order(dataset: Dataset) -> Iterator[Batch]:
     features, labels = torch.from_numpy(dataset.features), torch.from_numpy(dataset.labels)
     for start in range(0, len(labels), _EVALUATION_BATCH):
         yield features[start : start + _EVALUATION_BATCH], labels[start : start + _EVALUATION_BATCH]

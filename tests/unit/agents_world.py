@@ -41,11 +41,13 @@ LAYOUT_HASH = specs.layout_hash([specs.TensorEntry(**TENSORS[0])])
 class TargetTrainer:
     """Moves the model half of the way to a target of its own."""
 
+    uses_previous = False
+
     def __init__(self, seed: int) -> None:
         self.target = np.random.default_rng(seed).normal(0, 0.3, NUM_PARAMS).astype(np.float32)
         self.calls = 0
 
-    def train(self, model, round_number):
+    def train(self, model, round_number, *, memory, previous):
         self.calls += 1
         return TrainedUpdate((self.target - dequantize_model(model, 20)) * np.float32(0.5), 10, 2.0, 1.0)
 

@@ -127,10 +127,10 @@ def test_training_diverges__worker__sits_the_round_out_and_trains_in_the_next(tm
     trainer = world.players[WORKER]._trainer
     train = trainer.train
 
-    def diverging(model, number):
+    def diverging(model, number, **known):
         if number == 1:
             raise error
-        return train(model, number)
+        return train(model, number, **known)
 
     trainer.train = diverging
     world.run()

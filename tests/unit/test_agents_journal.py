@@ -76,6 +76,38 @@ def test_residual__of_another_model__is_damage(journal):
         journal.residual(6)
 
 
+def test_memory__round_counted__is_what_was_settled(journal):
+    kept, settled = {"drift": RESIDUAL}, {"drift": RESIDUAL * 3}
+    journal.save_update(UPDATE, b"payload", RESIDUAL, kept)
+    assert journal.memory(5) == {}
+    assert np.array_equal(journal.kept_with(4, 5)["drift"], RESIDUAL)
+    journal.resolve_update(4, counted=True, memory=settled)
+    journal.resolve_update(4, counted=True, memory=settled)
+    assert np.array_equal(journal.memory(5)["drift"], RESIDUAL * 3)
+    assert journal.kept_with(4, 5) == {}
+    assert sorted(p.name for p in journal.folder.iterdir()) == ["lock", "memory.safetensors", "residual.f32"]
+
+
+@pytest.mark.parametrize(("counted", "memory"), [(False, {"drift": RESIDUAL * 9}), (True, {})])
+def test_memory__round_void_or_not_to_be_settled__keeps_the_one_before(journal, counted, memory):
+    journal.save_update(UPDATE, b"payload", RESIDUAL, {"drift": RESIDUAL})
+    journal.resolve_update(4, counted=True, memory={"drift": RESIDUAL})
+    later = PreparedUpdate(**{name: getattr(UPDATE, name) for name in UPDATE.__slots__} | {"round": 5})
+    journal.save_update(later, b"payload", RESIDUAL, {"drift": RESIDUAL * 2})
+    journal.resolve_update(5, counted=counted, memory=memory)
+    assert np.array_equal(journal.memory(5)["drift"], RESIDUAL)
+
+
+def test_memory__of_another_model_or_rubbish__is_damage(journal):
+    journal.save_update(UPDATE, b"payload", RESIDUAL, {"drift": RESIDUAL})
+    with pytest.raises(JournalDamaged):
+        journal.kept_with(4, 6)
+    for content in (b"", b"rubbish", b"\xff" * 20):
+        (journal.folder / "memory.safetensors").write_bytes(content)
+        with pytest.raises(JournalDamaged):
+            journal.memory(5)
+
+
 def test_unresolved__only_earlier_rounds__oldest_first(journal):
     for number in (10, 9, 4):
         values = {name: getattr(UPDATE, name) for name in UPDATE.__slots__} | {"round": number}
@@ -157,46 +189,58 @@ LIFE = textwrap.dedent(
     journal = Journal(folder)
     os.fsync = counted(os.fsync)
     Path.replace, Path.unlink, Path.open = counted(Path.replace), counted(Path.unlink), counted(Path.open)
-    for number in (1, 2):
+    for number in (1, 2, 3):
         update = PreparedUpdate(number, 1, b"1" * 32, b"2" * 32, "cid", 3, 4, bytes([number]) * 32)
-        journal.save_update(update, b"payload %d" % number, np.full(3, number, np.float32))
+        # What is kept is the memory as it is, so that settling can only add to it.
+        kept = {"drift": journal.memory(3).get("drift", np.zeros(3, np.float32))}
+        journal.save_update(update, b"payload %d" % number, np.full(3, number, np.float32), kept)
         print("committed", number, flush=True)  # from here on the salt must be there
-        journal.resolve_update(number, counted=number == 1)
+        settled = {"drift": journal.kept_with(number, 3)["drift"] + number}
+        journal.resolve_update(number, counted=number != 2, memory=settled)
         print("resolved", number, flush=True)
     """
 )
 
 
-def test_journal__killed_before_every_system_call__loses_no_salt_and_no_residual(tmp_path):
+def test_journal__killed_before_every_system_call__loses_nothing_and_counts_nothing_twice(tmp_path):
     script = tmp_path / "life.py"
     script.write_text(LIFE)
-    for die_at in range(1, 60):
+    for die_at in range(1, 120):
         folder = tmp_path / str(die_at)
         done = subprocess.run(
             [sys.executable, script, folder, str(die_at)], capture_output=True, text=True, check=False
         )
         _check_state(folder, done.stdout.splitlines())
         if done.returncode == 0:
-            assert die_at > 20
+            assert die_at > 40
             return
         assert done.returncode == -signal.SIGKILL, done.stderr
     pytest.fail("the script never ran to its end")
 
 
+COUNTED = (1, 3)
+
+
 def _check_state(folder: Path, said: list[str]) -> None:
     journal = Journal(folder)
     try:
-        for number in (1, 2):
+        last = max((number for number in (1, 2, 3) if f"committed {number}" in said), default=0)
+        for number in (1, 2, 3):
             update = journal.update(number)
-            if update is not None:
-                assert update.salt == bytes([number]) * 32
-                if f"resolved {number}" not in said and (folder / f"residual-{number}.f32").exists():
-                    assert journal.update_payload(number).read_bytes() == b"payload %d" % number
-            elif f"committed {number}" in said:
-                # Gone only because the round was resolved: then its residual has its final place.
-                assert number == 2 or np.array_equal(journal.residual(3), np.full(3, 1, np.float32))
-            journal.resolve_update(number, counted=number == 1)
-        if "committed 1" in said:
-            assert np.array_equal(journal.residual(3), np.full(3, 1, np.float32))
+            if update is None:
+                continue
+            assert update.salt == bytes([number]) * 32
+            assert journal.update_payload(number).read_bytes() == b"payload %d" % number
+            # Found after a kill, it may be resolved for the second time.
+            settled = {"drift": journal.kept_with(number, 3)["drift"] + number}
+            journal.resolve_update(number, counted=number in COUNTED, memory=settled)
+            last = max(last, number)
+        counted = [number for number in COUNTED if number <= last]
+        if counted:
+            assert np.array_equal(journal.residual(3), np.full(3, counted[-1], np.float32))
+            assert np.array_equal(journal.memory(3)["drift"], np.full(3, sum(counted), np.float32))
+        else:
+            assert journal.residual(3) is None
+            assert journal.memory(3) == {}
     finally:
         journal.close()

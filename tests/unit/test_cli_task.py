@@ -25,7 +25,7 @@ from chainfl.encoding.chunk_tree import zero_state_root
 from chainfl.errors import BlobNotFound, InvalidCid, SpecificationError, UsageError
 from chainfl.storage.cid import digest_of
 from chainfl.storage.unixfs import cid_of
-from chainfl.tasks.spec import DEFAULT_ECONOMICS, LOCAL_WINDOWS, TOKEN, parse
+from chainfl.tasks.spec import DEFAULT_ECONOMICS, LOCAL_WINDOWS, TOKEN, ValidationEntry, parse
 from chainfl.tasks.state import Bounds, Phase, Rule
 from chainfl.training.datasets import Dataset
 
@@ -77,6 +77,26 @@ def test_task_file__rule_trim_momentum_and_groups__reach_the_draft():
     assert (made.momentum_num, made.momentum_den, made.group_size, made.momentum) == (9, 10, 32, "0.9")
 
 
+def test_task_file__validation__reaches_the_draft_with_its_rates_as_text():
+    made = draft(
+        {
+            "preset": "digits",
+            "reward": "1",
+            "validation": {"rule": "rfa", "smoothing": 0.001, "iterations": 3, "gate_cosine": 0},
+        }
+    )
+    assert made.validation == ValidationEntry(rule="rfa", smoothing="0.001", iterations=3)
+
+
+@pytest.mark.parametrize(
+    ("validation", "told"),
+    [({"rule": "best"}, "validation.rule"), ({"f": 3}, "validation.f"), ({"iterations": "3"}, "validation.iterations")],
+)
+def test_task_file__validation_that_is_none__is_named(validation, told):
+    with pytest.raises(SpecificationError, match=told):
+        draft({"preset": "digits", "reward": "1", "validation": validation})
+
+
 def test_task_file__no_word_of_a_rule__is_the_plain_mean():
     made = draft({"preset": "digits", "reward": "1"})
     assert (made.rule, made.trim_den, made.momentum_den, made.group_size) == (Rule.MEAN, 0, 0, 64)
@@ -123,6 +143,47 @@ def test_template__as_it_is__says_what_the_preset_and_the_defaults_say(shell):
 def test_task_file__another_model__keeps_none_of_the_presets_parameters():
     made = draft({"preset": "digits", "reward": "1", "model": {"name": "mlp", "params": {"hidden": 8}}})
     assert dict(made.model_params) == {"hidden": 8}
+
+
+def test_task_file__training__numbers_become_the_specifications_text():
+    training = {
+        "algorithm": "fedprox",
+        "proximal_mu": 0.01,
+        "momentum": 0,
+        "local_epochs": 2,
+        "optimizer": {"name": "adam", "params": {"betas": [0.9, 0.99], "eps": 1e-8, "amsgrad": True}},
+        "accumulation": 4,
+        "precision": "bfloat16",
+    }
+    made = draft({"preset": "digits", "reward": "1", "training": training})
+    assert (made.algorithm, made.proximal_mu, made.alpha, made.momentum) == ("fedprox", "0.01", None, "0")
+    assert made.optimizer == {
+        "name": "adam",
+        "params": {"betas": ["0.9", "0.99"], "eps": "0.00000001", "amsgrad": True},
+    }
+    assert (made.local_epochs, made.accumulation, made.precision) == (2, 4, "bfloat16")
+
+
+def test_create__training__is_told_in_full(shell, tmp_path):
+    shell.use(free=10 * TOKEN)
+    text = MINIMAL + 'algorithm = "feddyn"\nalpha = 0.01\nmomentum = 0\nlocal_epochs = 2\nprecision = "bfloat16"\n'
+    text += 'optimizer = { name = "adam", params = { betas = [0.9, 0.99], amsgrad = true } }\n'
+    (tmp_path / "task.toml").write_text(text)
+    assert shell("task", "create", "--file", str(tmp_path / "task.toml"), "--dry-run") == 0
+    told = " ".join(shell.err.split())
+    for word in (
+        "feddyn (alpha 0.01), 7 steps of 64",
+        "at most 2 passes",
+        "adam betas 0.9/0.99 amsgrad true, bfloat16",
+    ):
+        assert word in told
+
+
+def test_create__training_that_does_not_go_together__is_told_before_anything_is_sent(shell, tmp_path):
+    text = MINIMAL + 'algorithm = "scaffold"\nmomentum = "0"\noptimizer = { name = "adam" }\n'
+    (tmp_path / "task.toml").write_text(text)
+    assert shell("task", "create", "--file", str(tmp_path / "task.toml"), "--yes") == 40
+    assert "scaffold needs the optimizer sgd" in shell.err
 
 
 def test_task_file__program__keeps_the_presets_data_and_training():

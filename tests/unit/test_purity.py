@@ -59,10 +59,12 @@ def imported_with(modules: list[str]) -> set[str]:
         (NUMERIC, TORCH | WEB3 | HTTP),
         (DECISIONS, TORCH | WEB3 | HTTP),
         (["chainfl.training.trainer", "chainfl.validation.scoring", "chainfl.agents.learning"], WEB3),
+        # torch itself brings the standard library's client.
+        (["chainfl.simulation.simulate"], WEB3 | HTTP - {"http.client"}),
         (["chainfl.chain.port"], TORCH),
-        (["chainfl.cli.main"], TORCH | WEB3),
+        (["chainfl", "chainfl.cli.main", "chainfl.cli.simulate"], TORCH | WEB3),
     ],
-    ids=["pure", "numeric", "decisions", "training", "chain", "cli"],
+    ids=["pure", "numeric", "decisions", "training", "simulate", "chain", "cli"],
 )
 def test_imports__in_a_fresh_process__bring_nothing_heavier(modules, banned):
     assert imported_with(modules) & banned == set()

@@ -10,6 +10,7 @@ import pytest
 
 from chainfl.agents.worker import TrainedUpdate
 from chainfl.encoding.fixed_point import dequantize_model
+from chainfl.errors import TrainingDiverged
 from chainfl.simulation.rounds import SimulatedRound, median_vote, simulate_rounds, worker_pay_wei
 from chainfl.tasks.spec import DEFAULT_ECONOMICS, default_format
 from chainfl.tasks.votes import REJECTION, Vote
@@ -23,10 +24,12 @@ GENESIS = np.zeros(40, np.int32)
 class Towards:
     """Moves the model all the way to one value."""
 
+    uses_previous = False
+
     def __init__(self, target: float) -> None:
         self.target = np.float32(target)
 
-    def train(self, model, round_number):
+    def train(self, model, round_number, *, memory, previous):
         delta = self.target - dequantize_model(model, FORM.model_scale_bits)
         return TrainedUpdate(delta, num_examples=1, loss_first=2.0, loss_last=1.0)
 
@@ -73,6 +76,58 @@ def test_simulate_rounds__second_round__is_judged_beside_the_model_before():
     assert (nothing, number) == (None, 2)
     assert (model == first.model).all()
     assert (previous == GENESIS).all()
+
+
+class Remembering(Towards):
+    """Keeps the number of its rounds that counted, and the models around the last of them."""
+
+    uses_previous = True
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+        self.seen, self.settled = [], []
+
+    def train(self, model, round_number, *, memory, previous):
+        self.seen.append((round_number, float(memory["rounds"][0]) if memory else 0.0, previous))
+        trained = super().train(model, round_number, memory=memory, previous=previous)
+        rounds = memory["rounds"] if memory else np.zeros(40, np.float32)
+        return replace(trained, kept={"rounds": rounds})
+
+    def settle(self, kept, sent, before, after):
+        self.settled.append((before, after))
+        return {"rounds": kept["rounds"] + 1}
+
+
+def test_simulate_rounds__update_counted__settles_the_algorithms_memory():
+    worker = Remembering()
+    first, *_ = play({ALICE: worker}, [Judge(Vote(10_000, 5))], rounds=3)
+    assert [(number, counted) for number, counted, _ in worker.seen] == [(1, 0.0), (2, 1.0), (3, 2.0)]
+    assert worker.seen[0][2] is None
+    assert (worker.seen[2][2] == first.model).all()
+    before, after = worker.settled[0]
+    assert (before == GENESIS).all()
+    assert (after == first.model).all()
+
+
+def test_simulate_rounds__update_rejected__leaves_the_memory_as_it_was():
+    worker = Remembering()
+    play({ALICE: worker, BOB: Towards(1.0)}, [Judge(REJECTION, Vote(10_000, 5))], rounds=2)
+    assert [counted for _, counted, _ in worker.seen] == [0.0, 0.0]
+
+
+class Diverging:
+    """A validator whose own training comes to nothing."""
+
+    def score(self, model, updates, round_number, previous):
+        raise TrainingDiverged("the loss is nan")
+
+
+@pytest.mark.parametrize(("lost", "accepted"), [(1, 1), (2, 0)])
+def test_simulate_rounds__validators_without_a_vote__leave_a_quorum_or_a_void_round(lost, accepted):
+    judges = [Judge(Vote(10_000, 5))] * (3 - lost) + [Diverging()] * lost
+    [only] = play({ALICE: Towards(1.0)}, judges)
+    assert (only.accepted, only.num_votes) == (accepted, 3 - lost)
+    assert (only.root is None) == (accepted == 0)
 
 
 @pytest.mark.parametrize(

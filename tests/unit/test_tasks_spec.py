@@ -308,6 +308,93 @@ def test_build__rate_not_a_plain_decimal__is_refused(rate):
         make_spec(training={"steps": 1, "batch_size": 1, "learning_rate": rate})
 
 
+TRAINING = {"steps": 40, "batch_size": 32, "learning_rate": "0.1"}
+
+
+def with_training(**changes: Any) -> specs.TaskSpec:
+    return make_spec(training=TRAINING | changes)
+
+
+def test_training__none_of_the_later_fields__keeps_the_bytes_of_the_first_version():
+    entry = json.loads(with_training(momentum="0.9").to_bytes())["training"]
+    assert entry == {"algorithm": "fedavg", **TRAINING, "momentum": "0.9", "weight_decay": "0"}
+    assert with_training(accumulation=1, precision="float32", optimizer=None).to_bytes() == with_training().to_bytes()
+
+
+def test_training__a_later_field_spelled_out_with_its_default__is_not_canonical():
+    document = json.loads(with_training().to_bytes())
+    document["training"]["accumulation"] = 1
+    data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    with pytest.raises(SpecificationError, match="canonical"):
+        specs.parse_own(data)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"algorithm": "fedprox", "proximal_mu": "0.01", "momentum": "0.9"},
+        {"algorithm": "fedprox", "proximal_mu": "0"},
+        {"algorithm": "scaffold", "optimizer": {"name": "sgd", "params": {"nesterov": True}}, "momentum": "0.9"},
+        {"algorithm": "fednova", "local_epochs": 3},
+        {"algorithm": "feddyn", "alpha": "0.01"},
+        {"optimizer": {"name": "adam", "params": {"betas": ["0.9", "0.99"], "eps": "0.00000001", "amsgrad": False}}},
+        {"accumulation": 4, "precision": "bfloat16"},
+    ],
+)
+def test_training__each_algorithm_and_setting__comes_back_as_it_was(changes):
+    spec = with_training(**changes)
+    again = specs.parse(spec.to_bytes(), spec.spec_hash())
+    assert again == spec
+    entry = json.loads(spec.to_bytes())["training"]
+    assert all(entry[name] == value for name, value in changes.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"algorithm": "fedfoo"}, "algorithm"),
+        ({"algorithm": "fedprox"}, "proximal_mu is missing"),
+        ({"proximal_mu": "0.1"}, "proximal_mu is no parameter of fedavg"),
+        ({"algorithm": "feddyn", "alpha": "0"}, "alpha is zero"),
+        ({"algorithm": "feddyn", "alpha": "-1"}, "alpha"),
+        ({"local_epochs": 0}, "local_epochs"),
+        ({"accumulation": 33}, "accumulation"),
+        ({"precision": "float16"}, "precision"),
+        ({"momentum": "1"}, "momentum is not below 1"),
+        ({"learning_rate": "0"}, "learning_rate is zero"),
+        ({"optimizer": {"name": "lbfgs"}}, "none of sgd, adam"),
+        ({"optimizer": {"name": "adam", "params": {"lr": "1"}}}, "params.lr is no parameter of adam"),
+        ({"optimizer": {"name": "adam", "params": {"betas": ["0.9"]}}}, "betas"),
+        ({"optimizer": {"name": "adam", "params": {"eps": 1e-8}}}, "eps"),
+        ({"optimizer": {"name": "adam"}, "momentum": "0.9"}, "momentum is of sgd"),
+        ({"optimizer": {"name": "rprop"}, "weight_decay": "0.1"}, "weight_decay is nothing that rprop has"),
+        ({"optimizer": {"name": "adam"}, "algorithm": "scaffold"}, "scaffold needs the optimizer sgd"),
+        ({"optimizer": {"name": "sgd", "params": {"dampening": "0.1"}}, "algorithm": "fednova"}, "without dampening"),
+    ],
+)
+def test_training__what_does_not_go_together__is_refused(changes, told):
+    with pytest.raises(SpecificationError, match=told):
+        with_training(**changes)
+
+
+@pytest.mark.parametrize(
+    ("training", "form", "told"),
+    [
+        ({"algorithm": "scaffold"}, {"momentum_num": 9, "momentum_den": 10}, "scaffold needs the plain server step"),
+        ({"algorithm": "feddyn", "alpha": "1"}, {"momentum_num": 1, "momentum_den": 1}, "feddyn needs the plain"),
+        ({"algorithm": "feddyn", "alpha": "1"}, {"step_num": 1, "step_den": 2}, "server step 1/1, not 1/2"),
+    ],
+)
+def test_training__server_step_that_hides_the_aggregate__is_refused(training, form, told):
+    genesis = {"root": "11" * 32, "cid": CID, "float_cid": CID}
+    format_ = replace(specs.default_format(15), **form)
+    if format_.has_momentum:
+        genesis["state_root"] = zero_state_root(format_).hex()
+    with pytest.raises(SpecificationError, match=told):
+        make_spec(training=TRAINING | training, format=format_, genesis=genesis)
+    make_spec(training=TRAINING | {"algorithm": "scaffold"}, format=replace(specs.default_format(15), step_den=2))
+
+
 def test_spec__no_shards_and_plain_payloads__the_bytes_that_it_had_before_there_were_any():
     told = json.loads(make_spec().to_bytes())
     assert "payload" not in told

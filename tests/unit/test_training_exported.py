@@ -19,6 +19,7 @@ from chainfl.errors import TrainingError
 from chainfl.training import exported
 from chainfl.training.datasets import Dataset
 from chainfl.training.exported import OPERATORS, load_exported
+from chainfl.training.settings import LocalTraining
 from chainfl.training.state import state_layout, vector_of
 from chainfl.training.trainer import LocalTrainer
 
@@ -113,9 +114,9 @@ def test_load_exported__training_mode__updates_statistics_and_drops_out(archive,
 
 def test_load_exported__trained__is_the_same_as_training_the_original(archive, original):
     data = Dataset("d", np.random.default_rng(0).random((20, 1, 8, 8), np.float32), np.arange(20) % 10, 10)
-    settings = {"steps": 5, "batch_size": 8, "learning_rate": 0.1, "momentum": 0.9, "seed": 0}
+    training = LocalTraining(steps=5, batch_size=8, learning_rate=0.1, momentum=0.9)
     trainers = [LocalTrainer(load_exported(archive)), LocalTrainer(copy.deepcopy(original))]
-    ours, theirs = (trainer.train(trainer.initial_vector, data, **settings).delta for trainer in trainers)
+    ours, theirs = (trainer.train(trainer.initial_vector, data, training, seed=0).delta for trainer in trainers)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 

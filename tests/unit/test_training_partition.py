@@ -10,13 +10,17 @@ from hypothesis import strategies as st
 from chainfl.errors import DatasetError, UsageError
 from chainfl.training.datasets import Dataset, DatasetSplits, load_digits
 from chainfl.training.partition import (
+    Partition,
     Shard,
     demo_split,
+    federated_split,
     label_counts,
     load_shard,
+    partition_classes,
     partition_dirichlet,
     partition_iid,
     partition_shards,
+    partition_skewed,
 )
 
 LABELS = np.arange(1000) % 10
@@ -82,7 +86,95 @@ def test_partition_shards__none_or_too_many__is_refused():
         partition_iid(3, 0, np.random.default_rng(0))
 
 
-# --- the demo ------------------------------------------------------------------------------------
+def classes_of(part: np.ndarray) -> set[int]:
+    return set(LABELS[part].tolist())
+
+
+@given(parts=st.integers(1, 30), each=st.integers(1, 10), seed=st.integers(0, 2**32))
+@settings(max_examples=50, deadline=None)
+def test_partition_classes__any_numbers__gives_each_part_exactly_so_many(parts, each, seed):
+    cut = partition_classes(LABELS, parts, np.random.default_rng(seed), classes_per_part=each)
+    assert [len(classes_of(part)) for part in cut] == [each] * parts
+    used = np.concatenate(cut).tolist()
+    assert len(set(used)) == len(used)
+    assert parts * each < 10 or len(used) == len(LABELS)
+
+
+def test_partition_classes__one_each__gives_every_class_to_one_part():
+    cut = partition_classes(LABELS, 10, np.random.default_rng(0), classes_per_part=1)
+    assert sorted(min(classes_of(part)) for part in cut) == list(range(10))
+
+
+@pytest.mark.parametrize("each", [0, 11])
+def test_partition_classes__impossible_number__is_a_usage_error(each):
+    with pytest.raises(UsageError):
+        partition_classes(LABELS, 2, np.random.default_rng(0), classes_per_part=each)
+
+
+def test_partition_classes__class_with_fewer_examples_than_parts__is_refused():
+    with pytest.raises(DatasetError, match="class"):
+        partition_classes(np.array([0, 0, 0, 1]), 4, np.random.default_rng(0), classes_per_part=1)
+
+
+@pytest.mark.parametrize("parts", [5, 10, 15, 20])
+def test_partition_skewed__any_number_of_parts__is_four_fifths_one_class_and_a_fifth_of_all(parts):
+    cut = partition_skewed(LABELS, parts, np.random.default_rng(0), share=0.8)
+    used = np.concatenate(cut).tolist()
+    assert len(set(used)) == len(used)
+    for part in cut:
+        counts = np.bincount(LABELS[part], minlength=10)
+        # A tenth of the fifth that comes from all classes is of the main one as well.
+        assert 0.79 <= counts.max() / len(part) <= 0.86
+    mains = [int(np.bincount(LABELS[part], minlength=10).argmax()) for part in cut]
+    assert len(set(mains)) == min(parts, 10)
+
+
+def test_partition_skewed__as_many_parts_as_classes__uses_every_example():
+    assert covers(partition_skewed(LABELS, 10, np.random.default_rng(3), share=0.8), len(LABELS))
+
+
+def test_partition_skewed__share_of_one__is_one_class_alone():
+    assert all(len(classes_of(part)) == 1 for part in partition_skewed(LABELS, 10, np.random.default_rng(0), share=1.0))
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.1, float("nan")])
+def test_partition_skewed__impossible_share__is_a_usage_error(share):
+    with pytest.raises(UsageError):
+        partition_skewed(LABELS, 2, np.random.default_rng(0), share=share)
+
+
+@pytest.mark.parametrize(
+    ("text", "partition"),
+    [
+        ("iid", Partition("iid")),
+        ("dirichlet", Partition("dirichlet", 0.5)),
+        ("dirichlet:0.1", Partition("dirichlet", 0.1)),
+        ("classes:1", Partition("classes", 1)),
+        ("shards", Partition("shards", 2)),
+        ("skewed", Partition("skewed", 0.8)),
+    ],
+)
+def test_partition__parsed__fills_the_default_in_and_says_it_again(text, partition):
+    assert Partition.parse(text) == partition
+    assert Partition.parse(str(partition)) == partition
+
+
+@pytest.mark.parametrize("text", ["", "random", "iid:2", "dirichlet:", "dirichlet:x", "classes:1.5", "skewed:nan"])
+def test_partition__nonsense__is_a_usage_error_that_names_what_there_is(text):
+    with pytest.raises(UsageError, match="partition"):
+        Partition.parse(text)
+
+
+@pytest.mark.parametrize("text", ["iid", "dirichlet", "shards", "classes", "skewed"])
+def test_partition__cut__is_the_same_for_the_same_seed(text):
+    def cut(seed: int) -> list[list[int]]:
+        return [part.tolist() for part in Partition.parse(text).cut(LABELS, 5, np.random.default_rng(seed))]
+
+    assert cut(1) == cut(1)
+    assert cut(1) != cut(2)
+
+
+# --- one run's sets ------------------------------------------------------------------------------
 
 
 def numbered(count: int) -> Dataset:
@@ -125,6 +217,21 @@ def test_demo_split__set_with_its_own_test__keeps_it_and_says_so():
 def test_demo_split__too_few_examples__is_refused():
     with pytest.raises(DatasetError):
         demo_split(numbered(200), seed=0, num_workers=5, num_validators=3)
+
+
+def test_federated_split__dirichlet__is_the_demos():
+    whole = numbered(1000)
+    demo = demo_split(whole, seed=3, num_workers=4, num_validators=2)
+    split = federated_split(whole, seed=3, num_workers=4, num_validators=2, partition=Partition.parse("dirichlet"))
+    assert numbers(*split.workers) == numbers(*demo.workers)
+    assert numbers(*split.validators, split.test) == numbers(*demo.validators, demo.test)
+
+
+def test_federated_split__without_validators__leaves_all_to_the_workers():
+    splits = DatasetSplits(numbered(500), numbered(77))
+    split = federated_split(splits, seed=0, num_workers=5, num_validators=0, partition=Partition("iid"))
+    assert split.validators == ()
+    assert [len(part) for part in split.workers] == [100] * 5
 
 
 # --- shards --------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from chainfl.tasks.rules import MAX_PROOF_BYTES
 from chainfl.tasks.spec import DEFAULT_ECONOMICS, TOKEN
 from chainfl.tasks.state import Outcome
 from chainfl.training.datasets import Dataset
+from chainfl.training.settings import LocalTraining
 from chainfl.training.trainer import Evaluation, TrainingResult
 from chainfl.types import Address, Wei
 from chainfl.validation.scoring import RevealedUpdate, RoundRules, score_round
@@ -29,7 +30,7 @@ HONEST = 9
 BUDGET = Wei(1_000 * TOKEN)
 STAKE = DEFAULT_ECONOMICS.worker_stake
 ROOT_DATA = Dataset("root", np.zeros((4, 2), np.float32), np.zeros(4, np.int64), 2)
-RULES = RoundRules(20, 14, ServerStep(1, 1), steps=5, batch_size=4, learning_rate=0.1)
+RULES = RoundRules(20, 14, ServerStep(1, 1), LocalTraining(steps=5, batch_size=4, learning_rate=0.1))
 SEEDS = range(40)
 
 GAS_PRICE_WEI = 10**9
@@ -56,7 +57,7 @@ class Landscape:
         """What honest training on the worker's own data gives."""
         return quantized(self.reach * (self.optima[worker] - model) + rng.standard_normal(P) * 0.015)
 
-    def train(self, global_vector, dataset, **settings) -> TrainingResult:
+    def train(self, global_vector, dataset, training, **settings) -> TrainingResult:
         delta = (self.reach * (self.optimum - global_vector)).astype(np.float32)
         return TrainingResult(delta, len(dataset), 1.0, 0.5)
 

@@ -14,11 +14,14 @@ from chainfl.aggregation.server_step import ServerStep
 from chainfl.encoding.layout import Layout
 from chainfl.errors import EncodingError
 from chainfl.training.datasets import Dataset
+from chainfl.training.settings import LocalTraining
 from chainfl.training.trainer import Evaluation, TrainingResult
 from chainfl.validation.scoring import ABSTAIN, RevealedUpdate, RoundRules, Vote, score_round
+from chainfl.validation.selection.gate_clip import GateClip
+from chainfl.validation.selection.rules import Selection
 
 P = 8
-RULES = RoundRules(20, 14, ServerStep(1, 1), steps=5, batch_size=4, learning_rate=0.1)
+RULES = RoundRules(20, 14, ServerStep(1, 1), LocalTraining(steps=5, batch_size=4, learning_rate=0.1))
 ROOT_DATA = Dataset("root", np.zeros((4, 2), np.float32), np.zeros(4, np.int64), 2)
 MODEL = np.zeros(P, np.int32)
 
@@ -33,7 +36,7 @@ class QuadraticTrainer:
         self.fixed_loss = loss
         self.seeds: list[int] = []
 
-    def train(self, global_vector, dataset, *, seed, **settings) -> TrainingResult:
+    def train(self, global_vector, dataset, training, *, seed) -> TrainingResult:
         self.seeds.append(seed)
         return TrainingResult((self.optimum - global_vector).astype(np.float32), len(dataset), 1.0, 0.5)
 
@@ -74,7 +77,7 @@ def test_score_round__update_against_root_data__gets_zero_and_the_rest_their_wei
 @pytest.mark.parametrize(("gate_cosine", "accepted"), [(0.3, True), (0.4, False)])
 def test_score_round__gate_of_the_task__is_what_decides(gate_cosine: float, accepted: bool):
     # One of eight equal coordinates: a cosine of 1/sqrt(8) = 0.354 with the root update.
-    rules = replace(RULES, gate_cosine=gate_cosine)
+    rules = replace(RULES, selection=Selection(GateClip(gate_cosine)))
     trainer = QuadraticTrainer([1.0] * P)
     [vote] = score_round(trainer, ROOT_DATA, MODEL, [revealed(axis(0))], rules, seed=1)
     assert (vote.weight > 0) is accepted

@@ -22,6 +22,7 @@ from chainfl.training.datasets import Dataset, DatasetSplits, concatenate, load_
 from chainfl.training.models import build_model
 from chainfl.training.partition import demo_split
 from chainfl.training.presets import PRESETS, Preset
+from chainfl.training.settings import LocalTraining
 from chainfl.training.trainer import LocalTrainer
 from chainfl.validation.scoring import RevealedUpdate, RoundRules, Vote, score_round
 
@@ -119,7 +120,13 @@ def rules_of(preset: Preset) -> RoundRules:
         model_scale_bits=preset.model_scale_bits,
         update_scale_bits=preset.update_scale_bits,
         server_step=ServerStep(preset.server_step_num, preset.server_step_den),
-        steps=preset.steps,
+        training=local_training(preset),
+    )
+
+
+def local_training(preset: Preset, steps: int = 0) -> LocalTraining:
+    return LocalTraining(
+        steps=steps or preset.steps,
         batch_size=preset.batch_size,
         learning_rate=preset.learning_rate,
         momentum=preset.momentum,
@@ -128,16 +135,7 @@ def rules_of(preset: Preset) -> RoundRules:
 
 
 def train(trainer: LocalTrainer, preset: Preset, model: np.ndarray, data: Dataset, seeds: list[int], steps: int = 0):
-    result = trainer.train(
-        model,
-        data,
-        steps=steps or preset.steps,
-        batch_size=preset.batch_size,
-        learning_rate=preset.learning_rate,
-        seed=_seed(*seeds),
-        momentum=preset.momentum,
-        weight_decay=preset.weight_decay,
-    )
+    result = trainer.train(model, data, local_training(preset, steps), seed=_seed(*seeds))
     return result.delta
 
 

@@ -1,0 +1,117 @@
+"""`chainfl simulate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from chainfl.cli.output import plain, show, show_facts, show_json, show_table
+from chainfl.training.presets import PRESETS
+
+if TYPE_CHECKING:
+    from chainfl.simulation.outcome import Simulation
+
+
+@click.command(
+    epilog="Example: chainfl simulate --preset digits --partition skewed --strategy scaffold --out run",
+    short_help="Try a strategy without a chain: partition, metrics, files.",
+)
+@click.option("--preset", type=click.Choice(list(PRESETS)), default="digits", show_default=True, help="Model and data.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with MNIST's or CIFAR-10's files.")
+@click.option("--clients", type=click.IntRange(1, 1024), default=5, show_default=True, help="Who train.")
+@click.option(
+    "--partition", default="iid", show_default=True, help="iid, dirichlet:0.5, shards:2, classes:2, skewed:0.8."
+)
+@click.option("--strategy", default="fedavg", show_default=True, help="By its name; a wrong one lists them all.")
+@click.option("--validators", type=click.IntRange(0, 16), default=0, show_default=True, help="0: all count in full.")
+@click.option("--rounds", type=click.IntRange(1), help="[default: the preset's]")
+@click.option("--steps", type=click.IntRange(1), help="Local steps a round. [default: the preset's]")
+@click.option("--batch-size", type=click.IntRange(1), help="[default: the preset's]")
+@click.option("--learning-rate", help="[default: the preset's]")
+@click.option("--momentum", help="Of local training. [default: the preset's]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of split, weights and training.")
+@click.option("--processes", type=click.IntRange(1, 256), default=1, show_default=True, help="The result is the same.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the results; the same command goes on there.")
+@click.option("--task-file", type=click.Path(path_type=Path), help="Also write the experiment as a task file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def simulate(
+    preset: str,
+    data_dir: Path | None,
+    clients: int,
+    partition: str,
+    strategy: str,
+    validators: int,
+    rounds: int | None,
+    steps: int | None,
+    batch_size: int | None,
+    learning_rate: str | None,
+    momentum: str | None,
+    seed: int,
+    processes: int,
+    out: Path | None,
+    task_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Try a strategy without a chain, with the code and the integers that a task's participants use.
+
+    With --out the folder keeps metrics.jsonl, metrics.csv, report.json, pictures and model.safetensors.
+    """
+    from chainfl.simulation.simulate import simulate as run
+    from chainfl.simulation.strategy import Strategy
+    from chainfl.storage.files import writing
+
+    found = PRESETS[preset]
+    result = run(
+        found.model,
+        found.dataset,
+        clients=clients,
+        strategy=Strategy.named(
+            strategy,
+            server_rate=f"{found.server_step_num}/{found.server_step_den}",
+            model_scale_bits=found.model_scale_bits,
+            update_scale_bits=found.update_scale_bits,
+        ),
+        partition=partition,
+        rounds=rounds or found.rounds,
+        steps=steps or found.steps,
+        batch_size=batch_size or found.batch_size,
+        learning_rate=learning_rate or found.learning_rate,
+        momentum=momentum or found.momentum,
+        weight_decay=found.weight_decay,
+        validators=validators,
+        model_params=found.model_params,
+        data_dir=data_dir,
+        seed=seed,
+        out=out,
+        processes=processes,
+    )
+    if task_file is not None:
+        with writing(task_file.parent):
+            task_file.write_text(result.task_file(), encoding="utf-8")
+    if as_json:
+        show_json(plain(result.to_json()))
+    else:
+        _tell(result)
+
+
+def _tell(result: Simulation) -> None:
+    show_table(
+        ["round", "accuracy", "loss", "worst decile", "accepted", "sent"],
+        [
+            (
+                metrics.round,
+                f"{100 * metrics.accuracy:.1f}%",
+                "not finite" if metrics.loss is None else f"{metrics.loss:.3f}",
+                f"{100 * metrics.local.worst_decile:.1f}%",
+                f"{metrics.accepted}/{metrics.clients}",
+                f"{metrics.bytes_up:,} bytes",
+            )
+            for metrics in result.rounds
+        ],
+    )
+    show()
+    show_facts([("test set", result.experiment.split.test_origin), ("root", result.root)])
+    if result.folder is not None:
+        show(f"Everything is in {result.folder}: metrics.jsonl, metrics.csv, report.json, pictures, model.safetensors.")

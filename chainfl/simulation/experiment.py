@@ -1,0 +1,296 @@
+"""An experiment before it runs: everything that its numbers follow from, made from what a PyTorch user has."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from chainfl import __version__
+from chainfl.encoding.arrays import Int32Array
+from chainfl.encoding.chunk_tree import model_root
+from chainfl.encoding.fixed_point import quantize_model
+from chainfl.encoding.layout import Layout
+from chainfl.errors import DatasetError, TrainingError, UsageError
+from chainfl.registry.material import TaskScope
+from chainfl.simulation.strategy import Number, Strategy
+from chainfl.simulation.tampering import Tampering
+from chainfl.tasks.spec import DatasetEntry, RegisteredModel, TrainingEntry, ValidationEntry
+from chainfl.tasks.state import ZERO_ADDRESS, Format
+from chainfl.tasks.training_rules import training_problems
+from chainfl.tasks.validation_rules import validation_problems
+from chainfl.training.datasets import Dataset, DatasetSplits
+from chainfl.training.inputs import GivenModel, as_dataset, versions
+from chainfl.training.partition import FederatedSplit, Partition, federated_split, label_counts
+from chainfl.training.prediction import predict
+from chainfl.training.state import state_layout, vector_of
+from chainfl.types import Address, Root, TaskId
+
+DEFAULT_CLIENTS = 10
+MIN_DIRICHLET_EXAMPLES = 32
+"""As in the demo, where the set is large enough."""
+_FIRST_VALIDATOR = 1_000_000
+
+Parts = str | Partition | Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Participants:
+    """Who takes part, and in which task: training and scoring draw their randomness from it, as on chain.
+
+    The accounts in the order in which they enrolled. With those of a real task, an experiment has its bits.
+    """
+
+    workers: tuple[Address, ...]
+    validators: tuple[Address, ...]
+    chain_id: int
+    coordinator: Address
+    task_id: TaskId
+
+    @classmethod
+    def numbered(cls, num_workers: int, num_validators: int, seed: int) -> Participants:
+        """Of no chain: another seed is another task."""
+        return cls(
+            tuple(_account(1 + i) for i in range(num_workers)),
+            tuple(_account(_FIRST_VALIDATOR + i) for i in range(num_validators)),
+            0,
+            ZERO_ADDRESS,
+            TaskId(seed),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {**asdict(self), "workers": list(self.workers), "validators": list(self.validators)}
+
+
+@dataclass(frozen=True, slots=True)
+class LearningRecipe:
+    """The entries of a task's specification that say how to learn; implements Recipe."""
+
+    format: Format
+    training: TrainingEntry
+    dataset: DatasetEntry
+    validation: ValidationEntry
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Experiment:
+    """What `simulate` runs. genesis: (P,) int32. loss: compares outputs with labels. tampering: None is honesty."""
+
+    strategy: Strategy
+    recipe: LearningRecipe
+    participants: Participants
+    model: GivenModel
+    layout: Layout
+    genesis: Int32Array
+    split: FederatedSplit
+    partition: str
+    seed: int
+    loss: Callable[..., Any]
+    tampering: Tampering | None = None
+
+    @classmethod
+    def of(
+        cls,
+        strategy: Strategy,
+        model: GivenModel,
+        split: FederatedSplit,
+        *,
+        local: Mapping[str, Number | None],
+        loss: Callable[..., Any],
+        partition: str = "given",
+        seed: int = 0,
+        participants: Participants | None = None,
+        tampering: Tampering | None = None,
+    ) -> Experiment:
+        """local: steps, batch_size, learning_rate and what else `Strategy.training` takes.
+
+        Raises UsageError for what no task can have, or a model that does not fit the data.
+        """
+        layout = state_layout(model.module)
+        recipe = _recipe(strategy, layout, split, local)
+        accounts = participants or Participants.numbered(len(split.workers), len(split.validators), seed)
+        _check_accounts(accounts, split)
+        genesis = quantize_model(vector_of(model.module), recipe.format.model_scale_bits)
+        if genesis.num_saturated:
+            raise UsageError(
+                f"{genesis.num_saturated} of the model's values do not fit "
+                f"model_scale_bits={recipe.format.model_scale_bits}"
+            )
+        _check_fits(model, split.test, loss)
+        return cls(strategy, recipe, accounts, model, layout, genesis.values, split, partition, seed, loss, tampering)
+
+    @property
+    def scope(self) -> TaskScope:
+        """What seeds and payloads are bound to."""
+        who = self.participants
+        return TaskScope(who.chain_id, who.coordinator, who.task_id, self.recipe.format, self.layout.hash())
+
+    @property
+    def shares(self) -> dict[Address, Dataset]:
+        """Each worker's data."""
+        return dict(zip(self.participants.workers, self.split.workers, strict=True))
+
+    @property
+    def root_data(self) -> dict[Address, Dataset]:
+        """Each validator's data."""
+        return dict(zip(self.participants.validators, self.split.validators, strict=True))
+
+    @property
+    def genesis_root(self) -> Root:
+        """Of the model before training."""
+        return model_root(self.genesis, self.recipe.format.chunk_params)
+
+    @property
+    def registered(self) -> RegisteredModel | None:
+        """The model as a specification names it; None for one that has no name."""
+        model = self.model
+        return (
+            None if model.name is None else RegisteredModel(name=model.name, params=dict(model.params), seed=model.seed)
+        )
+
+    def drawn(self, number: int) -> tuple[Address, ...]:
+        """The clients that take part in a round, in the order of all."""
+        everybody, wanted = self.participants.workers, self.strategy.clients_per_round
+        if wanted is None or wanted >= len(everybody):
+            return everybody
+        chosen = np.random.default_rng([self.seed, number]).choice(len(everybody), wanted, replace=False)
+        return tuple(everybody[i] for i in sorted(chosen))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything that the numbers follow from: two runs that agree in it have the same bits on one machine.
+
+        What a module or a loss computes is not in it, only their names and the weights.
+        """
+        recipe = self.recipe
+        return {
+            "seed": self.seed,
+            "strategy": self.strategy.to_json(),
+            "training": recipe.training.model_dump(mode="json"),
+            "validation": recipe.validation.model_dump(mode="json"),
+            "format": {**asdict(recipe.format), "rule": recipe.format.rule.name.lower()},
+            "dataset": recipe.dataset.model_dump(mode="json"),
+            "partition": self.partition,
+            "labels_by_client": [label_counts(share).tolist() for share in self.split.workers],
+            "test": self.split.test_origin,
+            "data_sha256": _digest([self.split.test, *self.split.validators, *self.split.workers]),
+            "model": {"name": self.model.title, "params": dict(self.model.params)},
+            "num_params": self.layout.num_params,
+            "genesis_root": self.genesis_root.hex(),
+            "loss": getattr(self.loss, "__qualname__", type(self.loss).__qualname__),
+            "participants": self.participants.to_json(),
+            "tampering": None if self.tampering is None else self.tampering.name,
+            "versions": {"chainfl": __version__, "python": platform.python_version(), **versions()},
+        }
+
+
+def split_for(
+    splits: DatasetSplits,
+    partition: Parts,
+    *,
+    clients: int | None,
+    validators: int,
+    root_examples: int,
+    root_data: Sequence[Any] | None,
+    seed: int,
+) -> tuple[FederatedSplit, str]:
+    """Everybody's data, and what the partition is called.
+
+    partition: a name such as `dirichlet:0.3`, or one set or array of indices a client. clients: None for all parts, or
+    DEFAULT_CLIENTS. root_data: one set a validator; without it they get `root_examples` each of the training set.
+    Raises UsageError and DatasetError.
+    """
+    if isinstance(partition, str | Partition):
+        cut = Partition.parse(partition) if isinstance(partition, str) else partition
+        count = DEFAULT_CLIENTS if clients is None else clients
+        split = federated_split(
+            splits,
+            seed=seed,
+            num_workers=count,
+            num_validators=0 if root_data is not None else validators,
+            partition=cut,
+            validator_examples=root_examples,
+            min_per_worker=min(MIN_DIRICHLET_EXAMPLES, max(1, len(splits.train) // (4 * count))),
+        )
+        return (split if root_data is None else replace(split, validators=_sets(root_data, splits.train))), str(cut)
+    if clients not in (None, len(partition)):
+        raise UsageError(f"clients is {clients}, but the partition has {len(partition)} parts")
+    if splits.test is None:
+        raise UsageError("clients with data of their own need a test set: test=…")
+    if validators and root_data is None:
+        raise UsageError("validators beside clients with data of their own need root data: root_data=[…]")
+    roots, workers = _sets(root_data or [], splits.train), _sets(partition, splits.train)
+    return FederatedSplit(splits.test, roots, workers, f"the test set given, {len(splits.test)} examples"), "given"
+
+
+def _sets(given: Iterable[Any], whole: Dataset) -> tuple[Dataset, ...]:
+    """Data sets as they are, indices as parts of the whole."""
+    return tuple(_set(item, i, whole) for i, item in enumerate(given, 1))
+
+
+def _set(item: Any, number: int, whole: Dataset) -> Dataset:
+    if isinstance(item, np.ndarray | list | range):
+        indices = np.asarray(item)
+        if indices.ndim != 1 or indices.dtype.kind not in "iu" or not len(indices):
+            raise UsageError(f"part {number} of the partition is neither a data set nor indices of examples")
+        if indices.min() < 0 or indices.max() >= len(whole):
+            raise DatasetError(f"part {number} of the partition names examples that the set does not have")
+        return whole.subset(indices)
+    found = as_dataset(item, f"part {number}", whole.num_classes)
+    if not len(found):
+        raise DatasetError(f"part {number} of the partition is empty")
+    return found
+
+
+def _recipe(
+    strategy: Strategy, layout: Layout, split: FederatedSplit, local: Mapping[str, Number | None]
+) -> LearningRecipe:
+    if strategy.judging and not split.validators:
+        raise UsageError("the strategy says how validators judge, but there are none: validators=1 or more")
+    test = split.test
+    entry = DatasetEntry(name=test.name, input_shape=list(test.shape), num_classes=max(2, test.num_classes))
+    training, judging = strategy.training(**local), strategy.validation()
+    form = strategy.format(layout.num_params)
+    problems = [*training_problems(training, form), *validation_problems(judging, form, len(split.workers))]
+    if problems:
+        raise UsageError(f"no task can have this: {'; '.join(problems)}", problems=problems)
+    return LearningRecipe(form, training, entry, judging)
+
+
+def _check_accounts(accounts: Participants, split: FederatedSplit) -> None:
+    for what, named, sets in (
+        ("workers", accounts.workers, split.workers),
+        ("validators", accounts.validators, split.validators),
+    ):
+        if len(named) != len(sets) or len(set(named)) != len(named):
+            raise UsageError(f"{len(named)} accounts of {what} for {len(sets)} data sets, each account once")
+
+
+def _check_fits(model: GivenModel, test: Dataset, loss: Callable[..., Any]) -> None:
+    """Told before anything runs, rather than by every client in every round."""
+    few = test.subset(np.arange(min(2, len(test))))
+    try:
+        predict(model.module, vector_of(model.module), few, loss)
+    except (TrainingError, RuntimeError, ValueError, IndexError, TypeError) as error:
+        shape = "×".join(map(str, test.shape))
+        raise UsageError(
+            f"the model or the loss does not take examples of {shape} with {test.num_classes} classes: {error}"
+        ) from error
+
+
+def _account(number: int) -> Address:
+    """Of digits alone, so that its checksum is itself."""
+    return Address(f"0x{number:040d}")
+
+
+def _digest(sets: Iterable[Dataset]) -> str:
+    digest = hashlib.sha256()
+    for dataset in sets:
+        digest.update(f"{dataset.values.dtype} {dataset.values.shape} {dataset.scale!r};".encode())
+        digest.update(np.ascontiguousarray(dataset.values).data.cast("B"))
+        digest.update(np.ascontiguousarray(dataset.labels).data.cast("B"))
+    return digest.hexdigest()

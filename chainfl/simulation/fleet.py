@@ -1,0 +1,115 @@
+"""Local training of many clients on one machine, one by one or in several processes: the same bits either way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from chainfl.agents.player import NUMERIC_ERRORS
+from chainfl.agents.worker import TrainedUpdate, UpdateTrainer
+from chainfl.errors import TrainingDiverged, TrainingError
+from chainfl.simulation.rounds import Standing
+from chainfl.types import Address
+
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocalRun:
+    """One client's part in a round. update: None if it was withheld, and `why`. peak_bytes: of its process so far."""
+
+    update: TrainedUpdate | None
+    why: str
+    seconds: float
+    peak_bytes: int
+
+
+class Fleet(Protocol):
+    """Trains clients."""
+
+    def train(self, standing: Standing, clients: Sequence[Address]) -> Iterator[tuple[Address, LocalRun]]:
+        """Each client's run in the round that comes now, in the order given, as soon as it is there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OneProcess:
+    """All clients in this process, one after another."""
+
+    trainers: Mapping[Address, UpdateTrainer]
+
+    def train(self, standing: Standing, clients: Sequence[Address]) -> Iterator[tuple[Address, LocalRun]]:
+        """See `Fleet`."""
+        for client in clients:
+            yield client, train_one(self.trainers[client], standing, client)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ManyProcesses:
+    """Whichever process is free takes the next client."""
+
+    pool: ProcessPoolExecutor
+
+    def train(self, standing: Standing, clients: Sequence[Address]) -> Iterator[tuple[Address, LocalRun]]:
+        """See `Fleet`."""
+        # A process needs of the others' residuals and memories nothing.
+        own = [standing.only(client) for client in clients]
+        try:
+            yield from zip(clients, self.pool.map(_train_here, own, clients), strict=True)
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a process of clients ended by itself; is there memory for so many processes?"
+            ) from error
+
+
+@contextmanager
+def open_fleet(trainers: Mapping[Address, UpdateTrainer], processes: int) -> Iterator[Fleet]:
+    """The clients' trainers, in so many processes while the context lasts; they hold what the trainers hold."""
+    if processes == 1:
+        yield OneProcess(trainers)
+        return
+    # A fork has modules and data at once, and needs no `if __name__ == "__main__"` in the caller's script.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    with ProcessPoolExecutor(processes, context, initializer=_enter, initargs=(trainers,)) as pool:
+        # All of them start with the first call: now, before there are threads that a fork would cut off.
+        pool.submit(peak_bytes).result()
+        yield ManyProcesses(pool)
+
+
+def train_one(trainer: UpdateTrainer, standing: Standing, client: Address) -> LocalRun:
+    """One client's round. What a worker would withhold, for losses or numbers that are none, is withheld here."""
+    started = time.perf_counter()
+    update, why = None, ""
+    try:
+        update = standing.train(client, trainer)
+    except (TrainingDiverged, *NUMERIC_ERRORS) as error:
+        why = str(error) or type(error).__name__
+    return LocalRun(update, why, time.perf_counter() - started, peak_bytes())
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
+
+
+_HERE: dict[Address, UpdateTrainer] = {}
+"""In a process of a pool: what it trains."""
+
+
+def _enter(trainers: Mapping[Address, UpdateTrainer]) -> None:
+    # Ctrl-C reaches every process of a terminal; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _HERE.update(trainers)
+
+
+def _train_here(standing: Standing, client: Address) -> LocalRun:
+    return train_one(_HERE[client], standing, client)

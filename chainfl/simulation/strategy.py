@@ -1,0 +1,206 @@
+"""What an experiment does with its clients' work, under the field's names, as the entries that a real task has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Final, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from chainfl.errors import UsageError
+from chainfl.tasks.spec import (
+    DEFAULT_MODEL_SCALE_BITS,
+    DEFAULT_UPDATE_SCALE_BITS,
+    TrainingEntry,
+    ValidationEntry,
+    default_format,
+)
+from chainfl.tasks.state import Format, Rule
+from chainfl.tasks.validation_rules import RULE_PARAMETERS
+
+Number = int | float | str | Fraction | Decimal
+Entry = TypeVar("Entry", bound=BaseModel)
+
+_LOCAL: Final = ("steps", "batch_size", "learning_rate", "momentum", "weight_decay", "local_epochs")
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """How clients train, how their updates become one step, and how validators weigh them.
+
+    algorithm, parameters: of local training, by the names that a task's [training] has. rule: `mean`, `median` or
+    `trimmed_mean`, which drops the share `trim` at each end. server_rate, server_momentum: of the server's step, exact
+    fractions. judging: entries of a task's [validation]; they matter with validators. clients_per_round: so many,
+    drawn anew for each round; None is everybody. numbers: further fields of `Format`, by name.
+    Raises UsageError for what no task can have.
+    """
+
+    algorithm: str = "fedavg"
+    parameters: Mapping[str, Number] = field(default_factory=dict)
+    rule: str = "mean"
+    trim: Number = Fraction(0)
+    server_rate: Number = Fraction(1)
+    server_momentum: Number = Fraction(0)
+    judging: Mapping[str, Any] = field(default_factory=dict)
+    clients_per_round: int | None = None
+    model_scale_bits: int = DEFAULT_MODEL_SCALE_BITS
+    update_scale_bits: int = DEFAULT_UPDATE_SCALE_BITS
+    numbers: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("trim", "server_rate", "server_momentum"):
+            object.__setattr__(self, name, _fraction(name, getattr(self, name)))
+        if problems := self._problems():
+            raise UsageError(f"not a strategy: {'; '.join(problems)}", problems=problems)
+
+    @classmethod
+    def named(cls, name: str, **changes: Any) -> Strategy:
+        """One of STRATEGIES, with some of its fields changed. Raises UsageError."""
+        if name not in STRATEGIES:
+            raise UsageError(f"no strategy is called {name!r}; there are {', '.join(STRATEGIES)}", name=name)
+        return replace(STRATEGIES[name], **changes)
+
+    @classmethod
+    def of(cls, given: str | Strategy) -> Strategy:
+        """A strategy, or the one of that name."""
+        return cls.named(given) if isinstance(given, str) else given
+
+    def format(self, num_params: int) -> Format:
+        """The integers of a task with so many values."""
+        rate, momentum, trim = (Fraction(part) for part in (self.server_rate, self.server_momentum, self.trim))
+        return replace(
+            default_format(num_params),
+            model_scale_bits=self.model_scale_bits,
+            update_scale_bits=self.update_scale_bits,
+            step_num=rate.numerator,
+            step_den=rate.denominator,
+            rule=Rule[self.rule.upper()],
+            trim_num=trim.numerator,
+            trim_den=trim.denominator if trim else 0,
+            momentum_num=momentum.numerator,
+            momentum_den=momentum.denominator if momentum else 0,
+            **self.numbers,
+        )
+
+    def training(self, **local: Number | None) -> TrainingEntry:
+        """What every client does. local: steps, batch_size, learning_rate, … Raises UsageError with every problem."""
+        if taken := sorted(set(self.parameters) & set(_LOCAL)):
+            raise UsageError(f"{', '.join(taken)}: said beside the strategy, not in it")
+        given = {"algorithm": self.algorithm, **self.parameters, **local}
+        return _entry(TrainingEntry, given)
+
+    def validation(self) -> ValidationEntry:
+        """What every validator does. Raises UsageError with every problem."""
+        return _entry(ValidationEntry, self.judging)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name; fractions as text."""
+        return {item.name: _told(getattr(self, item.name)) for item in fields(self)}
+
+    def _problems(self) -> list[str]:
+        found = []
+        if self.rule.upper() not in Rule.__members__:
+            found.append(f"rule is {self.rule!r}, not one of {', '.join(name.lower() for name in Rule.__members__)}")
+        if not 0 <= Fraction(self.trim) < Fraction(1, 2) or (self.trim != 0) != (self.rule == "trimmed_mean"):
+            found.append("trim is above 0 and below 1/2 for trimmed_mean, and 0 for other rules")
+        if not Fraction(self.server_rate) > 0:
+            found.append("server_rate is not positive")
+        if not 0 <= Fraction(self.server_momentum) <= 1:
+            found.append("server_momentum is not between 0 and 1")
+        if self.clients_per_round is not None and self.clients_per_round < 1:
+            found.append("clients_per_round is below 1")
+        if unknown := sorted(set(self.numbers) - _FREE_NUMBERS):
+            found.append(f"numbers has {', '.join(unknown)}; there are {', '.join(sorted(_FREE_NUMBERS))}")
+        return found
+
+
+_FREE_NUMBERS: Final = {item.name for item in fields(Format)} - {
+    "num_params",
+    "model_scale_bits",
+    "update_scale_bits",
+    "step_num",
+    "step_den",
+    "rule",
+    "trim_num",
+    "trim_den",
+    "momentum_num",
+    "momentum_den",
+}
+
+
+def _algorithms() -> tuple[str, ...]:
+    """What a task's [training] may name."""
+    return get_args(TrainingEntry.model_fields["algorithm"].annotation)
+
+
+def decimal_text(value: Number) -> str:
+    """A rate as a specification writes it: plain decimal digits, no exponent. Raises UsageError for no number."""
+    try:
+        text = format(Decimal(str(value)).normalize(), "f")
+    except ArithmeticError as error:
+        raise UsageError(f"{value!r} is not a number") from error
+    return text or "0"
+
+
+def _fraction(name: str, value: Number) -> Fraction:
+    try:
+        return Fraction(str(value))
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"{name} is {value!r}, not a fraction such as 9/10 or 0.9") from error
+
+
+def _entry(kind: type[Entry], given: Mapping[str, Any]) -> Entry:
+    whole = {name for name, info in kind.model_fields.items() if _is_whole(info.annotation)}
+    plain = {name: value if name in whole else _as_text(value) for name, value in given.items()}
+    try:
+        return kind.model_validate(plain)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}"
+            for entry in error.errors(include_url=False, include_input=False)
+        ]
+        raise UsageError(f"no task can have this: {'; '.join(problems)}", problems=problems) from None
+
+
+def _is_whole(annotation: Any) -> bool:
+    """Whether a field holds integers; everything else that is a number is a rate, which is text."""
+    return annotation is int or any(_is_whole(part) for part in get_args(annotation))
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _as_text(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_text(item) for item in value]
+    is_number = isinstance(value, int | float | Fraction | Decimal) and not isinstance(value, bool)
+    return decimal_text(value) if is_number else value
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _told(item) for name, item in sorted(value.items())}
+    if isinstance(value, list | tuple):
+        return [_told(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _selection(rule: str) -> Strategy:
+    """Validators who choose by a rule, against one attacker where it asks for a number; Bulyan's own second half."""
+    counts = {"num_malicious_clients": 1} if "num_malicious_clients" in RULE_PARAMETERS[rule] else {}
+    return Strategy(judging={"rule": rule, **counts}, rule="median" if rule == "bulyan" else "mean")
+
+
+STRATEGIES: Final[Mapping[str, Strategy]] = {
+    **{name: Strategy(algorithm=name) for name in _algorithms()},
+    "fedprox": Strategy("fedprox", {"proximal_mu": "0.01"}),
+    "feddyn": Strategy("feddyn", {"alpha": "0.1"}),
+    "fedavgm": Strategy(server_momentum=Fraction(9, 10)),
+    "fedmedian": Strategy(rule="median"),
+    "fedtrimmedavg": Strategy(rule="trimmed_mean", trim=Fraction(1, 5)),
+    **{rule: _selection(rule) for rule in RULE_PARAMETERS if rule != ValidationEntry().rule},
+}
+"""By the names that the field gives them: every local algorithm with a plain mean, what differs in the server, and what
+differs in the validators, of whom these need at least one."""

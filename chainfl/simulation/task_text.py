@@ -1,0 +1,71 @@
+"""An experiment as a task file: what `chainfl task create --file` takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from chainfl.errors import UsageError
+from chainfl.simulation.experiment import Experiment
+from chainfl.tasks.spec import default_format
+from chainfl.tasks.state import Format
+
+_NOT_IN_FILES = ("num_params", "max_squared_norm")
+
+
+def task_text(experiment: Experiment, *, rounds: int, reward: str, program: Path | None) -> str:
+    """TOML with the experiment's model, training, integers and judging; stakes and windows are the defaults.
+
+    reward: in tokens. program: the `torch.export` archive, for a model without a registered name. A task's workers
+    bring data of their own, and its randomness is its own too. Raises UsageError for what no task can do.
+    """
+    if experiment.strategy.clients_per_round is not None:
+        raise UsageError("a task has no clients_per_round: everybody who is enrolled takes part in each round")
+    archive = program or experiment.model.archive
+    if experiment.model.name is None and archive is None:
+        raise UsageError("this model has no registered name: export it with torch.export, and give the file: program=…")
+    return "\n".join(_lines(experiment, rounds, reward, archive)) + "\n"
+
+
+def _lines(experiment: Experiment, rounds: int, reward: str, archive: Path | None) -> Iterator[str]:
+    recipe, model = experiment.recipe, experiment.model
+    yield "# From a simulated experiment; see `chainfl task create --help` for what else a task file may say."
+    yield from _table({"name": recipe.dataset.name, "reward": reward, "rounds": rounds})
+    yield from _table(
+        {"workers": len(experiment.split.workers), "validators": max(1, len(experiment.split.validators))}
+    )
+    if model.name is None:
+        yield from _table({"program": str(archive)})
+    else:
+        yield from _table({"name": model.name, "params": dict(model.params), "seed": model.seed}, "model")
+    yield from _table(recipe.dataset.model_dump(mode="json", exclude_defaults=True), "dataset")
+    yield from _table(recipe.training.model_dump(mode="json", exclude_defaults=True), "training")
+    yield from _table(_format(recipe.format), "format")
+    if judging := recipe.validation.model_dump(mode="json", exclude_defaults=True):
+        yield from _table(judging, "validation")
+
+
+def _format(form: Format) -> dict[str, Any]:
+    """What differs from the defaults."""
+    usual = asdict(default_format(form.num_params))
+    changed = {
+        name: value for name, value in asdict(form).items() if value != usual[name] and name not in _NOT_IN_FILES
+    }
+    return {**changed, **({"rule": form.rule.name.lower()} if "rule" in changed else {})}
+
+
+def _table(values: Mapping[str, Any], title: str | None = None) -> Iterator[str]:
+    if title is not None:
+        yield ""
+        yield f"[{title}]"
+    yield from (f"{name} = {_value(value)}" for name, value in values.items())
+
+
+def _value(value: Any) -> str:
+    """JSON's scalars and lists are TOML's too."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {_value(item)}" for name, item in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,36 @@
+"""`chainfl simulate`: a thin command over the function of the same name."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+import pytest
+
+from chainfl.cli.main import run
+from chainfl.cli.task_file import task_file
+
+TINY = ("simulate", "--clients", "2", "--rounds", "1", "--steps", "1", "--batch-size", "4")
+
+
+def test_simulate__tiny__tells_each_round_and_leaves_files(tmp_path, capsys):
+    assert run([*TINY, "--out", str(tmp_path / "run"), "--task-file", str(tmp_path / "task.toml")]) == 0
+    told = capsys.readouterr().out
+    assert "359 of 1797 examples" in told
+    assert "2/2" in told
+    assert (tmp_path / "run" / "report.json").exists()
+    file = task_file(tomllib.loads((tmp_path / "task.toml").read_text()), {})
+    assert (file.rounds, file.training.steps) == (1, 1)
+
+
+def test_simulate__json__is_the_report(capsys):
+    assert run([*TINY, "--partition", "skewed", "--strategy", "scaffold", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["configuration"]["partition"] == "skewed:0.8"
+    assert report["configuration"]["training"]["algorithm"] == "scaffold"
+
+
+@pytest.mark.parametrize("change", [("--strategy", "fedmagic"), ("--partition", "by-taste"), ("--learning-rate", "x")])
+def test_simulate__impossible__ends_as_a_usage_error(change, capsys):
+    assert run([*TINY, *change]) == 11
+    assert "there are" in capsys.readouterr().err or change[0] == "--learning-rate"

@@ -1,0 +1,351 @@
+"""Experiments in one call: from what users have to files, resumable, and bit for bit what the agents' code gives."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import chainfl
+from chainfl.agents.learning import LocalLearning, RootDataScorer
+from chainfl.cli.task_file import task_file
+from chainfl.encoding.chunk_tree import model_root
+from chainfl.encoding.fixed_point import quantize_model
+from chainfl.errors import DatasetError, ExperimentDamaged, ExperimentDiffers, TrainingError, UsageError
+from chainfl.registry.material import TaskScope
+from chainfl.simulation.experiment import LearningRecipe, Participants
+from chainfl.simulation.rounds import simulate_rounds
+from chainfl.simulation.simulate import simulate
+from chainfl.simulation.strategy import Strategy
+from chainfl.simulation.tampering import Tampering
+from chainfl.tasks.spec import DatasetEntry, TrainingEntry, ValidationEntry
+from chainfl.tasks.votes import REJECTION, Vote
+from chainfl.training.datasets import Dataset
+from chainfl.training.models import build_model
+from chainfl.training.partition import Partition, federated_split
+from chainfl.training.state import state_layout, vector_of
+from chainfl.training.trainer import LocalTrainer
+from chainfl.types import Address, TaskId
+
+SMALL = {"clients": 3, "rounds": 2, "steps": 4, "batch_size": 8, "seed": 1}
+MLP = {"model_params": {"hidden": 6}}
+
+
+def clusters(count: int = 240, num_classes: int = 3, seed: int = 0) -> Dataset:
+    """Classes around points of their own: easy to learn in a few steps."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % num_classes
+    centres = np.eye(num_classes, 4, dtype=np.float32) * 3
+    return Dataset(
+        "clusters", (centres[labels] + rng.normal(0, 0.5, (count, 4))).astype(np.float32), labels, num_classes
+    )
+
+
+DATA = clusters()
+
+
+def run(**changes):
+    return simulate("mlp", DATA, **{**SMALL, **MLP, **changes})
+
+
+def test_simulate__one_line__learns():
+    found = chainfl.simulate("mlp", DATA, clients=3, rounds=3, steps=10)
+    assert found.accuracy > 0.9
+    assert len(found.accuracies) == 4
+
+
+def test_simulate__module__is_left_as_it_was_and_given_back_trained():
+    module = nn.Sequential(nn.Linear(4, 3))
+    before = vector_of(module).copy()
+    found = simulate(module, DATA, **SMALL)
+    assert (vector_of(module) == before).all()
+    assert not (vector_of(found.module) == before).all()
+
+
+def test_simulate__same_call__has_the_same_bits_and_another_seed_has_not():
+    assert run().root == run().root
+    assert run().root != run(seed=2).root
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "fedprox"])
+def test_simulate__several_processes__have_the_bits_of_one(strategy):
+    one, two = run(strategy=strategy), run(strategy=strategy, processes=2)
+    assert one.root == two.root
+    assert one.accuracies == two.accuracies
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "fednova", "feddyn", "fedavgm", "fedmedian"])
+def test_simulate__accounts_of_a_task__has_the_root_that_the_agents_code_comes_to(strategy):
+    workers = tuple(Address(f"0x{i:040x}") for i in (0xA1, 0xB2, 0xC3))
+    judges = (Address("0x" + "dd" * 20),)
+    who = Participants(workers, judges, 31337, Address("0x" + "c0" * 20), TaskId(7))
+    found = run(strategy=strategy, validators=1, root_examples=12, participants=who, partition="dirichlet")
+
+    split = federated_split(
+        DATA,
+        seed=1,
+        num_workers=3,
+        num_validators=1,
+        partition=Partition("dirichlet", 0.5),
+        validator_examples=12,
+        min_per_worker=20,
+    )
+    module = build_model("mlp", {"in_features": 4, "num_classes": 3, "hidden": 6}, 1)
+    layout, chosen = state_layout(module), Strategy.named(strategy)
+    form = chosen.format(layout.num_params)
+    local = {"steps": 4, "batch_size": 8, "learning_rate": "0.05", "momentum": "0.9"}
+    training = TrainingEntry(algorithm=chosen.algorithm, **{**chosen.parameters, **local})
+    data = DatasetEntry(name="clusters", input_shape=[4], num_classes=3)
+    recipe = LearningRecipe(form, training, data, ValidationEntry())
+    scope = TaskScope(31337, who.coordinator, who.task_id, form, layout.hash())
+    genesis = quantize_model(vector_of(module), form.model_scale_bits).values
+    trainer = LocalTrainer(module)
+    trainers = {
+        account: LocalLearning(recipe, scope, account, trainer, share)
+        for account, share in zip(workers, split.workers, strict=True)
+    }
+    scorers = [RootDataScorer(recipe, scope, judges[0], trainer, split.validators[0])]
+    *_, last = itertools.islice(simulate_rounds(form, genesis, trainers, scorers), 2)
+    assert found.root == model_root(last.model, form.chunk_params).hex()
+
+
+def test_simulate__clients_per_round__takes_so_many_and_not_always_the_same():
+    found = run(clients=6, rounds=4, strategy=Strategy(clients_per_round=2))
+    assert [metrics.clients for metrics in found.rounds] == [0, 2, 2, 2, 2]
+    assert len({found.experiment.drawn(number) for number in range(1, 9)}) > 1
+
+
+def test_simulate__partition_as_indices__is_taken():
+    thirds = np.array_split(np.arange(len(DATA)), 3)
+    found = simulate("mlp", DATA, partition=thirds, test=clusters(30, seed=9), rounds=1, steps=2, **MLP)
+    assert [len(share) for share in found.experiment.split.workers] == [80, 80, 80]
+
+
+def test_simulate__metrics__are_those_of_a_round():
+    found = run()
+    last = found.rounds[-1]
+    assert (last.clients, last.accepted, last.withheld) == (3, 3, 0)
+    num_params = found.model.size
+    assert 3 * 2 * num_params < last.bytes_up < 3 * (2 * num_params + 4096)
+    assert 3 * 4 * num_params < last.bytes_down < 3 * (4 * num_params + 4096)
+    assert last.seconds_training > 0
+    assert last.peak_memory_bytes > 1 << 20
+    assert sum(map(sum, last.quality.confusion)) == len(found.experiment.split.test)
+    assert found.rounds[0].bytes_up == 0
+
+
+class Favouring:
+    """A validator that gives all to the last worker."""
+
+    def score(self, model, updates, round_number, previous):
+        return [*[REJECTION] * (len(updates) - 1), Vote(10_000, 1)]
+
+
+def test_simulate__tampering__changes_what_is_sent_and_who_votes():
+    def backwards(number, updates):
+        return {account: replace(update, delta=-update.delta) for account, update in updates.items()}
+
+    honest, attacked = run(), run(tampering=Tampering("backwards", updates=backwards))
+    assert attacked.loss > attacked.rounds[0].loss > honest.loss
+    favoured = run(tampering=Tampering("favouring", scorers=lambda scorers: [Favouring()]))
+    assert [metrics.accepted for metrics in favoured.rounds[1:]] == [1, 1]
+    assert favoured.experiment.to_json()["tampering"] == "favouring"
+
+
+def test_simulate__selection_rule__is_the_validators():
+    found = run(clients=6, strategy="krum", validators=1, root_examples=12)
+    assert [metrics.accepted for metrics in found.rounds[1:]] == [1, 1]
+
+
+# --- guards --------------------------------------------------------------------------------------
+
+
+def test_simulate__every_client_diverges__says_why(capsys):
+    with pytest.raises(TrainingError, match=r"no client could train: .*"):
+        run(learning_rate=100_000, momentum=0)
+
+
+class Spoiled(nn.Module):
+    """Takes everything for class 1 once it has trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, examples):
+        push = torch.tensor([0.0, 1e3, 0.0]) if not self.training else torch.zeros(3)
+        return self.layer(examples) + push
+
+
+def test_simulate__constant_predictor__is_named_in_metrics_and_on_stderr(capsys):
+    found = simulate(Spoiled(), DATA, **SMALL)
+    assert found.rounds[-1].quality.constant_class == 1
+    assert any("constant_predictor: every test example is taken for class 1" in text for text in found.warnings)
+    assert "constant_predictor" in capsys.readouterr().err
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_simulate__folder__has_everything_that_it_promises(tmp_path):
+    found = run(out=tmp_path / "run")
+    folder = tmp_path / "run"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [0, 1, 2]
+    assert lines[-1]["root"] == found.root
+    with (folder / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert float(rows[-1]["accuracy"]) == found.accuracy
+    assert {"recall_0", "f1_2", "bytes_up"} <= set(rows[0])
+    report = json.loads((folder / "report.json").read_text())
+    assert report["seed"] == 1
+    assert set(report["configuration"]["versions"]) == {"chainfl", "python", "torch", "numpy"}
+    for picture in ("accuracy.png", "loss.png", "recall.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    loaded = chainfl.load_model(folder / "model.safetensors")
+    assert (vector_of(loaded) == vector_of(found.module)).all()
+
+
+class _Cut(Exception):
+    """A power cut."""
+
+
+def cut_after(number: int):
+    def callback(metrics):
+        if metrics.round == number:
+            raise _Cut
+
+    return callback
+
+
+@pytest.mark.parametrize("strategy", ["scaffold", "fedavgm"])
+def test_simulate__cut_off__goes_on_to_the_same_bits(tmp_path, strategy):
+    whole = run(rounds=4, strategy=strategy)
+    with pytest.raises(_Cut):
+        run(rounds=4, strategy=strategy, out=tmp_path, callbacks=[cut_after(2)])
+    # As if the cut had come after the line of a round and before its checkpoint, or within a line.
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write((tmp_path / "metrics.jsonl").read_text().splitlines()[-1].replace('"round":2', '"round":3') + "\n")
+        stream.write('{"round":4,"acc')
+    seen: list[int] = []
+    found = run(rounds=4, strategy=strategy, out=tmp_path, callbacks=[lambda metrics: seen.append(metrics.round)])
+    assert seen == [3, 4]
+    assert found.root == whole.root
+    assert found.accuracies == whole.accuracies
+    assert [json.loads(line)["round"] for line in (tmp_path / "metrics.jsonl").open()] == [0, 1, 2, 3, 4]
+
+
+def test_simulate__finished_folder__gives_the_result_again_and_takes_more_rounds(tmp_path):
+    first = run(out=tmp_path)
+    assert run(out=tmp_path, callbacks=[cut_after(1)]).root == first.root
+    assert run(out=tmp_path, rounds=3).root == run(rounds=3).root
+
+
+def test_simulate__folder_of_another_experiment__says_what_differs(tmp_path):
+    run(out=tmp_path)
+    with pytest.raises(ExperimentDiffers, match=r"training\.learning_rate was \"0\.05\" and is \"0\.1\""):
+        run(out=tmp_path, learning_rate=0.1)
+    with pytest.raises(ExperimentDiffers, match="data_sha256"):
+        simulate("mlp", clusters(seed=5), out=tmp_path, **SMALL, **MLP)
+
+
+def test_simulate__folder_with_other_things__is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UsageError, match=r"thesis\.tex"):
+        run(out=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.npz", "config.json", "metrics.jsonl"])
+def test_simulate__damaged_file__is_told(tmp_path, name):
+    run(out=tmp_path)
+    (tmp_path / name).write_bytes(b"\x00nonsense\n")
+    with pytest.raises(ExperimentDamaged, match=name.replace(".", r"\.")):
+        run(out=tmp_path, rounds=3)
+
+
+def test_simulate__callback_that_returns_true__ends_it():
+    assert run(rounds=5, callbacks=[lambda metrics: metrics.round == 2]).rounds[-1].round == 2
+
+
+# --- as a task -----------------------------------------------------------------------------------
+
+
+def test_task_file__registered_model__is_read_by_the_task_command():
+    found = run(strategy="fedtrimmedavg", learning_rate=0.1)
+    file = task_file(tomllib.loads(found.task_file(reward="50")), {})
+    assert (file.rounds, file.reward, file.workers) == (2, "50", 3)
+    assert file.model is not None
+    assert (file.model.name, file.model.params["hidden"]) == ("mlp", 6)
+    assert (file.format.rule, file.format.trim_num, file.format.trim_den) == ("trimmed_mean", 1, 5)
+    assert (file.training.learning_rate, file.training.steps) == ("0.1", 4)
+    assert file.dataset.input_shape == [4]
+
+
+def test_task_file__local_algorithm__is_named_with_its_parameter():
+    text = tomllib.loads(run(rounds=1, strategy="fedprox").task_file())
+    assert (text["training"]["algorithm"], text["training"]["proximal_mu"]) == ("fedprox", "0.01")
+
+
+def test_task_file__what_no_task_can_do__is_told(tmp_path):
+    with pytest.raises(UsageError, match="clients_per_round"):
+        run(rounds=1, strategy=Strategy(clients_per_round=2)).task_file()
+    found = simulate(nn.Linear(4, 3), DATA, **{**SMALL, "rounds": 1})
+    with pytest.raises(UsageError, match=r"torch\.export"):
+        found.task_file()
+    assert tomllib.loads(found.task_file(program=tmp_path / "model.pt2"))["program"].endswith("model.pt2")
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"rounds": 0}, UsageError),
+        ({"clients": 0}, UsageError),
+        ({"processes": 0}, UsageError),
+        ({"strategy": "fedmagic"}, UsageError),
+        ({"partition": "by taste"}, UsageError),
+        ({"partition": [DATA]}, UsageError),
+        ({"partition": [[0, 1], [2], [9_999]], "test": DATA}, DatasetError),
+        ({"partition": [DATA] * 3, "test": DATA, "validators": 1}, UsageError),
+        ({"clients": 200}, DatasetError),
+        ({"learning_rate": 0}, UsageError),
+        ({"momentum": 1}, UsageError),
+        ({"strategy": "krum"}, UsageError),
+        ({"strategy": "krum", "validators": 1}, UsageError),
+        ({"model_params": {"colour": 3}}, TrainingError),
+        ({"strategy": Strategy("scaffold", server_momentum="9/10")}, UsageError),
+    ],
+)
+def test_simulate__impossible__is_told_before_anything_runs(change, error):
+    with pytest.raises(error):
+        run(**change)
+
+
+def test_simulate__model_that_does_not_fit__is_told():
+    with pytest.raises(UsageError, match="examples of 4 with 3 classes"):
+        simulate(nn.Linear(5, 3), DATA, **SMALL)
+
+
+def test_participants__not_as_many_as_data_sets__are_refused():
+    with pytest.raises(UsageError, match="accounts"):
+        run(participants=Participants.numbered(2, 0, 0))
+    twice = replace(Participants.numbered(3, 0, 0), workers=(Participants.numbered(1, 0, 0).workers[0],) * 3)
+    with pytest.raises(UsageError, match="each account once"):
+        run(participants=twice)
+
+
+def test_import__chainfl__brings_no_torch():
+    code = "import sys, chainfl; chainfl.__all__; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,92 @@
+"""Strategies by name, and the parts of a task that they become."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from chainfl.errors import UsageError
+from chainfl.simulation.strategy import STRATEGIES, Strategy
+from chainfl.tasks.spec import TrainingEntry, ValidationEntry, default_format
+from chainfl.tasks.state import Rule
+
+LOCAL = {"steps": 3, "batch_size": 4, "learning_rate": 0.05}
+
+
+def test_strategy__fedavg__is_the_defaults_of_a_task():
+    strategy = Strategy.named("fedavg")
+    assert strategy.format(100) == default_format(100)
+    assert strategy.training(**LOCAL) == TrainingEntry(steps=3, batch_size=4, learning_rate="0.05")
+    assert strategy.validation() == ValidationEntry()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("fedavgm", {"rule": Rule.MEAN, "momentum_num": 9, "momentum_den": 10}),
+        ("fedmedian", {"rule": Rule.MEDIAN, "momentum_den": 0}),
+        ("fedtrimmedavg", {"rule": Rule.TRIMMED_MEAN, "trim_num": 1, "trim_den": 5}),
+    ],
+)
+def test_strategy__named__has_the_integers_of_its_server(name, fields):
+    form = Strategy.named(name).format(100)
+    assert {field: getattr(form, field) for field in fields} == fields
+
+
+def test_strategy__rates_as_floats_or_text__are_exact_fractions():
+    strategy = Strategy.named("fedavgm", server_momentum=0.95, server_rate="1/3")
+    assert (strategy.server_momentum, strategy.server_rate) == (Fraction(19, 20), Fraction(1, 3))
+    assert (strategy.format(10).step_num, strategy.format(10).step_den) == (1, 3)
+
+
+def test_strategy__unknown_name__lists_what_there_is():
+    with pytest.raises(UsageError, match=r"fedavg, .*fedmedian"):
+        Strategy.named("fedmagic")
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_strategy__every_name__makes_a_task(name):
+    strategy = Strategy.named(name)
+    assert strategy.training(**LOCAL).algorithm == strategy.algorithm
+    assert strategy.format(50).num_params == 50
+    assert Strategy.of(name) == Strategy.of(strategy) == strategy
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rule": "mode"},
+        {"server_rate": 0},
+        {"server_momentum": -1},
+        {"server_momentum": "2"},
+        {"rule": "trimmed_mean", "trim": "1/2"},
+        {"trim": "1/5"},
+        {"clients_per_round": 0},
+        {"server_rate": "fast"},
+        {"numbers": {"num_params": 3}},
+        {"numbers": {"colour": 3}},
+    ],
+)
+def test_strategy__impossible__is_a_usage_error(change):
+    with pytest.raises(UsageError):
+        Strategy(**change)
+
+
+@pytest.mark.parametrize("parameters", [{"colour": 1}, {"steps": 7}])
+def test_strategy__parameter_that_its_algorithm_lacks__is_a_usage_error(parameters):
+    with pytest.raises(UsageError):
+        Strategy(parameters=parameters).training(**LOCAL)
+
+
+def test_strategy__parameters_as_numbers__become_the_entries_own_types():
+    strategy = Strategy("fedprox", {"proximal_mu": 0.5, "accumulation": 2, "optimizer": {"name": "sgd"}})
+    entry = strategy.training(**LOCAL, local_epochs=2)
+    assert (entry.proximal_mu, entry.accumulation, entry.local_epochs) == ("0.5", 2, 2)
+
+
+def test_strategy__told__is_json_of_plain_values():
+    told = Strategy.named("fedtrimmedavg", clients_per_round=3).to_json()
+    assert told["trim"] == "1/5"
+    assert told["clients_per_round"] == 3
+    assert told["algorithm"] == "fedavg"
