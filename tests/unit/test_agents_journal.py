@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -166,56 +165,60 @@ def test_journal_folder__each_deployment_task_role_and_account__has_its_own():
     assert len(folders) == 6
 
 
-# The whole life of two rounds; it kills itself with SIGKILL at the system call whose number it is given.
-LIFE = textwrap.dedent(
+# The whole life of three rounds, again and again, each time in a child that kills itself (SIGKILL) at the next system
+# call; until one lives to the end. (A fresh interpreter for each would take half a second for every call.)
+LIVES = textwrap.dedent(
     """
     import os, signal, sys
     from pathlib import Path
     import numpy as np
     from chainfl.agents.journal import Journal, PreparedUpdate
 
-    folder, die_at = Path(sys.argv[1]), int(sys.argv[2])
-    calls = 0
-
-    def counted(real):
+    def counted(real, die_at, calls=[0]):
         def call(*args, **kwargs):
-            global calls
-            calls += 1
-            if calls == die_at:
+            calls[0] += 1
+            if calls[0] == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*args, **kwargs)
         return call
 
-    journal = Journal(folder)
-    os.fsync = counted(os.fsync)
-    Path.replace, Path.unlink, Path.open = counted(Path.replace), counted(Path.unlink), counted(Path.open)
-    for number in (1, 2, 3):
-        update = PreparedUpdate(number, 1, b"1" * 32, b"2" * 32, "cid", 3, 4, bytes([number]) * 32)
-        # What is kept is the memory as it is, so that settling can only add to it.
-        kept = {"drift": journal.memory(3).get("drift", np.zeros(3, np.float32))}
-        journal.save_update(update, b"payload %d" % number, np.full(3, number, np.float32), kept)
-        print("committed", number, flush=True)  # from here on the salt must be there
-        settled = {"drift": journal.kept_with(number, 3)["drift"] + number}
-        journal.resolve_update(number, counted=number != 2, memory=settled)
-        print("resolved", number, flush=True)
+    def live(folder, die_at):
+        journal = Journal(folder)
+        said = (folder.parent / f"{folder.name}.said").open("w", buffering=1)
+        os.fsync = counted(os.fsync, die_at)
+        for name in ("replace", "unlink", "open"):
+            setattr(Path, name, counted(getattr(Path, name), die_at))
+        for number in (1, 2, 3):
+            update = PreparedUpdate(number, 1, b"1" * 32, b"2" * 32, "cid", 3, 4, bytes([number]) * 32)
+            # What is kept is the memory as it is, so that settling can only add to it.
+            kept = {"drift": journal.memory(3).get("drift", np.zeros(3, np.float32))}
+            journal.save_update(update, b"payload %d" % number, np.full(3, number, np.float32), kept)
+            print("committed", number, file=said)  # from here on the salt must be there
+            settled = {"drift": journal.kept_with(number, 3)["drift"] + number}
+            journal.resolve_update(number, counted=number != 2, memory=settled)
+            print("resolved", number, file=said)
+
+    for die_at in range(1, 120):
+        if (child := os.fork()) == 0:
+            live(Path(sys.argv[1], str(die_at)), die_at)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            sys.exit(os.WEXITSTATUS(status))
+    sys.exit("no life came to its end")
     """
 )
 
 
 def test_journal__killed_before_every_system_call__loses_nothing_and_counts_nothing_twice(tmp_path):
-    script = tmp_path / "life.py"
-    script.write_text(LIFE)
-    for die_at in range(1, 120):
-        folder = tmp_path / str(die_at)
-        done = subprocess.run(
-            [sys.executable, script, folder, str(die_at)], capture_output=True, text=True, check=False
-        )
-        _check_state(folder, done.stdout.splitlines())
-        if done.returncode == 0:
-            assert die_at > 40
-            return
-        assert done.returncode == -signal.SIGKILL, done.stderr
-    pytest.fail("the script never ran to its end")
+    script, lives = tmp_path / "lives.py", tmp_path / "lives"
+    script.write_text(LIVES)
+    lives.mkdir()
+    subprocess.run([sys.executable, script, lives], check=True)
+    folders = [path for path in lives.iterdir() if path.is_dir()]
+    for folder in folders:
+        _check_state(folder, (lives / f"{folder.name}.said").read_text().splitlines())
+    assert len(folders) > 40
 
 
 COUNTED = (1, 3)
