@@ -25,10 +25,28 @@ kubo() {
   sh_status=0
   bash scripts/build_kubo.sh || sh_status=$?
   if [ "$sh_status" -eq 3 ] && [ "${CI:-}" != true ]; then
-    echo "SKIPPED: the tests against a real Kubo node (tests/integration/test_storage_kubo.py)"
+    echo "SKIPPED: the tests against real Kubo nodes (tests/integration/test_storage_{kubo,swarm,pinning,gateway}.py)"
     return 0
   fi
   return "$sh_status"
+}
+
+# The contracts are built and tested beside mypy and the unit tests: each of the two uses one core.
+contracts_log=$(mktemp)
+contracts=
+trap '[ -z "$contracts" ] || kill "$contracts" 2>/dev/null || :; rm -f "$contracts_log"' EXIT
+trap 'exit 130' INT TERM
+start_contracts() {
+  { "$forge" build && "$forge" test; } >"$contracts_log" 2>&1 &
+  contracts=$!
+}
+contracts_done() {
+  status=0
+  wait "$contracts" || status=$?
+  contracts=
+  cat "$contracts_log"
+  rm -f "$contracts_log" # the last step replaces this shell, and its trap with it
+  return "$status"
 }
 
 rm -f .coverage .coverage.*
@@ -36,10 +54,10 @@ rm -f .coverage .coverage.*
 step "ruff check" .venv/bin/ruff check .
 step "ruff format" .venv/bin/ruff format --check .
 step "forge fmt" "$forge" fmt --check
+start_contracts
 step "mypy" .venv/bin/mypy
-step "forge build" "$forge" build
 step "unit tests" "$python" -m pytest tests/unit --cov --cov-report=
-step "forge test" "$forge" test
+step "forge build and test, begun before mypy" contracts_done
 step "kubo" kubo
 
 # The last step is pytest itself, so that the run ends with its closing line; its coverage includes the unit tests'.
