@@ -84,7 +84,7 @@ class BookedStage(Stage):
         """One task of three rounds in which everybody does everything in time."""
         self.setting, self.round = setting, 0
         workers = self.workers[: setting.workers]
-        form = Format(setting.num_params, 256, 20, 14, 1, 1, 1 << 60)
+        form = Format(setting.num_params, 128, 20, 14, 1, 1, 1 << 60)
         params = self.params(form, rounds=ROUNDS, workers=setting.workers, validators=VALIDATORS)
         self.book(self.requester, self.coordinator.create_task(params))
         self.task = TaskId(self.client.read(self.coordinator.num_tasks()))

@@ -359,6 +359,13 @@ class BlobNotFound(StorageError):
     hint_template = "Whoever published {cid} may be offline; try again, or ask another store."
 
 
+class StillFetching(StorageError):
+    """The content is on its way; other work goes on meanwhile."""
+
+    retryable = True
+    hint_template = "Wait a little, or ask a store that is nearer to whoever published it."
+
+
 class StoreFull(StorageError):
     """No space left where the store lives; nothing half-written stays visible."""
 
@@ -496,6 +503,16 @@ class LineageBroken(RegistryError):
 
     exit_code = 81
     hint_template = "Do not use this model; the message names the first link that fails."
+
+
+class AuditFailed(RegistryError):
+    """Something in a round is wrong that went into the model, or still may."""
+
+    exit_code = 82
+    hint_template = (
+        "Look at the lines with ✗. While a round runs, `chainfl watch --task {task_id}` disputes what is wrong; "
+        "do not use a model that was made of it."
+    )
 
 
 class Interrupted(ChainflError):

@@ -13,7 +13,7 @@ from chainfl.agents.context import AgentContext
 from chainfl.agents.evidence import Evidence
 from chainfl.agents.journal import PreparedAggregate
 from chainfl.agents.player import Doing, Player, new_salt
-from chainfl.agents.ports import SendResult, Sent
+from chainfl.agents.ports import MAX_AT_ONCE, ChunkAnswer, NodesAnswer, SendResult, Sent
 from chainfl.encoding.layout import Layout
 from chainfl.encoding.payload import write_float_model, write_model
 from chainfl.errors import NodeBehind
@@ -153,39 +153,40 @@ class Aggregator(Player):
     def _memory(self, snapshot: Snapshot) -> AggregatorMemory:
         kept = self.context.journal.aggregate(snapshot.round.round, snapshot.round.attempt)
         sits_out, excluded = self.sits_out(snapshot), self._is_excluded(snapshot)
-        is_asked = self._question(snapshot) is not None
+        is_asked = bool(self._questions(snapshot))
         if kept is None:
             return AggregatorMemory(sits_out=sits_out, excluded=excluded, is_asked=is_asked)
         return AggregatorMemory(kept.base_root, kept.committed_block, sits_out, excluded, is_asked)
 
-    def _question(self, snapshot: Snapshot) -> tuple[int, Game] | None:
-        """The game about this account's own aggregate in which an answer is due first."""
+    def _questions(self, snapshot: Snapshot) -> list[tuple[int, Game]]:
+        """The games about this account's own aggregate that wait for an answer, the soonest deadline first."""
         view, chain = snapshot.round, self.context.chain
         mine = view.aggregator == chain.account and view.phase in (Phase.CHALLENGE, Phase.DISPUTE)
         if not mine or view.games == 0:
-            return None
+            return []
         now = snapshot.block.timestamp
         asked = [
             (number, game)
             for number, game in chain.open_games(snapshot.task_id, snapshot.block)
             if game.answers_turn and now < game.deadline
         ]
-        return min(asked, key=lambda found: found[1].deadline, default=None)
+        return sorted(asked, key=lambda found: (found[1].deadline, found[0]))
 
-    def _answer(self, snapshot: Snapshot) -> SendResult | None:
-        question = self._question(snapshot)
-        if question is None:
-            return None
+    def _answer(self, snapshot: Snapshot) -> tuple[SendResult, ...]:
+        """All that is asked, in one go: one question left without its answer would cost the bond."""
+        questions = self._questions(snapshot)[:MAX_AT_ONCE]
+        if not questions:
+            return ()
         if self._evidence is None or self._evidence_round != snapshot.round.round:
             self._evidence, self._evidence_round = Evidence(self.context), snapshot.round.round
             self._evidence.enter(snapshot.round)
         if missing := self._evidence.recompute(snapshot.round):
             raise NodeBehind(f"{len(missing)} accepted updates cannot be fetched, so nothing can be answered from them")
-        number, game = question
-        answer, chain = self._evidence.answer(game), self.context.chain
-        if game.height > 0:
-            return chain.answer_nodes(snapshot.task_id, number, answer)
-        return chain.answer_chunk(snapshot.task_id, number, answer)
+        steps = [self._reply(self._evidence, number, game) for number, game in questions]
+        return self.context.chain.dispute_all(snapshot.task_id, steps)
+
+    def _reply(self, evidence: Evidence, number: int, game: Game) -> NodesAnswer | ChunkAnswer:
+        return evidence.step(number, game)
 
     def _is_excluded(self, snapshot: Snapshot) -> bool:
         view, chain = snapshot.round, self.context.chain

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from chainfl.agents.actions import Act, Action, Do, Wait
 from chainfl.agents.context import AgentContext
-from chainfl.agents.ports import SendResult
+from chainfl.agents.ports import MAX_AT_ONCE, DemandAnswer, SendResult
 from chainfl.disputes.openings import update_opening
 from chainfl.encoding.arrays import Int16Array
 from chainfl.errors import BlobNotFound, EncodingError, StorageError
@@ -48,6 +48,11 @@ def with_answer(action: Action, due: int | None, now: int) -> Action:
     return replace(action, until=due if action.until is None else min(due, action.until))
 
 
+def first_due(asked: Sequence[Asked]) -> int | None:
+    """Chain time from which there is something to answer; None when nobody asks."""
+    return min((one.due for one in asked), default=None)
+
+
 def opening_bytes(form: Format) -> int:
     """The length of a packed opening of an update whose sums add up."""
     return 9 + 2 * form.chunk_params + 40 * depth_of(form)
@@ -61,53 +66,63 @@ class Answers:
         self._done_with: set[Key] = set()
         self._tries: dict[Key, int] = {}
 
-    def own(self, snapshot: Snapshot) -> Asked | None:
-        """The next demand for this worker's own update. A late one costs the worker nothing, so its fee must pay."""
+    def own(self, snapshot: Snapshot) -> list[Asked]:
+        """The demands for this worker's own update, the soonest deadline first.
+
+        A late one costs the worker nothing, so its fee must pay.
+        """
         if not snapshot.round.demands or not snapshot.me.has_revealed(snapshot.round.round):
-            return None
+            return []
         chain = self._context.chain
         me = chain.members(snapshot.task_id, Role.WORKER).index(chain.account)
         open_ = [d for d in self._open(snapshot) if d.worker_index == me and (not d.is_late or self._pays(d))]
-        return self._first(snapshot, open_, after_s=0)
+        return _in_order(snapshot, open_, after_s=0)
 
-    def vouched(self, snapshot: Snapshot, vouched: Callable[[int], bool]) -> Asked | None:
-        """The next late demand for an update that this validator vouched for, by its worker's index.
+    def vouched(self, snapshot: Snapshot, vouched: Callable[[int], bool]) -> list[Asked]:
+        """The late demands for updates that this validator vouched for, the soonest deadline first.
 
+        vouched: of a worker, by its index.
         Unanswered it costs stake. Its worker goes first, then the validators, each a little later than the one before.
         """
         if not snapshot.round.demands:
-            return None
+            return []
         open_ = [d for d in self._open(snapshot) if d.is_late and vouched(d.worker_index)]
         if not open_:
-            return None
+            return []
         chain, answer_s = self._context.chain, snapshot.task.windows.answer
         order = sorted(chain.members(snapshot.task_id, Role.VALIDATOR), key=str.lower)
         after_s = (1 + order.index(chain.account)) * max(1, answer_s // 8)
-        return self._first(snapshot, open_, after_s=min(after_s, answer_s // 2))
+        return _in_order(snapshot, open_, after_s=min(after_s, answer_s // 2))
 
-    def answer(self, snapshot: Snapshot, asked: Asked, read: ReadUpdate) -> SendResult | None:
-        """Sends the opening. None when the update cannot be read; what may be there later is tried again a little."""
-        demand = asked.demand
+    def answer(self, snapshot: Snapshot, asked: Sequence[Asked], read: ReadUpdate) -> tuple[SendResult, ...]:
+        """Sends the openings that are due, all at once, and leaves out those of updates that cannot be read."""
+        due = [one.demand for one in asked if snapshot.block.timestamp >= one.due][:MAX_AT_ONCE]
+        # An update is large, and most demands at once are for the same one.
+        due.sort(key=lambda demand: demand.worker_index)
+        steps = list(self._openings(due, read))
+        return self._context.chain.dispute_all(snapshot.task_id, steps) if steps else ()
+
+    def _openings(self, demands: Sequence[Demand], read: ReadUpdate) -> Iterator[DemandAnswer]:
+        """What may be readable later is tried again a little."""
+        form, values, whose = self._context.scope.format, None, -1
+        for demand in demands:
+            if values is None or demand.worker_index != whose:
+                values, whose = self._read(demand, read), demand.worker_index
+            if values is not None:
+                opening = update_opening(values, form, demand.chunk_index)
+                yield DemandAnswer(demand.round, demand.worker_index, demand.chunk_index, opening)
+
+    def _read(self, demand: Demand, read: ReadUpdate) -> Int16Array | None:
         try:
-            values = read(demand)
+            return read(demand)
         except (StorageError, EncodingError, OSError) as error:
             self._failed(demand, error)
             return None
-        opening = update_opening(values, self._context.scope.format, demand.chunk_index)
-        return self._context.chain.answer_demand(
-            snapshot.task_id, demand.round, demand.worker_index, demand.chunk_index, opening
-        )
 
     def _open(self, snapshot: Snapshot) -> list[Demand]:
         view, now = snapshot.round, snapshot.block.timestamp
         demands = self._context.chain.open_demands(snapshot.task_id, view.round, view.opened_block)
         return [demand for demand in demands if now < demand.deadline and _key(demand) not in self._done_with]
-
-    def _first(self, snapshot: Snapshot, demands: list[Demand], *, after_s: int) -> Asked | None:
-        if not demands:
-            return None
-        first = min(demands, key=lambda demand: demand.deadline)
-        return Asked(first, first.deadline - snapshot.task.windows.answer + after_s)
 
     def _pays(self, demand: Demand) -> bool:
         """Whether half of the fee, which is not burned, is worth the gas; it is where the operator names no price."""
@@ -131,6 +146,13 @@ class Answers:
         self._context.log.emit(
             "cannot_answer", level=logging.ERROR, chunk=demand.chunk_index, error=kind, why=str(error)
         )
+
+
+def _in_order(snapshot: Snapshot, demands: Sequence[Demand], *, after_s: int) -> list[Asked]:
+    """after_s: how long after it was made a demand is answered."""
+    answer_s = snapshot.task.windows.answer
+    ordered = sorted(demands, key=lambda demand: (demand.deadline, demand.worker_index, demand.chunk_index))
+    return [Asked(demand, demand.deadline - answer_s + after_s) for demand in ordered]
 
 
 def _key(demand: Demand) -> Key:

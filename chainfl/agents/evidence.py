@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
+from chainfl.agents.background import Background
 from chainfl.agents.context import AgentContext, ModelSource
-from chainfl.agents.ports import AnsweredDemand
+from chainfl.agents.ports import AnsweredDemand, ChunkAnswer, NodesAnswer
 from chainfl.agents.watching import AggregateFinding, Bytes, GameFinding, OpenGame, UpdateFinding
 from chainfl.aggregation.rules import WeightedSource, group_sums, read_rows, walk
 from chainfl.disputes import proofs
@@ -41,7 +45,7 @@ from chainfl.encoding.arrays import Int64Array
 from chainfl.encoding.chunk_tree import TreeShape, VectorKind
 from chainfl.encoding.payload import Checkpoint
 from chainfl.encoding.sources import VectorSource, as_source
-from chainfl.errors import EncodingError, NodeBehind, PayloadError, StorageError
+from chainfl.errors import BlobNotFound, EncodingError, NodeBehind, PayloadError, StillFetching, StorageError
 from chainfl.registry.material import fetch_checkpoint, spool_update
 from chainfl.registry.replay import ReplayedRound, replay_round
 from chainfl.tasks.state import (
@@ -56,14 +60,25 @@ from chainfl.tasks.state import (
     Target,
 )
 
+FETCHES_AT_ONCE = 4
+FETCH_LOOK_S = 0.5
+"""How long one look waits for what it began to fetch; fetching goes on between the looks."""
+
 _KINDS = {Target.MODEL: VectorKind.MODEL, Target.STATE: VectorKind.STATE, Target.GROUP: VectorKind.GROUP_SUM}
 
 
 class Evidence:
-    """Everything about one round, kept while it lasts. Updates lie in files of no name; models are in memory."""
+    """Everything about one round, kept while it lasts. Updates lie in files of no name; models are in memory.
 
-    def __init__(self, context: AgentContext) -> None:
+    waits: for everything that is fetched, until it came or failed. False: for a moment; it comes beside the other work,
+    and whoever looks again later finds it. Then `overdue` says that what is not here yet counts as not there.
+    """
+
+    def __init__(self, context: AgentContext, *, waits: bool = True) -> None:
         self._context = context
+        self._look_s = threading.TIMEOUT_MAX if waits else FETCH_LOOK_S
+        self._fetches = Background(FETCHES_AT_ONCE)
+        self._begun: set[Hashable] = set()
         self._secret = secrets.token_bytes(32)
         self._models = ModelSource(context)
         self._sources: dict[int, VectorSource] = {}
@@ -79,6 +94,9 @@ class Evidence:
     def enter(self, view: RoundView) -> None:
         """Forgets the last round."""
         self._round, self._expected, self._before = view, None, None
+        self._fetches.close()
+        self._fetches = Background(FETCHES_AT_ONCE)
+        self._begun.clear()
         for kept in (self._sources, self._other, self._wrong, self._stated):
             kept.clear()
         self._accepted.clear()
@@ -91,14 +109,48 @@ class Evidence:
 
     # --- updates ----------------------------------------------------------------------------------
 
-    def check_updates(self, view: RoundView) -> Iterator[UpdateFinding]:
+    def check_updates(self, view: RoundView, *, overdue: bool = False) -> Iterator[UpdateFinding]:
         """Fetches and checks every revealed update of which nothing is known yet, or that was not there."""
-        for index, update in self._revealed(view):
-            if index not in self._sources and index not in self._wrong:
-                found = self._check(view, index, update)
+        unknown = [one for one in self._revealed(view) if one[0] not in self._sources and one[0] not in self._wrong]
+        self._bring(view, [update for _, update in unknown])
+        for index, update in unknown:
+            if self._has_ended(update) or overdue:
+                found = self._check(index, update)
                 if found.state is Bytes.WRONG:  # and stays so: the bytes are those of its CID
                     self._wrong.add(index)
                 yield found
+
+    # --- fetching ---------------------------------------------------------------------------------
+
+    def _bring(self, view: RoundView, updates: Sequence[RevealedUpdate]) -> None:
+        """Begins to fetch updates, again those that failed, a few at a time; a stalled one keeps no other back."""
+        store, scope = self._context.store, self._context.scope
+        fetch = partial(spool_update, store, scope, view.round, view.model_root, in_range=False, rooted=False)
+        self._begin({update: partial(fetch, update) for update in updates})
+
+    def _begin(self, jobs: Mapping[Hashable, Callable[[], object]]) -> None:
+        fresh = [key for key in jobs if key not in self._begun or self._fetches.failure(key)]
+        for key in fresh:
+            self._fetches.start(key, jobs[key])
+        self._begun.update(fresh)
+        self._fetches.wait(fresh, self._look_s)
+
+    def _has_ended(self, key: Hashable) -> bool:
+        return self._fetches.is_done(key) or self._fetches.failure(key) is not None
+
+    def _brought(self, key: Hashable) -> Any:
+        """Raises why it failed, or BlobNotFound for what is not here yet."""
+        if failure := self._fetches.failure(key):
+            raise failure
+        if not self._fetches.is_done(key):
+            raise BlobNotFound("its bytes did not come in time", cid="of what is awaited")
+        return self._fetches.result(key)
+
+    def _require_ended(self, keys: Iterable[Hashable]) -> None:
+        if not all(self._has_ended(key) for key in keys):
+            raise StillFetching("what the round was made of is still on its way")
+
+    # --- updates, looked at -----------------------------------------------------------------------
 
     def _revealed(self, view: RoundView) -> Iterator[tuple[int, RevealedUpdate]]:
         chain, task_id = self._context.chain, self._context.scope.task_id
@@ -106,13 +158,10 @@ class Evidence:
         for update in chain.revealed_updates(task_id, view.round, view.opened_block):
             yield workers.index(update.worker), update
 
-    def _check(self, view: RoundView, index: int, update: RevealedUpdate) -> UpdateFinding:
-        scope = self._context.scope
-        form = scope.format
+    def _check(self, index: int, update: RevealedUpdate) -> UpdateFinding:
+        form = self._context.scope.format
         try:
-            source = spool_update(
-                self._context.store, scope, view.round, view.model_root, update, in_range=False, rooted=False
-            )
+            source = self._brought(update)
         except StorageError as error:
             return UpdateFinding(index, Bytes.MISSING, why=str(error), suspect=self._any_chunk(index, {}))
         except PayloadError as error:
@@ -191,49 +240,60 @@ class Evidence:
 
     # --- the aggregate ----------------------------------------------------------------------------
 
-    def recompute(self, view: RoundView) -> frozenset[int]:
+    def recompute(self, view: RoundView, *, overdue: bool = False) -> frozenset[int]:
         """What the aggregate must be. returns: indices of accepted updates that nobody serves; empty when it is known.
 
-        Raises what fetching the round's own model raises.
+        Raises what fetching the round's own model raises, and StillFetching where it does not wait for it.
         """
         if self._expected is not None:
             return frozenset()
         chain, scope = self._context.chain, self._context.scope
         revealed = {update.worker: (index, update) for index, update in self._revealed(view)}
-        accepted: list[tuple[int, WeightedSource]] = []
-        missing: set[int] = set()
-        for tallied in chain.tallied_updates(scope.task_id, view.round, view.opened_block):
-            if tallied.weight == 0:
-                continue
-            index, update = revealed[tallied.worker]
-            if index not in self._sources:
-                self._fetch_accepted(view, index, update)
-            if index in self._sources:
-                accepted.append((index, WeightedSource(self._sources[index], tallied.weight)))
-            else:
-                missing.add(index)
+        tallied = chain.tallied_updates(scope.task_id, view.round, view.opened_block)
+        weights = {revealed[one.worker]: one.weight for one in tallied if one.weight > 0}
+        self._gather(view, [one for one in weights if one[0] not in self._sources], overdue=overdue)
+        missing = {index for index, _ in weights if index not in self._sources}
         if not missing:
-            self._before = self._models.checkpoint_at(view.round, view.model_root, view.state_root)
+            self._before = self._base(view)
+            accepted = [(index, WeightedSource(self._sources[index], weight)) for (index, _), weight in weights.items()]
             weighted = [(one.values, one.weight) for _, one in accepted]
             self._expected = replay_round(self._before.model, weighted, scope.format, state=self._before.state)
             self._accepted = accepted
         return frozenset(missing)
 
-    def _fetch_accepted(self, view: RoundView, index: int, update: RevealedUpdate) -> None:
+    def _gather(self, view: RoundView, accepted: Sequence[tuple[int, RevealedUpdate]], *, overdue: bool) -> None:
+        updates = [update for _, update in accepted]
+        self._bring(view, updates)
+        if not overdue:
+            self._require_ended(updates)
+        for index, update in accepted:
+            self._take_accepted(index, update)
+
+    def _base(self, view: RoundView) -> Checkpoint:
+        """What the round starts from."""
+        key = ("base", view.model_root, view.state_root)
+        self._begin({key: partial(self._models.checkpoint_at, view.round, view.model_root, view.state_root)})
+        self._require_ended([key])
+        found: Checkpoint = self._brought(key)
+        return found
+
+    def _take_accepted(self, index: int, update: RevealedUpdate) -> None:
         """An update that was accepted counts, whatever else is wrong with it, as long as its bytes hash to its root."""
-        scope, store = self._context.scope, self._context.store
         try:
-            source = spool_update(store, scope, view.round, view.model_root, update, in_range=False, rooted=False)
+            source = self._brought(update)
         except (StorageError, PayloadError):
             return
-        vector = CommittedVector.of(source, scope.format, VectorKind.UPDATE)
+        vector = CommittedVector.of(source, self._context.scope.format, VectorKind.UPDATE)
         if vector.root == update.root:
             self._sources[index] = source
         elif stated := stated_vector(vector, update.root, update.squared_norm):
             self._sources[index], self._stated[index] = source, StatedVector(stated)
 
-    def judge(self, posted: PostedAggregate) -> AggregateFinding:
-        """Compares what stands posted with what it must be. Only after `recompute`."""
+    def judge(self, posted: PostedAggregate, *, overdue: bool = False) -> AggregateFinding:
+        """Compares what stands posted with what it must be. Only after `recompute`.
+
+        Raises StillFetching where it does not wait for the bytes.
+        """
         assert self._expected is not None, "judged before it was recomputed"
         ours, theirs = self._expected.claim(), posted.claim
         if ours == theirs:
@@ -246,13 +306,18 @@ class Evidence:
             (Target.MODEL, ours.model_root) if ours.model_root != theirs.model_root else (Target.STATE, ours.state_root)
         )
         why = f"its {target.name.lower()} is not what the accepted updates make"
+        self._begin({posted: partial(self._claimed, posted)})
+        if not overdue:
+            self._require_ended([posted])
         try:
-            claimed = fetch_checkpoint(
-                self._context.store, self._context.scope, theirs.model_root, theirs.state_root, posted.cid
-            )
+            claimed = self._brought(posted)
         except (StorageError, PayloadError) as error:
             return AggregateFinding(posted.attempt, None, (target, 0, root), f"{why}, and is withheld: {error}")
         return AggregateFinding(posted.attempt, self._proof_from(claimed, theirs), None, why)
+
+    def _claimed(self, posted: PostedAggregate) -> Checkpoint:
+        claim, context = posted.claim, self._context
+        return fetch_checkpoint(context.store, context.scope, claim.model_root, claim.state_root, posted.cid)
 
     def _proof_from(self, claimed: Checkpoint, claim: Claim) -> bytes:
         assert self._before is not None
@@ -340,6 +405,11 @@ class Evidence:
         """Nodes, or the chunk, of an aggregate that is right."""
         vector = self.vector(game.target, game.group)
         return nodes_below(vector.tree, game.height, game.index) if game.height else vector.chunk(game.index)
+
+    def step(self, game_id: int, game: Game) -> NodesAnswer | ChunkAnswer:
+        """The same, as it is sent."""
+        answer = self.answer(game)
+        return NodesAnswer(game_id, answer) if game.height else ChunkAnswer(game_id, answer)
 
     # --- vectors ----------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from chainfl.agents.actions import CHORES, Act, Do, Stop, Wait
 from chainfl.agents.chores import Standing, delay_s, next_closing, roster_of
 from chainfl.agents.player import Player
-from chainfl.agents.ports import DryRun, Sent, TimedOut, WouldRevert
+from chainfl.agents.ports import DryRun, SendResult, Sent, TimedOut, WouldRevert
 from chainfl.errors import (
     AlreadyDone,
     ChainflError,
@@ -112,6 +112,7 @@ class AgentLoop:
         action = self._player.decide(snapshot, self._standing(snapshot), snapshot.block.timestamp)
         match action:
             case Stop(why=why, error=error):
+                self._player.at_the_end(snapshot)
                 return self._finish(why, error)
             case Act(do=do):
                 wait = self._carry_out(do, snapshot)
@@ -190,19 +191,22 @@ class AgentLoop:
             if do not in CHORES:
                 raise
             return self._skip(do, snapshot, refusal)
+        results = result if isinstance(result, tuple) else () if result is None else (result,)
+        sent = [one for one in results if isinstance(one, Sent)]
+        for one in results:
+            self._hear(do, one, snapshot)
+        return None if sent or not results else Wait(f"to try again to {do.value}", every_block=True)
+
+    def _hear(self, do: Do, result: SendResult, snapshot: Snapshot) -> None:
         match result:
-            case None:
-                return None
             case Sent():
                 self._count(do, result)
-                return None
             case WouldRevert(error=error):
-                self._refused(do, error)
+                self._refused(do, error, snapshot)
             case TimedOut(tx_hash=tx_hash):
                 self._context.log.emit("no_receipt", level=logging.WARNING, doing=do.value, tx=tx_hash)
             case DryRun():
                 self._context.log.emit("dry_run", doing=do.value, gas=result.gas_estimate, cost_wei=result.cost_wei)
-        return Wait(f"to try again to {do.value}", every_block=True)
 
     def _skip(self, do: Do, snapshot: Snapshot, error: ChainflError) -> Wait:
         """A chore is not worth an agent's end: others can do it, and what is left may do for its own duties."""
@@ -219,10 +223,16 @@ class AgentLoop:
         )
         self._sight.refusals.clear()
 
-    def _refused(self, do: Do, error: ChainflError) -> None:
-        """Somebody was quicker, or the phase changed meanwhile: the next look tells. Anything else ends the agent."""
+    def _refused(self, do: Do, error: ChainflError, snapshot: Snapshot) -> None:
+        """Somebody was quicker, or the phase changed meanwhile: the next look tells. Anything else ends the agent.
+
+        But not an answer that is refused: it must not keep the other answers, whose clocks run, from being sent.
+        """
         if do in CHORES or isinstance(error, AlreadyDone | UnexpectedPhase):
             self._context.log.emit("overtaken", level=logging.DEBUG, doing=do.value, why=str(error))
+            return
+        if do is Do.ANSWER_GAME:
+            self._warn_once(snapshot, "refused", str(error), about=f"{do.value}: {error}", level=logging.WARNING)
             return
         key = (do, str(error))
         self._sight.refusals[key] = self._sight.refusals.get(key, 0) + 1

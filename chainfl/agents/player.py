@@ -12,7 +12,7 @@ from chainfl.agents import chores, duties
 from chainfl.agents.actions import PREPARATIONS, Action, Do
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext, ModelSource
-from chainfl.agents.ports import SendResult
+from chainfl.agents.ports import Deeds, SendResult
 from chainfl.agents.prefetch import Prefetch
 from chainfl.agents.retention import Retention
 from chainfl.errors import EncodingError, LineageBroken, StorageError, TrainingDiverged
@@ -26,11 +26,11 @@ BATCH_WORKERS = 64
 NUMERIC_ERRORS = (ArithmeticError, ValueError, RuntimeError)
 """What numpy and torch raise over numbers that a stranger chose."""
 
-Doing = Callable[[Snapshot], SendResult | None]
+Doing = Callable[[Snapshot], Deeds]
 
 
 class Player(ABC):
-    """One role. Sends go through the context's chain; None from `act` means that the work was done here."""
+    """One role. Sends go through the context's chain; None or () from `act` means that the work was done here."""
 
     role: ClassVar[Role]
 
@@ -46,6 +46,10 @@ class Player(ABC):
         """Uses the time until the next look: fetches ahead, and drops what is past. Returns at once."""
         self._prefetch.look(snapshot)
         self._retention.look(snapshot)
+
+    def at_the_end(self, snapshot: Snapshot) -> None:
+        """Drops what is past now that the agent is done with the task."""
+        self._retention.finish(snapshot)
 
     @abstractmethod
     def decide(self, snapshot: Snapshot, standing: Standing, now: int) -> Action:
@@ -70,7 +74,7 @@ class Player(ABC):
         """Whether the window for revealing is yet to end."""
         return False
 
-    def act(self, do: Do, snapshot: Snapshot) -> SendResult | None:
+    def act(self, do: Do, snapshot: Snapshot) -> Deeds:
         """Does it. Raises ChainflError; a retryable one is tried again by the loop.
 
         A preparation that what strangers published makes impossible ends the round for this agent, not the agent.

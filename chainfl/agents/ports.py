@@ -67,6 +67,51 @@ class TimedOut:
 
 SendResult = Sent | WouldRevert | DryRun | TimedOut
 
+Deeds = SendResult | tuple[SendResult, ...] | None
+"""What one deed of an agent sent: a transaction, many at once, or nothing."""
+
+MAX_AT_ONCE = 32
+"""How many transactions of one account are sent before any of them is mined; nodes drop what queues for longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodesAnswer:
+    """The nodes below the one that a game is at."""
+
+    game_id: int
+    nodes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkAnswer:
+    """The chunk that a game is at."""
+
+    game_id: int
+    chunk: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DemandAnswer:
+    """The packed opening of a chunk that somebody demands."""
+
+    round: int
+    worker_index: int
+    chunk_index: int
+    opening: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkDemand:
+    """A demand for one chunk of an update."""
+
+    round: int
+    worker_index: int
+    chunk_index: int
+
+
+DisputeStep = NodesAnswer | ChunkAnswer | DemandAnswer | ChunkDemand
+"""What is sent many at a time: anybody may ask many things at once, and each has a clock of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Slash:
@@ -249,3 +294,10 @@ class ChainPort(Protocol):
         self, task_id: TaskId, round_number: int, worker_index: int, chunk_index: int, opening: bytes
     ) -> SendResult: ...
     def close_demand(self, task_id: TaskId, round_number: int, worker_index: int, chunk_index: int) -> SendResult: ...
+    def dispute_all(self, task_id: TaskId, steps: Sequence[DisputeStep]) -> tuple[SendResult, ...]:
+        """Sends all of them before it waits for any. returns: what became of the first ones, in their order.
+
+        As many as fit a block, the gas budget, the account's funds and MAX_AT_ONCE; the others are left for another
+        look. Raises what hinders the first.
+        """
+        ...

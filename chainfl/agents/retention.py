@@ -17,15 +17,19 @@ from chainfl.tasks.state import CidOnChain, RoundView, Snapshot, TaskView
 from chainfl.types import Address, Cid, TaskId
 
 ROUNDS_IN_USE = 1
-"""The newest finished rounds whose updates stay: from them, a model that nobody serves is computed again."""
+"""The newest finished rounds of a task that runs whose updates stay: from them, a model that nobody serves is computed
+again, which the next round needs."""
+LAST_DROPS_S = 60.0
+"""How long an agent that ends waits for its store to drop."""
 
 _RECORD = "retention.json"
 
 
 def past_dispute(view: RoundView) -> range:
-    """The rounds whose payloads may go, oldest first: all but the one that runs and the newest finished ones."""
-    last = view.round if view.phase.is_terminal else view.round - 1
-    return range(1, last - ROUNDS_IN_USE + 1)
+    """The rounds whose payloads may go, oldest first: of a task that is over all, since nothing of it can be disputed
+    any more; else all but the one that runs and the newest finished ones."""
+    last = view.round if view.phase.is_terminal else view.round - 1 - ROUNDS_IN_USE
+    return range(1, last + 1)
 
 
 def droppable(
@@ -74,6 +78,11 @@ class Retention:
         # Dropping twice does nothing, so what a kill interrupts is only late: `chainfl store prune` finds it.
         self._next = due.stop
         self._context.journal.keep(_RECORD, json.dumps({"next_round": self._next}).encode())
+
+    def finish(self, snapshot: Snapshot) -> None:
+        """The same for an agent that ends: also waits, up to LAST_DROPS_S, until what is due is dropped."""
+        self.look(snapshot)
+        self._drops.wait(range(1, self._next), LAST_DROPS_S)
 
     def _drop(self, round_number: int) -> None:
         context = self._context

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from chainfl.agents import chores, duties
 from chainfl.agents.actions import Act, Action, Do, Wait
-from chainfl.agents.answers import Answers, Asked, with_answer
+from chainfl.agents.answers import Answers, Asked, first_due, with_answer
 from chainfl.agents.background import Background
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext
@@ -217,8 +217,7 @@ class Validator(Player):
         memory = ValidatorMemory(sits_out=self.sits_out(snapshot))
         if scores is not None:
             memory = replace(memory, base_root=scores.base_root, commitment=self._commitment(scores))
-            asked = self._asked(snapshot, scores)
-            memory = replace(memory, answer_due=None if asked is None else asked.due)
+            memory = replace(memory, answer_due=first_due(self._asked(snapshot, scores)))
         if gathering is None or (gathering.round, gathering.base_root) != (view.round, view.model_root):
             return memory
         settled, looked, deadline = gathering.num_settled(), gathering.looked, gathering.deadline
@@ -341,16 +340,14 @@ class Validator(Player):
         scores = self._prepared(snapshot)
         return self.context.chain.reveal_scores(snapshot.task_id, scores.round, scores.votes, scores.salt)
 
-    def _asked(self, snapshot: Snapshot, scores: PreparedScores) -> Asked | None:
+    def _asked(self, snapshot: Snapshot, scores: PreparedScores) -> list[Asked]:
         if not snapshot.round.demands:
-            return None
+            return []
         votes = unpack_votes(scores.votes)
         return self._answers.vouched(snapshot, lambda index: index < len(votes) and votes[index].vouches)
 
-    def _answer(self, snapshot: Snapshot) -> SendResult | None:
+    def _answer(self, snapshot: Snapshot) -> tuple[SendResult, ...]:
         asked = self._asked(snapshot, self._prepared(snapshot))
-        if asked is None:
-            return None
         return self._answers.answer(snapshot, asked, partial(self._read_vouched, snapshot))
 
     def _read_vouched(self, snapshot: Snapshot, demand: Demand) -> Int16Array:

@@ -7,18 +7,29 @@ costs and can earn is told before anything is sent.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from chainfl.agents.cases import Against, Case, CaseFile
 from chainfl.agents.context import AgentContext
 from chainfl.agents.evidence import Evidence
 from chainfl.agents.player import new_salt
-from chainfl.agents.ports import AnsweredDemand, DryRun, SendResult, Sent, TimedOut, WouldRevert
+from chainfl.agents.ports import (
+    AnsweredDemand,
+    ChunkDemand,
+    DemandAnswer,
+    DisputeStep,
+    DryRun,
+    SendResult,
+    Sent,
+    TimedOut,
+    WouldRevert,
+)
 from chainfl.agents.watching import (
     IS_POSTED,
     Announce,
     AnswerDemand,
     AnswerGame,
+    Batched,
     DemandChunk,
     Drop,
     EndChallenge,
@@ -40,14 +51,18 @@ from chainfl.agents.watching import (
     StartGame,
     UpdateFinding,
     Watch,
+    batch,
     demand_fee,
+    is_overdue,
     moves,
+    next_game_bond,
     next_move,
     prize,
+    sent_for,
 )
-from chainfl.errors import NodeBehind, UnexpectedPhase
+from chainfl.errors import NodeBehind, StillFetching, UnexpectedPhase
 from chainfl.tasks.commitments import challenge_commitment, proof_commitment, proof_hash_of
-from chainfl.tasks.state import Block, Demand, PostedAggregate, Role, RoundView, Snapshot, Target
+from chainfl.tasks.state import Block, PostedAggregate, Role, RoundView, Snapshot, Target
 from chainfl.types import TaskId
 
 PROOF_GAS = 600_000
@@ -66,7 +81,7 @@ class Watcher:
         self.task_id: TaskId = context.scope.task_id
         self._dry_run = dry_run
         self._answers = answers
-        self._evidence = Evidence(context)
+        self._evidence = Evidence(context, waits=False)
         self._cases = CaseFile(context.journal)
         self._findings = Findings()
         self._round = 0
@@ -79,17 +94,29 @@ class Watcher:
         return any(self._cases.all())
 
     def step(self, block: Block) -> Rest | None:
-        """One look and at most one transaction. returns: None when it should look again at once.
+        """One look and at most one transaction, or many of a kind. returns: None when it should look again at once.
 
         Raises ChainflError; a retryable one is worth another try.
         """
-        watch = self._look(block)
+        try:
+            return self._step(self._look(block))
+        except StillFetching as error:
+            self.context.log.emit("fetching", level=logging.DEBUG, why=str(error))
+            return Rest()
+
+    def _step(self, watch: Watch) -> Rest | None:
         self._enter_round(watch)
         cases = {case.key: case for case in self._cases.all()}
         if self._dry_run:
             return self._rehearse(watch, cases)
-        move = next_move(watch, self._findings, cases, salt=new_salt(), answers=self._answers, refused=self._refused)
-        return move if isinstance(move, Rest) else self._judged(move, self._do(watch, move))
+        salt, refused, answers = new_salt(), self._refused, self._answers
+        move = next_move(watch, self._findings, cases, salt=salt, answers=answers, refused=refused)
+        if isinstance(move, Rest):
+            return move
+        together = batch(move, watch, self._findings, cases, salt=salt, answers=answers, refused=refused)
+        if together:
+            return self._judged_all(together, self._do_all(watch, together))
+        return self._judged(move, self._do(watch, move))
 
     def _rehearse(self, watch: Watch, cases: Mapping[str, Case]) -> Rest | None:
         """Looks at all there is, and tells of all that it would send."""
@@ -97,7 +124,10 @@ class Watcher:
             if isinstance(move, Look):
                 self._do(watch, move)
                 return None
-            self._tell_once("would_dispute", move=type(move).__name__)
+            self._tell_facts(watch, move)
+            sends, about = sent_for(move)
+            if sends:
+                self._tell_once("would_dispute", sends=sends, about=about)
         return Rest(watch.round.phase_end or None)
 
     # --- looking ----------------------------------------------------------------------------------
@@ -163,8 +193,8 @@ class Watcher:
                 self._look_at_aggregate(watch)
             case LookAtGame(game=game):
                 self._look_at_game(watch, game)
-            case OpenCase(case=case):
-                self._open_case(watch, case)
+            case OpenCase():
+                self._open_case(watch, move)
             case Drop(case=case):
                 self._cases.close(case)
             case Announce(case=case):
@@ -179,22 +209,16 @@ class Watcher:
                 return chain.close_game(task_id, game_id)
             case EndChallenge(challenge=challenge):
                 return chain.close_challenge(task_id, challenge.challenger, challenge.commitment)
-            case DemandChunk():
-                return self._demand(watch, move)
             case EndDemand(demand=d):
                 return chain.close_demand(task_id, d.round, d.worker_index, d.chunk_index)
-            case AnswerGame(game=game):
-                return self._answer_game(game)
-            case AnswerDemand(demand=demand):
-                return self._answer_demand(demand)
-            case Rest():
-                raise AssertionError("a rest is not done")
+            case DemandChunk() | AnswerGame() | AnswerDemand() | Rest():
+                raise AssertionError("goes in a batch, or is not done")
         return None
 
     def _look_at_updates(self, watch: Watch) -> None:
         findings = self._findings
         findings.looked_at = watch.now
-        for found in self._evidence.check_updates(watch.round):
+        for found in self._evidence.check_updates(watch.round, overdue=is_overdue(watch)):
             known = findings.updates.get(found.index)
             if known is None or known.state is not found.state:  # what is still missing is no news
                 self._found(found)
@@ -211,19 +235,20 @@ class Watcher:
         assert watch.posted is not None
         findings = self._findings
         findings.recomputed_at = watch.now
-        findings.unavailable = self._evidence.recompute(watch.round)
+        findings.unavailable = self._evidence.recompute(watch.round, overdue=is_overdue(watch))
         if findings.unavailable:
             self._tell_once("cannot_recompute", missing=len(findings.unavailable))
             self._look_at_updates(watch)  # after a restart it is not known what is the matter with them
             return
         findings.expected = self._evidence.expected
-        findings.aggregate = self._evidence.judge(watch.posted)
+        findings.aggregate = self._evidence.judge(watch.posted, overdue=is_overdue(watch))
         wrong = findings.aggregate.proof is not None or findings.aggregate.withheld is not None
         if not wrong:
             self._tell_once("aggregate_right", attempt=watch.posted.attempt, root=watch.posted.claim.model_root.hex())
             return
         proof = findings.aggregate.proof or b""
-        bond = watch.task.economics.challenger_bond
+        is_game = findings.aggregate.proof is None
+        bond = next_game_bond(watch) if is_game else watch.task.economics.challenger_bond
         self._tell_dispute(findings.aggregate.why, len(proof), self._bond_at(watch.round) // 2, bond)
 
     def _look_at_game(self, watch: Watch, game: OpenGame) -> None:
@@ -234,11 +259,24 @@ class Watcher:
         found = self._evidence.play(game, watch.posted)
         self._findings.games[found.game_id] = found
 
-    def _open_case(self, watch: Watch, case: Case) -> None:
-        if case.against is Against.UPDATE:
-            found = self._findings.updates[case.subject]
-            self._tell_dispute(found.why, len(case.proof), prize(watch, found), 0)
-        self._cases.open(case)
+    def _do_all(self, watch: Watch, together: Sequence[Batched]) -> tuple[SendResult, ...]:
+        for move in together:
+            self._tell_facts(watch, move)
+        return self.context.chain.dispute_all(self.task_id, [self._step_of(watch, move) for move in together])
+
+    def _step_of(self, watch: Watch, move: Batched) -> DisputeStep:
+        match move:
+            case DemandChunk():
+                return ChunkDemand(watch.round.round, move.worker_index, move.chunk_index)
+            case AnswerGame(game=game):
+                return self._evidence.step(game.record.game_id, game.game)
+            case AnswerDemand(demand=d):
+                opening = self._evidence.opening(d.worker_index, d.chunk_index)
+                return DemandAnswer(d.round, d.worker_index, d.chunk_index, opening)
+
+    def _open_case(self, watch: Watch, move: OpenCase) -> None:
+        self._tell_facts(watch, move)
+        self._cases.open(move.case)
 
     def _announce(self, watch: Watch, case: Case) -> SendResult | None:
         chain = self.context.chain
@@ -278,22 +316,6 @@ class Watcher:
             self.task_id, view.round, view.attempt, move.target, move.group, roots, move.own_root
         )
 
-    def _answer_game(self, game: OpenGame) -> SendResult:
-        game_id, answer = game.record.game_id, self._evidence.answer(game.game)
-        if game.game.height > 0:
-            return self.context.chain.answer_nodes(self.task_id, game_id, answer)
-        return self.context.chain.answer_chunk(self.task_id, game_id, answer)
-
-    def _answer_demand(self, d: Demand) -> SendResult:
-        opening = self._evidence.opening(d.worker_index, d.chunk_index)
-        return self.context.chain.answer_demand(self.task_id, d.round, d.worker_index, d.chunk_index, opening)
-
-    def _demand(self, watch: Watch, move: DemandChunk) -> SendResult:
-        found = self._findings.updates[move.worker_index]
-        why = f"chunk {move.chunk_index} of the update of worker {found.index}: {found.why}"
-        self._tell_dispute(why, 0, prize(watch, found), demand_fee(watch, found))
-        return self.context.chain.demand_chunk(self.task_id, watch.round.round, move.worker_index, move.chunk_index)
-
     # --- telling ----------------------------------------------------------------------------------
 
     def _judged(self, move: Move, result: SendResult | None) -> Rest | None:
@@ -315,6 +337,12 @@ class Watcher:
                 log.emit("dry_run", move=type(move).__name__, gas=gas, cost_wei=cost)
         return Rest()
 
+    def _judged_all(self, together: Sequence[Batched], results: Sequence[SendResult]) -> Rest | None:
+        """Looks again at once while something of it arrives."""
+        # Fewer results than moves: the others did not fit, and come at the next look.
+        rests = [self._judged(move, result) for move, result in zip(together, results, strict=False)]
+        return None if None in rests else Rest()
+
     def _count(self, move: Move, sent: Sent) -> None:
         report, log = self.context.report, self.context.log
         report.transactions[type(move).__name__] += 1
@@ -325,6 +353,17 @@ class Watcher:
             log.emit("proven", against=against, bytes=size, gas=gas, cost_wei=cost, tx=tx)
         else:
             log.emit("sent", move=type(move).__name__, gas=gas, cost_wei=cost, tx=tx)
+
+    def _tell_facts(self, watch: Watch, move: Move) -> None:
+        """What a dispute costs and can earn, before anything of it is sent; of an aggregate it is told when found."""
+        match move:
+            case OpenCase(case=case) if case.against is Against.UPDATE:
+                found = self._findings.updates[case.subject]
+                self._tell_dispute(found.why, len(case.proof), prize(watch, found), 0)
+            case DemandChunk():
+                found = self._findings.updates[move.worker_index]
+                why = f"chunk {move.chunk_index} of the update of worker {found.index}: {found.why}"
+                self._tell_dispute(why, 0, prize(watch, found), demand_fee(watch, found))
 
     def _tell_dispute(self, why: str, proof_bytes: int, reward: int, bond: int) -> None:
         """bond: what it locks, in wei of the token; of a demand the fee, which an answer takes."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
 
 from chainfl.agents.cases import Against, Case
-from chainfl.agents.ports import AnsweredDemand
+from chainfl.agents.ports import MAX_AT_ONCE, AnsweredDemand
+from chainfl.tasks.rules import MAX_OPEN_GAMES, game_bond
 from chainfl.tasks.state import (
     Block,
     Challenge,
@@ -314,6 +316,12 @@ Move = (
 )
 
 
+Batched = DemandChunk | AnswerGame | AnswerDemand
+"""What is asked, or answered, many times at once: each has a clock of its own."""
+
+TOGETHER: tuple[tuple[type[Batched], ...], ...] = ((DemandChunk,), (AnswerGame, AnswerDemand))
+
+
 def next_move(
     watch: Watch,
     findings: Findings,
@@ -332,6 +340,24 @@ def next_move(
         if move not in refused:
             return move
     return Rest(watch.round.phase_end or None)
+
+
+def batch(
+    move: Move,
+    watch: Watch,
+    findings: Findings,
+    cases: Mapping[str, Case],
+    *,
+    salt: bytes,
+    answers: bool = False,
+    refused: Collection[Move] = (),
+) -> tuple[Batched, ...]:
+    """All that is sent together with the most urgent move, in the order of `moves`; empty for one that goes alone."""
+    kinds = next((kinds for kinds in TOGETHER if isinstance(move, kinds)), None)
+    if kinds is None:
+        return ()
+    due = (one for one in moves(watch, findings, cases, salt=salt, answers=answers) if one not in refused)
+    return tuple(islice((one for one in due if isinstance(one, kinds)), MAX_AT_ONCE))
 
 
 def moves(
@@ -432,8 +458,10 @@ def _against_updates(watch: Watch, findings: Findings, cases: Mapping[str, Case]
             case = Case(Against.UPDATE, view.round, 0, found.index, found.proof, salt)
             if case.key not in cases and case.key not in findings.announced:
                 yield OpenCase(case)
+    free = watch.free_stake
     for found in _to_ask_for(watch, findings):
-        if _is_worth_asking(watch, findings, found):
+        if _is_worth_asking(watch, findings, found, free):
+            free -= demand_fee(watch, found)
             yield DemandChunk(found.index, found.suspect)
 
 
@@ -444,23 +472,36 @@ def _is_time_to_look(watch: Watch, findings: Findings) -> bool:
     return (unseen or missing) and watch.now > findings.looked_at
 
 
-def _to_ask_for(watch: Watch, findings: Findings) -> Iterator[UpdateFinding]:
-    """Updates to ask for on chain. Wrong bytes at once; a quarter of ScoreCommit after its beginning is late enough for
-    slow stores, and early enough to change weights. In Challenge those without which nobody can recompute."""
+def is_overdue(watch: Watch) -> bool:
+    """Whether what is still on its way counts as withheld: a quarter of the window after a phase that needs it began.
+
+    From then on it is late enough for slow stores, and early enough for what a demand or a game takes.
+    """
     view, windows = watch.round, watch.task.windows
+    if view.phase in IS_POSTED:
+        return watch.now >= view.posted_at + windows.challenge // 4
+    if view.phase is Phase.SCORE_COMMIT:
+        return watch.now >= view.phase_end - windows.score_commit * 3 // 4
+    return view.phase is not Phase.REVEAL
+
+
+def _to_ask_for(watch: Watch, findings: Findings) -> Iterator[UpdateFinding]:
+    """Updates to ask for on chain: wrong bytes at once, others when they are overdue; in Challenge those without which
+    nobody can recompute."""
+    view = watch.round
     is_early = view.phase in (Phase.REVEAL, Phase.SCORE_COMMIT)
-    patience = view.phase is Phase.REVEAL or watch.now < view.phase_end - windows.score_commit * 3 // 4
     for index, found in sorted(findings.updates.items()):
         is_needed = view.phase is Phase.CHALLENGE and index in findings.unavailable
-        is_due = is_early and (found.state is Bytes.WRONG or not patience)
+        is_due = is_early and (found.state is Bytes.WRONG or is_overdue(watch))
         if found.is_open and (is_needed or is_due):
             yield found
 
 
-def _is_worth_asking(watch: Watch, findings: Findings, found: UpdateFinding) -> bool:
+def _is_worth_asking(watch: Watch, findings: Findings, found: UpdateFinding, free: int) -> bool:
     """Whether to ask for the chunk that is suspect: once, and on as long as the answers lead to a lie about a sum.
 
-    The fee doubles each time. What was paid, with it, stays below what the slash would bring.
+    free: stake in wei that no other demand takes. The fee doubles each time. What was paid, with it, stays below what
+    the slash would bring.
     """
     if any(demand.worker_index == found.index for demand in watch.demands):
         return False
@@ -470,7 +511,7 @@ def _is_worth_asking(watch: Watch, findings: Findings, found: UpdateFinding) -> 
         return False
     fee = demand_fee(watch, found)
     paid = sum(answer.demand.fee for answer in answers if answer.demand.challenger == watch.me)
-    return fee <= watch.free_stake and paid + fee < prize(watch, found)
+    return fee <= free and paid + fee < prize(watch, found)
 
 
 def demand_fee(watch: Watch, found: UpdateFinding) -> int:
@@ -513,21 +554,84 @@ def _plays(watch: Watch) -> bool:
 
 
 def _can_bond(watch: Watch) -> bool:
-    return watch.free_stake >= watch.task.economics.challenger_bond
+    is_room = watch.round.games < MAX_OPEN_GAMES
+    return is_room and watch.free_stake >= next_game_bond(watch)
+
+
+def next_game_bond(watch: Watch) -> int:
+    """What a game against the posted aggregate locks now, in wei: the more are open, the more."""
+    return game_bond(watch.task.economics, watch.round.games)
 
 
 def _answers(watch: Watch, findings: Findings) -> Iterator[Move]:
-    """What this watcher has: chunks of updates that it checked, and nodes of an aggregate that it found right."""
+    """What this watcher has: chunks of updates that it checked, and nodes of an aggregate that it found right.
+
+    The latest deadline first: whose bytes they are begins with the soonest, so that the work is shared.
+    """
+    due = [*_answerable_demands(watch, findings), *_answerable_games(watch, findings)]
+    yield from (move for _, move in sorted(due, key=lambda one: one[0], reverse=True))
+
+
+Place = tuple[int, int, int, int]
+"""The deadline of what is asked, and what tells it from others with the same."""
+
+
+def _answerable_demands(watch: Watch, findings: Findings) -> Iterator[tuple[Place, Move]]:
     for demand in watch.demands:
         found = findings.updates.get(demand.worker_index)
         if watch.now < demand.deadline and found is not None and found.state is Bytes.SOUND:
-            yield AnswerDemand(demand)
+            yield (demand.deadline, 1, demand.worker_index, demand.chunk_index), AnswerDemand(demand)
+
+
+def _answerable_games(watch: Watch, findings: Findings) -> Iterator[tuple[Place, Move]]:
     if watch.posted is None or findings.expected != watch.posted.claim:
         return
     for open_game in watch.games:
         game = open_game.game
         if game.answers_turn and watch.now < game.deadline and not _is_over(watch, game):
-            yield AnswerGame(open_game)
+            yield (game.deadline, 0, open_game.record.game_id, 0), AnswerGame(open_game)
+
+
+def sent_for(move: Move) -> tuple[str, str]:
+    """What a move sends, now and later, in the contract's words; and what it is about. Empty for what sends nothing."""
+    match move:
+        case OpenCase(case=case) | Announce(case=case) | Prove(case=case):
+            return _CASE_CALLS[case.against], _about(case)
+        case StartGame():
+            return "openGame", f"{move.target.name.lower()} {move.group}"
+        case PointAt(game_id=game_id):
+            return "pointAt", f"game {game_id}"
+        case EndGame(game_id=game_id):
+            return "closeGame", f"game {game_id}"
+        case EndChallenge():
+            return "closeChallenge", "a bond of one's own"
+        case DemandChunk():
+            return "demandChunk", f"chunk {move.chunk_index} of the update of worker {move.worker_index}"
+        case EndDemand(demand=d):
+            return "closeDemand", f"chunk {d.chunk_index} of the update of worker {d.worker_index}"
+        case AnswerDemand(demand=d):
+            return "answerDemand", f"chunk {d.chunk_index} of the update of worker {d.worker_index}"
+        case AnswerGame(game=game):
+            return "answerNodes" if game.game.height else "answerChunk", f"game {game.record.game_id}"
+        case _:
+            return "", ""
+
+
+_CASE_CALLS = {
+    Against.UPDATE: "commitProof, proveUpdate",
+    Against.GAME: "commitProof, proveInGame",
+    Against.AGGREGATE: "commitChallenge, proveAggregate",
+}
+
+
+def _about(case: Case) -> str:
+    match case.against:
+        case Against.UPDATE:
+            return f"the update of worker {case.subject}"
+        case Against.GAME:
+            return f"game {case.subject}"
+        case Against.AGGREGATE:
+            return f"attempt {case.attempt} at the aggregate"
 
 
 def _refunds(watch: Watch) -> Iterator[Move]:

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, TextIO
 
 from chainfl.agents import duties
 from chainfl.agents.aggregator import Aggregator
+from chainfl.agents.background import Background
 from chainfl.agents.context import AgentContext, RetentionRule
 from chainfl.agents.events import AgentReport, EventLog
+from chainfl.agents.evidence import FETCH_LOOK_S
 from chainfl.agents.genesis import check_genesis_state
 from chainfl.agents.journal import Journal, journal_folder
-from chainfl.agents.loop import MAX_BACK_OFF_S, POLL_S, AgentLoop
+from chainfl.agents.loop import MAX_BACK_OFF_S, MAX_CRASHES, POLL_S, AgentLoop
 from chainfl.agents.player import Player
 from chainfl.agents.ports import ChainPort
 from chainfl.agents.shards import AssignedShard, ShardLearning, TaskShard
@@ -31,6 +33,7 @@ from chainfl.errors import (
     GasBudgetExhausted,
     InsufficientFunds,
     Interrupted,
+    RpcRefused,
     UsageError,
 )
 from chainfl.registry.material import TaskScope, fetch_spec
@@ -45,6 +48,11 @@ if TYPE_CHECKING:
 
 MAX_ROOT_SET_BYTES = 1 << 30
 MAKING_ATTEMPTS = 5
+OPENED_AT_ONCE = 4
+MAX_PAUSE_S = 32
+"""The most that a task which fails is left alone, in chain time."""
+
+_log = logging.getLogger("chainfl.agents")
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +253,20 @@ def run_watcher(
     return loop.report
 
 
+@dataclass(slots=True)
+class _Pause:
+    """A task that fails. until: chain time before which it is not tried again."""
+
+    failures: int = 0
+    until: int = 0
+
+
 class WatchLoop:
-    """Follows many tasks in one process: a step in each that has something to do, then a wait for the next block."""
+    """Follows many tasks in one process: a step in each that has something to do, then a wait for the next block.
+
+    What goes wrong in one task pauses that task, a little longer each time, and no other. Only what is the operator's
+    own, its gas and its funds, ends all.
+    """
 
     def __init__(
         self,
@@ -259,53 +279,130 @@ class WatchLoop:
         self._chain, self._store, self._options, self._watching, self._stop = chain, store, options, watching, stop
         self.log = EventLog(options.name, Role.CHALLENGER, options.events)
         self.report = AgentReport(Role.CHALLENGER)
+        self._to_take_up: set[TaskId] = set(watching.task_ids)
+        self._opening = Background(OPENED_AT_ONCE)
+        self._begun: set[TaskId] = set()
+        self._journals: dict[TaskId, Journal] = {}
         self._watchers: dict[TaskId, Watcher] = {}
-        self._over: set[TaskId] = set()
-        self._failures: dict[TaskId, int] = {}
+        self._pauses: dict[TaskId, _Pause] = {}
+        self._dropped: dict[TaskId, Exception] = {}
         self._looked_up_to = 0
+        self._failures = 0
 
     def run(self) -> None:
-        """Returns when every named task is over. Raises Interrupted when asked to stop."""
+        """Returns when every named task is over. Raises Interrupted when asked to stop.
+
+        Raises, once the others are over, what a named task had to be dropped for.
+        """
         self.log.emit("started", account=self._chain.account, chain=self._chain.chain_id)
-        failures = 0
         try:
             while not self._is_done():
                 self._require_running()
-                try:
-                    block = self._chain.latest_block()
-                    self._find_tasks()
-                    if not self._step_all(block):
-                        self._wait_after(block.number)
-                    failures = 0
-                except ChainflError as error:
-                    if not error.retryable:
-                        raise
-                    failures += 1
-                    self._tell_retry(error)
-                    self._stop.wait(min(MAX_BACK_OFF_S, 0.5 * 2**failures))
+                self._look()
         finally:
-            for watcher in self._watchers.values():
-                watcher.context.journal.close()
+            self._opening.close()
+            for journal in self._journals.values():
+                journal.close()
+        for error in self._dropped.values():
+            raise error
+        self.report.ended = "every task is over"
+
+    def _look(self) -> None:
+        """One pass over all tasks. What the endpoint does to all is tried again, whatever it is, a few times."""
+        try:
+            block = self._chain.latest_block()
+            self._find_tasks()
+            if not self._step_all(block) and not self._is_done():
+                self._wait_after(block.number)
+            self._failures = 0
+        except (Interrupted, GasBudgetExhausted, InsufficientFunds):
+            raise
+        except Exception as error:
+            self._failures += 1
+            self._tell_retry(error)
+            if not _is_passing(error) and self._failures >= MAX_CRASHES:
+                raise
+            self._stop.wait(min(MAX_BACK_OFF_S, 0.5 * 2**self._failures))
 
     def _is_done(self) -> bool:
-        named = self._watching.task_ids
-        return bool(named) and all(task_id in self._over for task_id in named)
+        return bool(self._watching.task_ids) and not self._to_take_up and not self._watchers
 
     def _find_tasks(self) -> None:
-        wanted = self._watching.task_ids
-        if not wanted:
+        if not self._watching.task_ids:
             newest = self._chain.num_tasks()
-            wanted = tuple(TaskId(number) for number in range(self._looked_up_to + 1, newest + 1))
+            self._to_take_up.update(TaskId(number) for number in range(self._looked_up_to + 1, newest + 1))
             self._looked_up_to = newest
-        for task_id in wanted:
-            if task_id not in self._watchers and task_id not in self._over:
-                self._take_up(task_id)
 
-    def _take_up(self, task_id: TaskId) -> None:
-        if self._chain.phase(task_id)[0].is_terminal:
-            self._over.add(task_id)
-            return
-        folder = journal_folder(
+    def _step_all(self, block: Block) -> bool:
+        """A step in each task. returns: whether one of them wants to look again at once."""
+        again = False
+        for task_id in sorted(self._to_take_up | self._watchers.keys()):
+            if self._pauses.get(task_id, _Pause()).until <= block.timestamp:
+                again |= self._step_one(task_id, block)
+        return again
+
+    def _step_one(self, task_id: TaskId, block: Block) -> bool:
+        """One task's trouble must not blind the watcher for the others."""
+        try:
+            again = self._step_in(task_id, block)
+        except (Interrupted, GasBudgetExhausted, InsufficientFunds):
+            raise
+        except Exception as error:  # noqa: BLE001  # the task's boundary: counted, logged, classified
+            self._failed(task_id, error, block)
+            return False
+        if task_id in self._watchers:
+            self._pauses.pop(task_id, None)
+        return again
+
+    def _step_in(self, task_id: TaskId, block: Block) -> bool:
+        self.log.stand_at(task_id, None, None)
+        watcher = self._watchers.get(task_id)
+        is_over = self._chain.phase(task_id, block)[0].is_terminal
+        if is_over and (watcher is None or not watcher.is_owed):
+            self.log.emit("task_over", over=task_id)
+            self._leave(task_id)
+            return False
+        if watcher is None:
+            return self._take_up(task_id)
+        return watcher.step(block) is None
+
+    # --- taking up and leaving --------------------------------------------------------------------
+
+    def _take_up(self, task_id: TaskId) -> bool:
+        """Opens the task beside the others, whose clocks run while a store is silent. returns: whether it is open."""
+        if task_id not in self._journals:
+            self._journals[task_id] = Journal(self._journal_folder(task_id))
+        if task_id not in self._begun:
+            self._begun.add(task_id)
+            self._opening.start(task_id, partial(self._open, task_id, self._journals[task_id]))
+            self._opening.wait([task_id], FETCH_LOOK_S)
+        if failure := self._opening.failure(task_id):
+            self._begun.discard(task_id)
+            raise failure
+        if not self._opening.is_done(task_id):
+            return False
+        self._watchers[task_id] = self._watcher(self._opening.result(task_id))
+        self._to_take_up.discard(task_id)
+        self.report.tasks.append(task_id)
+        return True
+
+    def _open(self, task_id: TaskId, journal: Journal) -> AgentContext:
+        return open_task(self._chain, self._store, task_id, journal, self.log, self.report, self._options)
+
+    def _watcher(self, context: AgentContext) -> Watcher:
+        from chainfl.agents.watcher import Watcher
+
+        return Watcher(context, dry_run=self._watching.dry_run, answers=self._watching.answers)
+
+    def _leave(self, task_id: TaskId) -> None:
+        self._to_take_up.discard(task_id)
+        self._watchers.pop(task_id, None)
+        self._pauses.pop(task_id, None)
+        if journal := self._journals.pop(task_id, None):
+            journal.close()
+
+    def _journal_folder(self, task_id: TaskId) -> Path:
+        return journal_folder(
             self._options.state_dir,
             chain_id=self._chain.chain_id,
             coordinator=self._chain.coordinator,
@@ -313,53 +410,50 @@ class WatchLoop:
             role="watcher",
             account=self._chain.account,
         )
-        journal = Journal(folder)
-        try:
-            context = open_task(self._chain, self._store, task_id, journal, self.log, self.report, self._options)
-        except ChainflError as error:
-            journal.close()
-            if error.retryable or self._watching.task_ids:
-                raise
-            self.log.emit("passed_over", level=logging.WARNING, error=type(error).__name__, why=str(error))
-            self._over.add(task_id)
+
+    # --- trouble ----------------------------------------------------------------------------------
+
+    def _failed(self, task_id: TaskId, error: Exception, block: Block) -> None:
+        """Pauses the task. Drops it after a few failures that do not pass by themselves, unless a bond is out."""
+        pause = self._pauses.setdefault(task_id, _Pause())
+        pause.failures += 1
+        seconds = min(MAX_PAUSE_S, 2 ** min(pause.failures, 16) // 2)
+        pause.until = block.timestamp + seconds
+        self.log.stand_at(task_id, None, None)
+        if not isinstance(error, ChainflError):
+            _log.error("unexpected error %d in task %s", pause.failures, task_id, exc_info=error)
+        if _is_passing(error) or pause.failures < self._tries_for(task_id, error) or self._may_be_owed(task_id):
+            self._tell_retry(error, seconds_pause=seconds)
             return
-        self.report.tasks.append(task_id)
-        from chainfl.agents.watcher import Watcher
+        is_named = task_id in self._watching.task_ids
+        what = "task_dropped" if is_named or task_id in self._watchers else "passed_over"
+        self.log.emit(what, level=logging.ERROR, error=type(error).__name__, why=str(error))
+        self._leave(task_id)
+        if is_named:
+            self._dropped[task_id] = error
 
-        self._watchers[task_id] = Watcher(context, dry_run=self._watching.dry_run, answers=self._watching.answers)
+    def _tries_for(self, task_id: TaskId, error: Exception) -> int:
+        """A specification that is wrong stays wrong."""
+        is_known = task_id in self._watchers
+        return MAX_CRASHES if is_known or not isinstance(error, ChainflError) or isinstance(error, RpcRefused) else 1
 
-    def _step_all(self, block: Block) -> bool:
-        """A step in each task. returns: whether one of them wants to look again at once."""
-        again = False
-        for task_id, watcher in list(self._watchers.items()):
-            phase, _ = self._chain.phase(task_id, block)
-            if phase.is_terminal and not watcher.is_owed:
-                self.log.emit("task_over", over=task_id)
-                watcher.context.journal.close()
-                del self._watchers[task_id]
-                self._over.add(task_id)
-                continue
-            again |= self._step_one(task_id, watcher, block)
-        return again
-
-    def _step_one(self, task_id: TaskId, watcher: Watcher, block: Block) -> bool:
-        """One task's trouble must not blind the watcher for the others."""
-        try:
-            acted = watcher.step(block) is None
-        except ChainflError as error:
-            if isinstance(error, GasBudgetExhausted | InsufficientFunds) or len(self._watchers) == 1:
-                raise
-            failed = self._failures[task_id] = self._failures.get(task_id, 0) + 1
-            if not error.retryable and failed >= MAKING_ATTEMPTS:
-                raise
-            self._tell_retry(error)
+    def _may_be_owed(self, task_id: TaskId) -> bool:
+        """Whether a bond is out; yes where the journal cannot tell."""
+        watcher = self._watchers.get(task_id)
+        if watcher is None:
             return False
-        self._failures[task_id] = 0
-        return acted
+        try:
+            return watcher.is_owed
+        except (ChainflError, OSError) as error:
+            self.log.emit("journal_unreadable", level=logging.ERROR, error=type(error).__name__, why=str(error))
+            return True
 
-    def _tell_retry(self, error: ChainflError) -> None:
-        self.log.emit("retrying", level=logging.WARNING, error=type(error).__name__, why=str(error))
+    def _tell_retry(self, error: Exception, **details: int) -> None:
+        kind = type(error).__name__
+        self.log.emit("retrying", level=logging.WARNING, error=kind, why=str(error), **details)
         self.report.retries += 1
+
+    # --- waiting ----------------------------------------------------------------------------------
 
     def _wait_after(self, number: int) -> None:
         while self._chain.wait_for_block(number, POLL_S).number <= number:
@@ -368,9 +462,14 @@ class WatchLoop:
     def _require_running(self) -> None:
         if not self._stop.is_set():
             return
-        owed = [task_id for task_id, watcher in self._watchers.items() if watcher.is_owed]
+        owed = [task_id for task_id in self._watchers if self._may_be_owed(task_id)]
         risk = f"a bond is out in task {owed[0]}: start again before its clock runs out" if owed else None
+        self.report.ended = "stopped by a signal"
         raise Interrupted(f"stopped; {risk or 'nothing is at risk'}", at_risk=risk)
+
+
+def _is_passing(error: Exception) -> bool:
+    return isinstance(error, ChainflError) and error.retryable
 
 
 def _run(

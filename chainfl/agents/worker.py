@@ -11,7 +11,7 @@ from typing import Protocol
 
 from chainfl.agents import chores, duties
 from chainfl.agents.actions import Act, Action, Do, Wait
-from chainfl.agents.answers import Answers, with_answer
+from chainfl.agents.answers import Answers, first_due, with_answer
 from chainfl.agents.background import Background
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext
@@ -230,8 +230,7 @@ class Worker(Player):
             return WorkerMemory(unresolved=unresolved, sits_out=sits_out)
         published = self.context.journal.is_published(number)
         memory = WorkerMemory(update.base_root, self._commitment(update), unresolved, sits_out, published)
-        if asked := self._answers.own(snapshot):
-            memory = replace(memory, answer_due=asked.due)
+        memory = replace(memory, answer_due=first_due(self._answers.own(snapshot)))
         upload = self._upload
         if upload is None or upload.cid != update.cid:
             return memory
@@ -378,9 +377,8 @@ class Worker(Player):
             update.salt,
         )
 
-    def _answer(self, snapshot: Snapshot) -> SendResult | None:
-        asked = self._answers.own(snapshot)
-        return None if asked is None else self._answers.answer(snapshot, asked, self._read_own)
+    def _answer(self, snapshot: Snapshot) -> tuple[SendResult, ...]:
+        return self._answers.answer(snapshot, self._answers.own(snapshot), self._read_own)
 
     def _read_own(self, demand: Demand) -> Int16Array:
         update = self.context.journal.update(demand.round)

@@ -7,7 +7,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from chainfl.agents.ports import AnsweredDemand, SendResult
+from chainfl.agents.ports import (
+    AnsweredDemand,
+    ChunkAnswer,
+    ChunkDemand,
+    DemandAnswer,
+    DisputeStep,
+    NodesAnswer,
+    SendResult,
+)
 from chainfl.chain.client import ChainClient
 from chainfl.chain.contracts import Transaction
 from chainfl.chain.coordinator import Coordinator
@@ -48,6 +56,10 @@ class DisputeCalls(ABC):
     @abstractmethod
     def send(self, transaction: Transaction) -> SendResult:
         """Simulates, sends and waits."""
+
+    @abstractmethod
+    def send_all(self, transactions: Sequence[Transaction]) -> tuple[SendResult, ...]:
+        """The same for many at a time; see TransactionSender.send_all."""
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -272,6 +284,23 @@ class DisputeCalls(ABC):
 
     def close_demand(self, task_id: TaskId, round_number: int, worker_index: int, chunk_index: int) -> SendResult:
         return self.send(self.contract.close_demand(task_id, round_number, worker_index, chunk_index))
+
+    def dispute_all(self, task_id: TaskId, steps: Sequence[DisputeStep]) -> tuple[SendResult, ...]:
+        """Sends all of them before it waits for any. returns: what became of the first ones, in their order."""
+        return self.send_all([self._transaction_of(task_id, step) for step in steps])
+
+    def _transaction_of(self, task_id: TaskId, step: DisputeStep) -> Transaction:
+        match step:
+            case NodesAnswer(game_id=game_id, nodes=nodes):
+                return self.contract.answer_nodes(task_id, game_id, nodes)
+            case ChunkAnswer(game_id=game_id, chunk=chunk):
+                return self.contract.answer_chunk(task_id, game_id, chunk)
+            case DemandAnswer():
+                return self.contract.answer_demand(
+                    task_id, step.round, step.worker_index, step.chunk_index, step.opening
+                )
+            case ChunkDemand():
+                return self.contract.demand_chunk(task_id, step.round, step.worker_index, step.chunk_index)
 
 
 def reason_text(reason: bytes) -> str:

@@ -253,6 +253,10 @@ class Web3ChainPort(DisputeCalls):
         """Simulates, sends and waits; see TransactionSender.send."""
         return self.sender.send(transaction)
 
+    def send_all(self, transactions: Sequence[Transaction]) -> tuple[SendResult, ...]:
+        """The same for many at a time; see TransactionSender.send_all."""
+        return self.sender.send_all(transactions)
+
     def enrol(self, task_id: TaskId, role: Role, stake: Wei) -> SendResult:
         return self.send(self.contract.enrol(task_id, role, stake))
 

@@ -144,6 +144,7 @@ _TREE: Final[Mapping[str, Callable[[Arguments], ChainflError]]] = {
     "PaddingNotConstant": _refused("node {node} covers nothing but padding, and is not its constant"),
     "InvalidTarget": _refused("the aggregate has no such root to dispute"),
     "SameRoot": _refused("{root} is the root that is posted"),
+    "TooManyGames": _refused("{open} games are open against the aggregate of task {task_id}, as many as can be"),
     "NotDemandable": _refused("nothing can be asked for of worker {worker_index} in task {task_id} now"),
     "TooManyDemands": _refused("as many chunks as can be were asked for of worker {worker_index} in task {task_id}"),
     "AlreadyRegistered": _done("the model is already registered"),

@@ -7,15 +7,16 @@ because the chain's pending count says what was sent before.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import rlp  # type: ignore[import-untyped]
 from eth_utils.crypto import keccak
 
-from chainfl.agents.ports import DryRun, SendResult, Sent, TimedOut, WouldRevert
+from chainfl.agents.ports import MAX_AT_ONCE, DryRun, SendResult, Sent, TimedOut, WouldRevert
 from chainfl.chain.abi import checksum
 from chainfl.chain.client import ChainClient
 from chainfl.chain.contracts import Transaction
@@ -50,6 +51,9 @@ FIRST_RECEIPT_WAIT_S: Final = 0.05
 _NONCE_ATTEMPTS: Final = 4
 _ALREADY_SENT: Final = ("already known", "already imported", "known transaction", "alreadyknown")
 _NONCE_TAKEN: Final = ("nonce too low", "replacement transaction underpriced", "nonce too high", "invalid nonce")
+
+
+_log = logging.getLogger(__name__)
 
 
 class GasBudget:
@@ -140,6 +144,15 @@ class NonceQueue:
         self._in_flight.discard(nonce)
 
 
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A transaction that is broadcast."""
+
+    prepared: Prepared
+    nonce: int
+    tx_hash: str
+
+
 _queues: dict[tuple[str, Address], NonceQueue] = {}
 _queues_lock = threading.Lock()
 
@@ -208,42 +221,79 @@ class TransactionSender:
         transaction came first and it was mined in vain, then the error's evidence has `tx_hash` and `cost_wei`.
         Raises RpcUnreachable, InsufficientFunds, GasBudgetExhausted, KeyfileError, RpcRefused.
         """
-        prepared = self.prepare(transaction)
-        if isinstance(prepared, WouldRevert):
-            return prepared
+        return self.send_all([transaction])[0]
+
+    def send_all(self, transactions: Sequence[Transaction]) -> tuple[SendResult, ...]:
+        """Simulates each, sends all with consecutive nonces, then waits for all; none may depend on another.
+
+        returns: what became of the first ones, in their order: as many as fit a block, the account's funds, the gas
+        budget and MAX_AT_ONCE. Raises what `send` raises about the first.
+        """
+        prepared = self.prepare_all(transactions[:MAX_AT_ONCE])
         if self.dry_run:
-            return DryRun(prepared.gas_estimate, prepared.estimated_wei)
-        if self.budget is None:
-            return self._broadcast_and_wait(prepared)
-        self.budget.reserve(prepared.worst_case_wei)
-        return self._within_budget(self.budget, prepared)
+            return tuple(_rehearsed(one) for one in prepared)
+        sent = self._launch_all(prepared)
+        flights = [one for one in sent if isinstance(one, _Flight)]
+        receipts = self._wait_for_receipts(flights)
+        return tuple(one if isinstance(one, WouldRevert) else self._landed(one, receipts[one.tx_hash]) for one in sent)
 
     def prepare(self, transaction: Transaction) -> Prepared | WouldRevert:
         """Simulates at the newest block, prices, and estimates against the state read again."""
-        message = self._message(transaction)
-        simulated, header, tip, balance, *l1_fee = self._client.try_batch(
+        return self.prepare_all([transaction])[0]
+
+    def prepare_all(self, transactions: Sequence[Transaction]) -> list[Prepared | WouldRevert]:
+        """The same for the first of many: as many as fit a block, and the account can pay for."""
+        if not transactions:
+            return []
+        count, messages = len(transactions), [self._message(transaction) for transaction in transactions]
+        answers = self._client.try_batch(
             [
-                ("eth_call", [message, "latest"]),
+                *(("eth_call", [message, "latest"]) for message in messages),
                 ("eth_getBlockByNumber", ["latest", False]),
                 ("eth_maxPriorityFeePerGas", []),
                 ("eth_getBalance", [self.account, "latest"]),
-                *([_l1_fee_request(transaction)] if self._op_stack else []),
+                *(map(_l1_fee_request, transactions) if self._op_stack else ()),
             ]
         )
-        if isinstance(simulated, RpcError):
-            return self._rejected(simulated, transaction)
+        simulated, (header, tip, balance), l1_fees = answers[:count], answers[count : count + 3], answers[count + 3 :]
         if isinstance(header, RpcError) or header is None:
             raise RpcRefused("the endpoint does not show its newest block")
-        fees = offer_fees(header, tip)
+        fees, block_gas = offer_fees(header, tip), int(header["gasLimit"], 16)
         # Read again: another account may have acted since the simulation, and an estimate costs one round trip.
-        estimate = self._client.try_request("eth_estimateGas", [message, "latest"])
+        estimates = self._estimates(messages, simulated)
+        facts = zip(transactions, estimates, l1_fees or [None] * count, strict=True)
+        return self._within_means([self._priced(*fact, fees, block_gas) for fact in facts], balance, block_gas)
+
+    def _priced(
+        self, transaction: Transaction, estimate: Any, l1_fee: Any, fees: Fees, block_gas: int
+    ) -> Prepared | WouldRevert:
         if isinstance(estimate, RpcError):
             return self._rejected(estimate, transaction)
         gas = int(estimate, 16)
-        limit = gas_limit_for(gas, int(header["gasLimit"], 16))
-        prepared = Prepared(transaction, gas, limit, fees, sum(_wei(answer) for answer in l1_fee))
-        self._check_funds(prepared, balance)
-        return prepared
+        return Prepared(transaction, gas, gas_limit_for(gas, block_gas), fees, _wei(l1_fee))
+
+    def _estimates(self, messages: Sequence[dict[str, str]], simulated: Sequence[Any]) -> list[Any]:
+        """The gas of each in one round trip; where the simulation failed, its error."""
+        asked = [message for message, answer in zip(messages, simulated, strict=True) if not _is_error(answer)]
+        found = iter(self._client.try_batch([("eth_estimateGas", [message, "latest"]) for message in asked]))
+        return [answer if _is_error(answer) else next(found) for answer in simulated]
+
+    def _within_means(
+        self, prepared: Sequence[Prepared | WouldRevert], balance: Any, block_gas: int
+    ) -> list[Prepared | WouldRevert]:
+        """The first ones that fit a block, and that the account can pay for. Raises InsufficientFunds for none."""
+        kept: list[Prepared | WouldRevert] = []
+        gas = required = 0
+        for one in prepared:
+            if isinstance(one, Prepared):
+                gas, required = gas + one.gas_limit, required + one.worst_case_wei + one.transaction.value_wei
+                is_first = not any(isinstance(before, Prepared) for before in kept)
+                if is_first:
+                    self._check_funds(one, balance)
+                elif gas > block_gas or (isinstance(balance, str) and int(balance, 16) < required):
+                    break
+            kept.append(one)
+        return kept
 
     def _message(self, transaction: Transaction) -> dict[str, str]:
         message = {"from": self.account, "data": "0x" + transaction.data.hex(), "value": hex(transaction.value_wei)}
@@ -267,25 +317,42 @@ class TransactionSender:
                 required=required,
             )
 
-    def _within_budget(self, budget: GasBudget, prepared: Prepared) -> SendResult:
-        """What was set aside is replaced by what was spent; it stays set aside while nobody knows."""
+    def _launch_all(self, prepared: Sequence[Prepared | WouldRevert]) -> list[_Flight | WouldRevert]:
+        """Broadcasts one after the other, up to the first that does not go. Raises its error when it is the first."""
+        begun: list[_Flight | WouldRevert] = []
+        for one in prepared:
+            try:
+                begun.append(self._launch(one) if isinstance(one, Prepared) else one)
+            except ChainflError as error:
+                if not any(isinstance(before, _Flight) for before in begun):
+                    raise
+                # What is on its way is waited for; whatever hinders the others shows again when they are tried again.
+                _log.warning("%d of %d transactions are on their way: %s", len(begun), len(prepared), error)
+                break
+        return begun
+
+    def _launch(self, prepared: Prepared) -> _Flight:
+        """Broadcasts, with the worst case set aside; it stays set aside while nobody knows."""
+        if self.budget is not None:
+            self.budget.reserve(prepared.worst_case_wei)
         try:
-            result = self._broadcast_and_wait(prepared)
+            nonce, tx_hash = self._broadcast(prepared, nonce_queue(self._client.rpc_url, self.account))
         except (RpcRefused, InsufficientFunds):
-            budget.settle(prepared.worst_case_wei, 0)
+            self._settle(prepared, 0)
             raise
-        if not isinstance(result, TimedOut):
-            budget.settle(prepared.worst_case_wei, spent_wei(result))
+        return _Flight(prepared, nonce, tx_hash)
+
+    def _landed(self, flight: _Flight, receipt: Mapping[str, Any] | None) -> SendResult:
+        """What was set aside is replaced by what was spent."""
+        if receipt is None:
+            return TimedOut(flight.tx_hash)
+        result = self._outcome(flight.prepared, flight.tx_hash, receipt)
+        self._settle(flight.prepared, spent_wei(result))
         return result
 
-    def _broadcast_and_wait(self, prepared: Prepared) -> SendResult:
-        queue = nonce_queue(self._client.rpc_url, self.account)
-        nonce, tx_hash = self._broadcast(prepared, queue)
-        try:
-            receipt = self._wait_for_receipt(tx_hash)
-        finally:
-            queue.done(nonce)
-        return TimedOut(tx_hash) if receipt is None else self._outcome(prepared, tx_hash, receipt)
+    def _settle(self, prepared: Prepared, spent: int) -> None:
+        if self.budget is not None:
+            self.budget.settle(prepared.worst_case_wei, spent)
 
     def _broadcast(self, prepared: Prepared, queue: NonceQueue) -> tuple[int, str]:
         """Signs with the next nonce and broadcasts; takes a new nonce when another process was faster."""
@@ -328,22 +395,34 @@ class TransactionSender:
         }
         return fields if transaction.to is None else {**fields, "to": transaction.to}
 
-    def _wait_for_receipt(self, tx_hash: str) -> dict[str, Any] | None:
-        """Polls, first often and then once a poll interval. None at the timeout."""
+    def _wait_for_receipts(self, flights: Sequence[_Flight]) -> dict[str, dict[str, Any] | None]:
+        """By hash; None for those that have none at the timeout. Polls, first often, then once a poll interval."""
+        queue = nonce_queue(self._client.rpc_url, self.account)
+        try:
+            return self._poll([flight.tx_hash for flight in flights])
+        finally:
+            for flight in flights:
+                queue.done(flight.nonce)
+
+    def _poll(self, hashes: Sequence[str]) -> dict[str, dict[str, Any] | None]:
         deadline = self._client.clock() + self._receipt_timeout_s
+        found: dict[str, dict[str, Any] | None] = dict.fromkeys(hashes)
         wait_s = FIRST_RECEIPT_WAIT_S
-        while True:
-            try:
-                receipt = self._client.request("eth_getTransactionReceipt", [tx_hash])
-            except RpcUnreachable as error:
-                error.evidence["tx_hash"] = tx_hash
-                raise
-            if receipt is not None:
-                return dict(receipt)
-            if self._client.clock() >= deadline:
-                return None
+        while missing := [tx_hash for tx_hash, receipt in found.items() if receipt is None]:
+            found.update(zip(missing, self._receipts(missing), strict=True))
+            if None not in found.values() or self._client.clock() >= deadline:
+                break
             self._client.sleep(wait_s)
             wait_s = min(2 * wait_s, self._client.poll_interval_s)
+        return found
+
+    def _receipts(self, hashes: Sequence[str]) -> list[dict[str, Any] | None]:
+        try:
+            answers = self._client.batch([("eth_getTransactionReceipt", [tx_hash]) for tx_hash in hashes])
+        except RpcUnreachable as error:
+            error.evidence["tx_hash"] = hashes[0]
+            raise
+        return [None if answer is None else dict(answer) for answer in answers]
 
     def _outcome(self, prepared: Prepared, tx_hash: str, receipt: Mapping[str, Any]) -> SendResult:
         cost = receipt_cost_wei(receipt)
@@ -374,6 +453,14 @@ def offer_fees(header: Mapping[str, Any], tip: Any) -> Fees:
         raise ChainError("the chain has no base fee (EIP-1559), which chainfl needs")
     priority = int(tip, 16) if isinstance(tip, str) else 10**9
     return Fees(2 * int(header["baseFeePerGas"], 16) + priority, priority)
+
+
+def _rehearsed(prepared: Prepared | WouldRevert) -> SendResult:
+    return DryRun(prepared.gas_estimate, prepared.estimated_wei) if isinstance(prepared, Prepared) else prepared
+
+
+def _is_error(answer: Any) -> bool:
+    return isinstance(answer, RpcError)
 
 
 def _l1_fee_request(transaction: Transaction) -> tuple[str, list[Any]]:

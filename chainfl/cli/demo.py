@@ -14,6 +14,7 @@ import click
 
 from chainfl.cli.output import show, show_facts, show_table, tokens
 from chainfl.simulation.attacks import ATTACKS
+from chainfl.tasks.state import Outcome, Role
 
 if TYPE_CHECKING:
     from chainfl.simulation.attack_report import AttackReport
@@ -160,6 +161,17 @@ def _tell_next(report: Report) -> None:
     show(f"  {asking} model verify {report.model_id}")
     show(f"  {asking} model lineage {report.model_id}")
     show(f"  {asking} round replay 1 {report.rounds}")
+    if report.attack is not None:
+        show(f"{_audit_words(report, report.attack)}:")
+        show(f"  {asking} round audit 1 {report.attack.round}")
+
+
+def _audit_words(report: Report, attack: AttackReport) -> str:
+    """What an audit of the attack's round shows."""
+    is_final = report.outcomes[attack.round - 1] == Outcome.FINAL.name.lower()
+    if ATTACKS[attack.name].role is Role.AGGREGATOR and is_final:
+        return f"In round {attack.round}, the attacker's attempt, which was refuted, and the second one, which stands"
+    return f"Every update and attempt of round {attack.round}, checked against public data"
 
 
 def _shown(path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +10,16 @@ import click
 
 from chainfl.cli.context import App, pass_app
 from chainfl.cli.model import resolve, scope_of_task
-from chainfl.cli.options import TASK, json_option
-from chainfl.cli.output import plain, show, show_facts, show_json
-from chainfl.errors import LineageBroken, UsageError
-from chainfl.tasks.state import Role, RoundView
-from chainfl.types import Root, TaskId
+from chainfl.cli.options import ADDRESS, TASK, json_option
+from chainfl.cli.output import MARKS, plain, say, show, show_facts, show_json
+from chainfl.cli.words import outcome_words, phase_words
+from chainfl.errors import AuditFailed, LineageBroken, UsageError
+from chainfl.tasks.state import Outcome, Role
+from chainfl.types import Address, Root, TaskId
 
 if TYPE_CHECKING:
-    from chainfl.agents.audit import Check
+    from chainfl.agents.audit import Check, ContractCall, Dispute, RoundRecord
+    from chainfl.chain.coordinator import Coordinator
     from chainfl.chain.operator import Operator
     from chainfl.registry.replay import ReplayedRound
 
@@ -73,68 +75,136 @@ def _replay_json(task_id: TaskId, number: int, replayed: ReplayedRound, posted: 
 @round_.command(epilog="Example: chainfl round audit 1 3")
 @click.argument("task_id", type=TASK)
 @click.argument("number", metavar="ROUND", type=click.IntRange(1, 65_533))
+@click.option("--account", type=ADDRESS, help="Who would dispute: proofs are bound to it. [default: the chosen key's]")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write what would dispute what is wrong here, as JSON: proofs, and calldata that anybody's wallet can send.",
+)
 @json_option
 @pass_app
-def audit(app: App, task_id: TaskId, number: int, as_json: bool) -> None:
-    """Check every update and the aggregate of a round against public data, one line each.
+def audit(app: App, task_id: TaskId, number: int, account: Address | None, out: Path | None, as_json: bool) -> None:
+    """Check every update and every posted aggregate of a round against public data, one line each.
 
-    For what is wrong it names the transaction that would dispute it; `chainfl watch` sends it while there is time. Ends
-    with exit code 81 when anything is wrong.
+    For what is wrong it names the transactions that would dispute it; `chainfl watch` sends them while there is time.
+    Not checked are votes and their medians, pay, and the float32 file of the model.
+
+    Ends with exit code 82 when an aggregate that stands is wrong, or an update that counts or may still count. What
+    was refuted or weighs 0 is shown with ✗, too, but did no harm.
     """
-    checks = _audit(app, task_id, number)
+    record, checks = _audit(app, task_id, number, account or app.known_account)
+    contract = _coordinator(app)
     if as_json:
-        show_json([plain(asdict(check)) for check in checks])
+        show_json(_audit_json(contract, task_id, record, checks))
     else:
+        show(f"{MARKS[None]} round {number}: {_state_words(record)}")
         for check in checks:
-            show(f"{'✓' if check.is_right else '✗'} {check.what}: {check.detail}")
-            if check.dispute:
-                show(f"  disputed by {check.dispute}")
-    wrong = [check.what for check in checks if not check.is_right]
-    if wrong:
-        raise LineageBroken(f"round {number} of task {task_id}: wrong are {', '.join(wrong)}")
+            _show_check(check)
+    if out is not None:
+        _write_disputes(app, out, contract, checks, account)
+    if wrong := [check.what for check in checks if check.fails]:
+        raise AuditFailed(f"round {number} of task {task_id}: wrong are {', '.join(wrong)}", task_id=task_id)
 
 
-def _audit(app: App, task_id: TaskId, number: int) -> list[Check]:
+def _audit(app: App, task_id: TaskId, number: int, sender: Address | None) -> tuple[RoundRecord, list[Check]]:
     from tempfile import TemporaryDirectory
 
-    from chainfl.agents.audit import audit_round
+    from chainfl.agents.audit import audit_round, read_record
     from chainfl.agents.events import AgentReport, EventLog
-    from chainfl.agents.evidence import Evidence
     from chainfl.agents.journal import Journal
     from chainfl.agents.wiring import AgentOptions, open_task
 
     reader = app.reader
-    view = _round_as_opened(reader, task_id, number)
+    reader.task(task_id)  # an unknown task is told as such
+    current = reader.round(task_id)
+    record = read_record(reader, current, task_id, number, _outcome_of(reader, task_id, number))
     with TemporaryDirectory(prefix="chainfl-audit-") as folder:
         journal = Journal(Path(folder))
         log, report = EventLog("audit", Role.CHALLENGER), AgentReport(Role.CHALLENGER)
         options = AgentOptions(state_dir=Path(folder), name="audit")
-        evidence = Evidence(open_task(reader, app.store, task_id, journal, log, report, options))
         try:
-            posted = reader.posted_aggregates(task_id, number, view.opened_block)
-            return list(audit_round(evidence, view, posted[-1] if posted else None))
+            context = open_task(reader, app.store, task_id, journal, log, report, options)
+            return record, list(audit_round(context, record, sender))
         finally:
             journal.close()
 
 
-def _round_as_opened(reader: Operator, task_id: TaskId, number: int) -> RoundView:
-    """What a round started from. Raises UsageError for one that has not begun."""
-    current = reader.round(task_id)
-    if number > current.round:
-        raise UsageError(f"task {task_id} has not come to round {number} yet; it is in round {current.round}")
-    if number == current.round:
-        return current
-    root, _ = reader.model_location(task_id, number - 1)
-    start = reader.task(task_id).created_block
-    before = [p for n in range(number - 1, 0, -1) for p in reversed(reader.posted_aggregates(task_id, n, start))]
-    state_root = next((p.claim.state_root for p in before if p.claim.model_root == root), None)
-    return replace(
-        current,
-        round=number,
-        opened_block=start,
-        model_root=root,
-        state_root=reader.task(task_id).genesis_state_root if state_root is None else state_root,
-    )
+def _coordinator(app: App) -> Coordinator:
+    from chainfl.chain.coordinator import Coordinator
+
+    return Coordinator(app.reader.coordinator)
+
+
+def _outcome_of(reader: Operator, task_id: TaskId, number: int) -> Outcome:
+    """How the round ended; PENDING while it runs."""
+    closed = [event.arguments for event in reader.task_events(task_id) if event.name == "RoundClosed"]
+    return next((Outcome(event["outcome"]) for event in closed if event["round"] == number), Outcome.PENDING)
+
+
+def _state_words(record: RoundRecord) -> str:
+    if record.is_over:
+        return outcome_words(record.outcome)
+    return f"running: {phase_words(record.view.phase)}"
+
+
+def _show_check(check: Check) -> None:
+    show(f"{MARKS[check.is_right]} {check.what}: {check.detail}")
+    for dispute in check.disputes:
+        show(f"  disputed by {', and a block later '.join(map(str, dispute.calls))}")
+    if check.note:
+        show(f"  {check.note}")
+
+
+def _audit_json(contract: Coordinator, task_id: TaskId, record: RoundRecord, checks: list[Check]) -> dict[str, Any]:
+    return {
+        "task_id": task_id,
+        "round": record.view.round,
+        "outcome": record.outcome,
+        "is_over": record.is_over,
+        "checks": [_check_json(contract, check) for check in checks],
+    }
+
+
+def _check_json(contract: Coordinator, check: Check) -> dict[str, Any]:
+    return {
+        "what": check.what,
+        "is_right": check.is_right,
+        "detail": check.detail,
+        "is_settled": check.is_settled,
+        "fails": check.fails,
+        "note": check.note,
+        "disputes": [_dispute_json(contract, dispute) for dispute in check.disputes],
+    }
+
+
+def _dispute_json(contract: Coordinator, dispute: Dispute) -> dict[str, Any]:
+    return {"proof": dispute.proof, "calls": [_call_json(contract, call) for call in dispute.calls]}
+
+
+def _call_json(contract: Coordinator, call: ContractCall) -> dict[str, Any]:
+    """data: the calldata; None for a call that is bound to a sender who is not known."""
+    arguments = call.arguments
+    data = contract.transaction(call.function, *arguments.values()).data if call.is_complete else None
+    return {"to": contract.address, "function": call.function, "arguments": arguments, "data": data}
+
+
+def _write_disputes(app: App, out: Path, contract: Coordinator, checks: list[Check], account: Address | None) -> None:
+    """Raises KeyfileError for a proof without anybody to be bound to, UsageError for a file that cannot be written."""
+    disputes: list[tuple[str, Dispute]] = []
+    for check in checks:
+        known = [dispute for _, dispute in disputes]  # a demand serves the update and the attempt that needs it
+        disputes += [(check.what, dispute) for dispute in check.disputes if dispute not in known]
+    if not disputes:
+        say(f"there is nothing to dispute now: {out} is not written")
+        return
+    if not all(call.is_complete for _, dispute in disputes for call in dispute.calls):
+        app.account(account)
+    listed = [{"what": what, **_dispute_json(contract, dispute)} for what, dispute in disputes]
+    try:
+        out.write_text(json.dumps(plain(listed), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}", path=str(out)) from error
+    say(f"wrote {out}: send each dispute's calls in their order, a block apart")
 
 
 def _posted_root(reader: Operator, task_id: TaskId, number: int) -> Root:
@@ -149,12 +219,13 @@ def _posted_root(reader: Operator, task_id: TaskId, number: int) -> Root:
 
 
 def _replay(app: App, task_id: TaskId, number: int) -> ReplayedRound:
+    from chainfl.agents.audit import round_as_opened
     from chainfl.registry.material import fetch_checkpoint
     from chainfl.registry.replay import accepted_updates, replay_round
 
     reader = app.reader
     _, scope = scope_of_task(app, task_id)
-    view = _round_as_opened(reader, task_id, number)
+    view = round_as_opened(reader, reader.round(task_id), task_id, number)
     base_root, base_cid = reader.model_location(task_id, number - 1)
     base = fetch_checkpoint(app.store, scope, base_root, view.state_root, base_cid)
     revealed = reader.revealed_updates(task_id, number, view.opened_block)

@@ -22,7 +22,7 @@ from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext
 from chainfl.agents.evidence import Evidence
 from chainfl.agents.player import Player
-from chainfl.agents.ports import SendResult
+from chainfl.agents.ports import ChunkAnswer, NodesAnswer
 from chainfl.agents.worker import TrainedUpdate, Worker, WorkerMemory
 from chainfl.disputes.games import nodes_below
 from chainfl.disputes.openings import CommittedVector
@@ -104,14 +104,12 @@ class WrongGroupAggregator(WrongAggregator):
         self._lie = CommittedVector.of(_with_one_changed(sums), form, VectorKind.GROUP_SUM)
         return replace(replayed, group_roots=(self._lie.root, *replayed.group_roots[1:]))
 
-    def _answer(self, snapshot: Snapshot) -> SendResult | None:
-        question = self._question(snapshot)
-        if self._lie is None or question is None:
-            return super()._answer(snapshot)
-        (number, game), chain = question, self.context.chain
+    def _reply(self, evidence: Evidence, number: int, game: Game) -> NodesAnswer | ChunkAnswer:
+        if self._lie is None:
+            return super()._reply(evidence, number, game)
         if game.height > 0:
-            return chain.answer_nodes(snapshot.task_id, number, nodes_below(self._lie.tree, game.height, game.index))
-        return chain.answer_chunk(snapshot.task_id, number, self._lie.chunk(game.index))
+            return NodesAnswer(number, nodes_below(self._lie.tree, game.height, game.index))
+        return ChunkAnswer(number, self._lie.chunk(game.index))
 
 
 def _with_one_changed(values: AnyArray) -> AnyArray:
@@ -132,8 +130,8 @@ class WithholdingAggregator(WrongAggregator):
         finally:
             self.context = context
 
-    def _question(self, snapshot: Snapshot) -> tuple[int, Game] | None:
-        return None if self._has_cheated else super()._question(snapshot)
+    def _questions(self, snapshot: Snapshot) -> list[tuple[int, Game]]:
+        return [] if self._has_cheated else super()._questions(snapshot)
 
 
 class _SilentContext(AgentContext):

@@ -18,7 +18,10 @@ MAX_NUM_PARAMS = 1 << 40
 MAX_CHUNK_PARAMS = 1 << 16
 MAX_ATTEMPTS = 3
 MAX_DOUBLINGS = 16
-"""Of the fee of a demand."""
+"""Of the fee of a demand, and of the bond of a game."""
+GAMES_PER_DOUBLING = 16
+MAX_OPEN_GAMES = GAMES_PER_DOUBLING * (MAX_DOUBLINGS + 1)
+"""Against one attempt."""
 MAX_PROOF_BYTES = 100_000
 """Nodes refuse transactions above 128 KB."""
 
@@ -121,10 +124,10 @@ def _rule_problems(f: Format, max_workers: int) -> Iterator[str]:
 
 
 def largest_proof(f: Format, max_workers: int) -> int:
-    """Bytes of the largest proof of a wrong coordinate; see IDisputes.sol for the layout."""
+    """Bytes of the largest proof of a wrong coordinate: every update in form 1. See IDisputes.sol for the layout."""
     depth, chunk = depth_of(f), f.chunk_params
     groups = -(-max_workers // f.group_size)
-    updates = min(max_workers, f.group_size) * (11 + 2 * chunk + 40 * depth)
+    updates = min(max_workers, f.group_size) * (11 + 2 * chunk + 48 * depth)
     steps = 14 + (3 if f.has_momentum else 2) * (4 * chunk + 32 * depth)
     if groups <= 1:
         return steps + updates
@@ -162,6 +165,11 @@ def longest_game_s(windows: Windows, form: Format) -> int:
     return moves * windows.answer + windows.proof
 
 
+def game_bond(e: Economics, open_games: int) -> int:
+    """What opening a game locks, in wei, while `open_games` others against the attempt are open: at most 271."""
+    return e.challenger_bond << open_games // GAMES_PER_DOUBLING
+
+
 def _window_problems(windows: Windows) -> Iterator[str]:
     for name in _WINDOW_NAMES:
         seconds = getattr(windows, name)
@@ -175,6 +183,8 @@ def _economics_problems(e: Economics) -> Iterator[str]:
             yield f"economics.{name} is not a positive uint96"
     if e.challenger_bond > e.aggregator_bond:
         yield "economics.challenger_bond is larger than the aggregator's bond"
+    if e.challenger_bond << MAX_DOUBLINGS >= 1 << 96:
+        yield "economics.challenger_bond is too large to double with every sixteen games"
     if e.demand_fee > e.worker_stake:
         yield "economics.demand_fee is larger than a worker's stake"
     if e.demand_fee << MAX_DOUBLINGS >= 1 << 96:

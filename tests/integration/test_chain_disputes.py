@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,19 +19,25 @@ from anvil import LocalChain, expect_sent, task_params
 from dispute_rounds import lying_vector
 from rounds import CID, CLAIM, Round
 
+from chainfl.agents.aggregator import Aggregator
 from chainfl.agents.context import AgentContext
 from chainfl.agents.events import AgentReport, EventLog
 from chainfl.agents.journal import Journal
-from chainfl.agents.ports import WouldRevert
+from chainfl.agents.loop import AgentLoop
+from chainfl.agents.player import Player
+from chainfl.agents.ports import ChunkDemand, Sent, WouldRevert
 from chainfl.agents.watcher import Watcher
 from chainfl.chain.deployment import TOKEN
 from chainfl.chain.networks import LOCAL
+from chainfl.chain.operator import Operator
 from chainfl.disputes.games import nodes_below, pointer
 from chainfl.disputes.openings import CommittedVector, update_opening
-from chainfl.encoding.chunk_tree import VectorKind
-from chainfl.encoding.payload import write_update
-from chainfl.errors import AlreadyDone, NotEligible, ProofRefused, UnexpectedPhase
+from chainfl.encoding.chunk_tree import VectorKind, model_root
+from chainfl.encoding.payload import ModelMetadata, write_model, write_update
+from chainfl.encoding.sources import as_source
+from chainfl.errors import AlreadyDone, Interrupted, NotEligible, ProofRefused, UnexpectedPhase
 from chainfl.registry.material import TaskScope
+from chainfl.registry.replay import replay_round
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.storage.port import BlobStore
 from chainfl.tasks.cids import cid_on_chain
@@ -36,7 +47,9 @@ from chainfl.tasks.state import (
     ZERO_ADDRESS,
     ZERO_ROOT,
     ChunkAnswered,
+    CidOnChain,
     Claim,
+    Format,
     NodePointed,
     NodesAnswered,
     Outcome,
@@ -44,7 +57,9 @@ from chainfl.tasks.state import (
     Role,
     Target,
     Verdict,
+    Windows,
 )
+from chainfl.types import Root
 
 pytestmark = pytest.mark.integration
 
@@ -164,6 +179,129 @@ def test_demand__early_and_unanswered__costs_the_worker_and_voids_its_weight(cha
     assert game.challenger.stake_status().credit == slash.amount // 2
     expect_sent(game.aggregator.tally(game.task_id, 8))
     assert game.worker.round(game.task_id).outcome is Outcome.NOTHING_ACCEPTED
+
+
+@contextmanager
+def block_a_second(chain: LocalChain) -> Iterator[None]:
+    """As on a public chain: what is sent waits for the next block."""
+    chain.anvil.rpc("evm_setAutomine", False)
+    chain.anvil.rpc("evm_setIntervalMining", 1)
+    try:
+        yield
+    finally:
+        chain.anvil.rpc("evm_setIntervalMining", 0)
+        chain.anvil.rpc("evm_setAutomine", True)
+
+
+@contextmanager
+def playing(player: Player) -> Iterator[None]:
+    """The player's loop in a thread of its own. Raises what ended it, unless it was stopped here."""
+    stop, ended = threading.Event(), Future()
+
+    def run() -> None:
+        try:
+            ended.set_result(AgentLoop(player, stop).run())
+        except BaseException as error:  # noqa: BLE001  # the thread's boundary: asserted below
+            ended.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    yield
+    stop.set()
+    assert isinstance(ended.exception(timeout=30), Interrupted)
+
+
+def with_honest_aggregate(chain: LocalChain, store: EmbeddedStore, windows: Windows) -> Disputed:
+    """A task of 63 chunks, whose aggregate of round 1 is right and posted, and whose bytes all are in the store."""
+    params = task_params(chain)
+    genesis, form = np.zeros(params.format.num_params, np.int32), replace(params.format, chunk_params=16)
+    cid = publish_model(store, genesis, form)
+    root = model_root(genesis, form.chunk_params)
+    game = Disputed(chain, {}, store, format=form, windows=windows, genesis_root=root, genesis_cid=cid)
+    game.score()
+    expect_sent(game.aggregator.tally(game.task_id, 8))
+    chain.advance(1)
+    made = replay_round(genesis, [(as_source(game.update), 10_000)], form, state=None)
+    cid = publish_model(store, made.model, form)
+    expect_sent(game.aggregator.post_aggregate(game.task_id, 1, made.claim(), cid, cid, bytes(32)))
+    return game
+
+
+def publish_model(store: EmbeddedStore, model: np.ndarray, form: Format) -> CidOnChain:
+    payload = io.BytesIO()
+    write_model(payload, model, ModelMetadata(bytes(32), form.model_scale_bits), None)
+    return cid_on_chain(store.put_bytes(payload.getvalue()))
+
+
+def context_of(game: Disputed, port: Operator, store: EmbeddedStore, folder: Path, role: Role) -> AgentContext:
+    """What an agent works with; of the specification it needs the layout alone."""
+    tensors = json.dumps([{"name": "w", "shape": [game.form.num_params], "dtype": "float32"}])
+    spec = SimpleNamespace(layout=SimpleNamespace(to_json=lambda: tensors))
+    journal, log = Journal(folder), EventLog(role.name.lower(), role)
+    return AgentContext(port, store, game.scope, port.task(game.task_id), spec, journal, log, AgentReport(role))
+
+
+def open_many_games(game: Disputed, count: int) -> None:
+    """From one rich account, all on their way before any is mined."""
+    rich = game.chain.operator(stake=900_000)
+    roots = [Root(bytes([1]) * 31 + bytes([number])) for number in range(count)]
+    contract, task_id = rich.contract, game.task_id
+    results = rich.send_all([contract.open_game(task_id, 1, 1, Target.MODEL, 0, (), root) for root in roots])
+    assert [type(result) for result in results] == [Sent] * count, results
+
+
+def wait_until(chain: LocalChain, is_so: Callable[[], bool], timeout_s: float) -> None:
+    """Looks at each new block. Fails at the timeout."""
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it never came true"
+        chain.client.wait_for_block(chain.client.block_number(), 2)
+
+
+def test_games__thirty_at_once_and_a_block_a_second__all_are_answered_and_the_aggregate_stands(
+    chain: LocalChain, tmp_path: Path
+) -> None:
+    store = EmbeddedStore(tmp_path / "store")
+    game = with_honest_aggregate(chain, store, replace(LONG, challenge=40, answer=25, proof=25))
+    context = context_of(game, game.aggregator, store, tmp_path / "journal", Role.AGGREGATOR)
+    with block_a_second(chain), playing(Aggregator(context)):
+        open_many_games(game, 30)
+        opened = game.worker.open_games(game.task_id)
+        assert len(opened) == 30
+        wait_until(chain, lambda: not any(g.answers_turn for _, g in game.worker.open_games(game.task_id)), 25)
+    context.journal.close()
+    answered = game.worker.games(game.task_id, 1, game.opened)
+    assert all(len(record.moves) == 1 for record in answered)
+    chain.advance(60)
+    for record in answered:
+        expect_sent(game.requester.close_game(game.task_id, record.game_id))
+    assert not game.worker.is_excluded(game.task_id, 1, game.aggregator.account)
+    assert game.worker.refuted_aggregates(game.task_id, game.opened) == ()
+    assert game.worker.phase(game.task_id)[0] is Phase.SETTLEMENT
+    expect_sent(game.aggregator.settle(game.task_id, 8))
+    assert game.worker.round(game.task_id).outcome is Outcome.FINAL
+
+
+def test_demands__sixteen_at_once_and_a_block_a_second__a_watcher_answers_all(
+    chain: LocalChain, tmp_path: Path
+) -> None:
+    store = EmbeddedStore(tmp_path / "store")
+    windows = replace(LONG, answer=20, score_commit=600)
+    game = Disputed(chain, {}, store, format=replace(task_params(chain).format, chunk_params=16), windows=windows)
+    rich, helper = chain.operator(stake=900_000), chain.operator()
+    context = context_of(game, helper, store, tmp_path / "journal", Role.CHALLENGER)
+    watcher = Watcher(context, answers=True)
+    with block_a_second(chain):
+        asked = [ChunkDemand(1, 0, chunk) for chunk in range(16)]
+        results = rich.dispute_all(game.task_id, asked)
+        assert [type(result) for result in results] == [Sent] * 16, results
+        last = max(demand.deadline for demand in game.worker.open_demands(game.task_id, 1, game.opened))
+        while game.worker.open_demands(game.task_id, 1, game.opened):
+            block = chain.client.block()
+            assert block.timestamp < last
+            if watcher.step(block) is not None:
+                chain.client.wait_for_block(block.number, 2)
+    context.journal.close()
+    assert len(game.worker.answered_demands(game.task_id, 1, game.opened)) == 16
 
 
 def test_game__nodes_pointer_and_chunk__are_in_its_record(chain: LocalChain):

@@ -187,7 +187,8 @@ class World:
         if not isinstance(action, Act):
             return None
         result = player.act(action.do, snapshot)
-        assert result is None or isinstance(result, Sent), f"{account} {action.do}: {result}"
+        results = result if isinstance(result, tuple) else () if result is None else (result,)
+        assert all(isinstance(one, Sent) for one in results), f"{account} {action.do}: {result}"
         return action.do
 
     def run(self, *, until=lambda world: world.chain.over, without=(), max_ticks: int = 500) -> list[tuple[str, Do]]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from agents_world import NUM_PARAMS, TargetTrainer, World
 from dispute_rounds import lying_vector
 
+from chainfl.agents.ports import ChunkAnswer, DemandAnswer, NodesAnswer
 from chainfl.agents.worker import Worker
 from chainfl.disputes.games import nodes_below
 from chainfl.disputes.openings import CommittedVector
@@ -43,13 +44,14 @@ class LyingWorker(NormWorker):
         return values, UpdateCommitment(self.committed.root, self.committed.tree.node(depth, 0)[1])
 
     def _answer(self, snapshot):
-        asked = self._answers.own(snapshot)
-        if asked is None or not hasattr(self, "committed"):
+        if not hasattr(self, "committed"):
             return super()._answer(snapshot)
-        demand = asked.demand
-        opening = self.committed.stated_opening(demand.chunk_index)
-        place = (demand.round, demand.worker_index, demand.chunk_index)
-        return self.context.chain.answer_demand(snapshot.task_id, *place, opening)
+        demands = [asked.demand for asked in self._answers.own(snapshot)]
+        steps = [
+            DemandAnswer(d.round, d.worker_index, d.chunk_index, self.committed.stated_opening(d.chunk_index))
+            for d in demands
+        ]
+        return self.context.chain.dispute_all(snapshot.task_id, steps)
 
 
 def lies_at(*nodes: tuple[int, int], by: int = -1) -> type[Worker]:
@@ -84,16 +86,14 @@ class ServingAggregator(WithholdingAggregator):
         self.lie = CommittedVector.of(forged.model, self.context.scope.format, VectorKind.MODEL)
         return forged
 
-    def _question(self, snapshot):
-        return super(WithholdingAggregator, self)._question(snapshot)
+    def _questions(self, snapshot):
+        return super(WithholdingAggregator, self)._questions(snapshot)
 
-    def _answer(self, snapshot):
-        number, game = self._question(snapshot)
+    def _reply(self, evidence, number, game):
         assert game.target is Target.MODEL
-        chain = self.context.chain
         if game.height > 0:
-            return chain.answer_nodes(snapshot.task_id, number, nodes_below(self.lie.tree, game.height, game.index))
-        return chain.answer_chunk(snapshot.task_id, number, self.lie.chunk(game.index))
+            return NodesAnswer(number, nodes_below(self.lie.tree, game.height, game.index))
+        return ChunkAnswer(number, self.lie.chunk(game.index))
 
 
 def index_of(world: World, account: str) -> int:

@@ -10,7 +10,18 @@ from dataclasses import dataclass, field, fields, replace
 
 from proof_mirror import KINDS, Reading, Records, chained
 
-from chainfl.agents.ports import AnsweredDemand, SendResult, Sent, Slash, WouldRevert
+from chainfl.agents.ports import (
+    MAX_AT_ONCE,
+    AnsweredDemand,
+    ChunkAnswer,
+    ChunkDemand,
+    DemandAnswer,
+    NodesAnswer,
+    SendResult,
+    Sent,
+    Slash,
+    WouldRevert,
+)
 from chainfl.disputes.faults import opening_fault
 from chainfl.disputes.games import levels_below
 from chainfl.disputes.openings import read_update_opening
@@ -30,7 +41,7 @@ from chainfl.storage.unixfs import cid_of
 from chainfl.tasks import commitments, phases
 from chainfl.tasks.payouts import slash_amount
 from chainfl.tasks.phases import Clock, Docket, Progress
-from chainfl.tasks.rules import depth_of
+from chainfl.tasks.rules import MAX_OPEN_GAMES, depth_of, game_bond
 from chainfl.tasks.state import (
     ENROLLED_ROLES,
     ZERO_ADDRESS,
@@ -304,7 +315,7 @@ class FakeChain:
             deadline=deadline,
             node=bytes(node),
             answerer=ZERO_ADDRESS,
-            bond=self.task.economics.challenger_bond,
+            bond=Wei(game_bond(self.task.economics, self.docket.games)),
             own_root=root,
         )
         self.moves[number] = []
@@ -693,6 +704,20 @@ class FakePort:
 
         return self._send("answer_demand", change)
 
+    def dispute_all(self, task_id, steps):
+        return tuple(self._dispute(task_id, step) for step in steps[:MAX_AT_ONCE])
+
+    def _dispute(self, task_id, step) -> SendResult:
+        match step:
+            case NodesAnswer():
+                return self.answer_nodes(task_id, step.game_id, step.nodes)
+            case ChunkAnswer():
+                return self.answer_chunk(task_id, step.game_id, step.chunk)
+            case DemandAnswer():
+                return self.answer_demand(task_id, step.round, step.worker_index, step.chunk_index, step.opening)
+            case ChunkDemand():
+                return self.demand_chunk(task_id, step.round, step.worker_index, step.chunk_index)
+
     def close_demand(self, task_id, round_number, worker_index, chunk_index):
         def change():
             found = self._demand(round_number, worker_index, chunk_index)
@@ -843,6 +868,9 @@ class FakePort:
             roots = chain.posting[1].group_roots
             if attempt != chain.attempt or tuple(group_roots) != (roots if target is Target.GROUP else ()):
                 raise Refused(TransactionReverted("UnexpectedAttempt or NotPosted"))
+            games = chain.docket.games
+            if games >= MAX_OPEN_GAMES or self.free_stake < game_bond(chain.task.economics, games):
+                raise Refused(TransactionReverted("TooManyGames or StakeTooLow"))
             chain.dispute(challenger=self.account, target=target, group=group, root=own_root)
 
         return self._send("open_game", change)

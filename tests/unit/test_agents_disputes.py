@@ -11,6 +11,7 @@ from fake_chain import TASK, account_of
 
 from chainfl.agents.actions import Act, Do, Stop, Wait
 from chainfl.agents.answers import ANSWER_GAS, CALLDATA_GAS, Answers, opening_bytes, with_answer
+from chainfl.agents.ports import MAX_AT_ONCE
 from chainfl.disputes.openings import update_opening
 from chainfl.registry.material import fetch_checkpoint
 from chainfl.tasks import spec as specs
@@ -160,6 +161,28 @@ def test_late_demand__worker_is_there__goes_before_the_validators(tmp_path):
     assert [account for account, do in done if do is Do.ANSWER_DEMAND] == [WORKER]
 
 
+def test_early_demands__many_for_one_update__are_answered_in_one_look(tmp_path):
+    world = World(tmp_path, rounds=1)
+    world.run(until=in_phase(Phase.SCORE_COMMIT))
+    for chunk in range(7):
+        world.chain.demand(index_of(world, WORKER), chunk)
+    assert world.look(WORKER) is Do.ANSWER_DEMAND
+    assert [demand.is_open for demand in world.chain.demands] == [False] * 7
+
+
+def test_late_demands__across_updates__a_validator_answers_all_that_can_be_read(tmp_path):
+    world = World(tmp_path, rounds=1)
+    world.run(until=in_phase(Phase.CHALLENGE))
+    gone = next(update for update in world.chain.reveals[1] if update.worker == WORKER)
+    del world.store.blobs[cid_text(gone.cid)]
+    for account in world.accounts[Role.WORKER]:
+        for chunk in range(3):
+            world.chain.demand(index_of(world, account), chunk)
+    until = lambda w: sum(d.is_open for d in w.chain.demands) == 3  # noqa: E731
+    world.run(until=until, without=world.accounts[Role.WORKER])
+    assert {d.worker_index for d in world.chain.demands if d.is_open} == {index_of(world, WORKER)}
+
+
 def test_late_demand__nobody_has_it__is_closed_and_the_task_goes_on(tmp_path):
     world = World(tmp_path, rounds=2)
     world.run(until=in_phase(Phase.CHALLENGE))
@@ -181,7 +204,7 @@ def test_late_demand__fee_against_gas__decides(tmp_path, margin, answers):
     price = -(-gas * world.ports[WORKER].gas_price_wei() * 10**18 // (demand.fee // 2)) + margin
     context = replace(world.players[WORKER].context, token_price_wei=price)
     asked = Answers(context).own(world.ports[WORKER].snapshot(TASK, Role.WORKER))
-    assert (asked is not None) is answers
+    assert bool(asked) is answers
 
 
 def test_opening_bytes__any_chunk__is_the_length_of_an_opening():
@@ -225,6 +248,16 @@ def test_game__the_poster_is_there__answers_and_its_aggregate_stands(tmp_path):
     world.run()
     assert world.chain.games[number].answerer == account_of(300)
     assert world.chain.outcomes == {1: Outcome.FINAL}
+
+
+def test_games__many_at_once__the_poster_answers_all_in_one_look(tmp_path):
+    world = World(tmp_path, rounds=1)
+    world.run(until=in_phase(Phase.CHALLENGE))
+    numbers = [world.chain.dispute() for _ in range(MAX_AT_ONCE + 1)]
+    assert world.look(account_of(300)) is Do.ANSWER_GAME
+    assert [world.chain.games[number].answers_turn for number in numbers] == [False] * MAX_AT_ONCE + [True]
+    assert world.look(account_of(300)) is Do.ANSWER_GAME
+    assert not world.chain.games[numbers[-1]].answers_turn
 
 
 def test_game__challenger_is_silent__is_closed_and_the_aggregate_stands(tmp_path):

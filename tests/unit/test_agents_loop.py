@@ -15,6 +15,7 @@ from chainfl.agents import wiring
 from chainfl.agents.actions import Do
 from chainfl.agents.loop import AgentLoop
 from chainfl.agents.ports import Slash, TimedOut, WouldRevert
+from chainfl.agents.retention import Retention
 from chainfl.errors import (
     BlobNotFound,
     GasBudgetExhausted,
@@ -26,6 +27,7 @@ from chainfl.errors import (
     TransactionReverted,
     UnexpectedPhase,
 )
+from chainfl.tasks.cids import cid_text
 from chainfl.tasks.state import Phase, Role
 from chainfl.types import Wei
 
@@ -77,6 +79,16 @@ def test_loop__whole_task__ends_when_it_is_complete(tmp_path, account):
     assert world.chain.over
     assert world.players[account].context.report.rounds == {1, 2}
     assert world.told(account, "ended")[0]["why"] == "the task is complete"
+
+
+def test_loop__whole_task_with_retention_of_models__leaves_none_of_its_updates(tmp_path):
+    world = World(tmp_path, rounds=2)
+    context = replace(world.players[WORKER].context, retention="models")
+    world.players[WORKER]._retention = Retention(context)
+    run(world, WORKER)
+    own = {cid_text(u.cid) for number in (1, 2) for u in world.chain.reveals[number] if u.worker == WORKER}
+    assert len(own) == 2
+    assert not own & world.store.blobs.keys()
 
 
 def test_loop__long_wait__reads_everything_only_when_the_phase_changes(tmp_path):

@@ -10,7 +10,7 @@ from agents_world import World
 from fake_chain import TASK, MemoryStore, account_of
 
 from chainfl.agents.prefetch import Prefetch
-from chainfl.agents.retention import Retention, droppable
+from chainfl.agents.retention import Retention, droppable, past_dispute
 from chainfl.errors import JournalDamaged, StoreUnreachable
 from chainfl.tasks.cids import cid_text
 from chainfl.tasks.state import CidOnChain, Phase, Role
@@ -171,6 +171,25 @@ def test_retention__models__own_updates_go_one_round_after_theirs(tmp_path) -> N
     assert not own[0] & world.store.blobs.keys()
     others = {cid_text(u.cid) for u in world.chain.reveals[1] if u.worker != WORKER}
     assert others <= world.store.blobs.keys()
+
+
+def test_past_dispute__the_task_is_over__is_every_round(tmp_path) -> None:
+    world = World(tmp_path, rounds=3)
+    world.run(until=reached(Phase.COMMIT, 3))
+    assert list(past_dispute(world.chain.view())) == [1]
+    world.run(until=lambda world: world.chain.over)
+    assert list(past_dispute(world.chain.view())) == [1, 2, 3]
+
+
+def test_retention__the_task_is_over__all_own_updates_are_gone_before_the_agent_ends(tmp_path) -> None:
+    world = World(tmp_path, rounds=3)
+    world.run(until=lambda world: world.chain.over)
+    retention = _retention(world, "models")
+    retention.finish(world.ports[WORKER].snapshot(TASK, Role.WORKER))
+    own = {cid_text(u.cid) for number in (1, 2, 3) for u in world.chain.reveals[number] if u.worker == WORKER}
+    assert len(own) == 3
+    assert not own & world.store.blobs.keys()
+    assert {cid_text(cid) for _, cid in world.chain.models.values()} <= world.store.blobs.keys()
 
 
 def test_retention__all__nothing_goes(tmp_path) -> None:

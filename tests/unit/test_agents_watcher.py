@@ -5,6 +5,7 @@ Everybody is honest in round 1; who cheats does so in round 2.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -42,6 +43,7 @@ from chainfl.tasks.state import Outcome, Phase, Role, Verdict
 CHEAT, LIAR = account_of(300), account_of(100)
 CHEAP = replace(DEFAULT_ECONOMICS, demand_fee=TOKEN // 1000)
 REWARD = DEFAULT_ECONOMICS.worker_stake // 2
+CHEAP_FEE = DEFAULT_ECONOMICS.demand_fee
 
 
 def sent_by(world: World, account: str = WATCHER) -> list[str]:
@@ -191,6 +193,27 @@ def test_update__published_late__is_no_longer_missing(tmp_path):
     assert late.context.chain.account == LIAR
     assert sent_by(world) == []
     assert len(world.told(WATCHER, "aggregate_right")) == 1
+
+
+def test_update__its_store_stalls__the_others_are_checked_and_it_is_demanded_once_it_is_overdue(tmp_path):
+    world = World(tmp_path, rounds=1)
+    world.watch()
+    stalled, real = threading.Event(), world.store.get_file
+    world.run(until=in_phase(Phase.SCORE_COMMIT, 1), without={WATCHER})
+    bad = next(update for update in world.chain.reveals[1] if update.worker == LIAR)
+
+    def get_file(cid, target, *, max_bytes):
+        if cid == cid_text(bad.cid):
+            stalled.wait()
+        real(cid, target, max_bytes=max_bytes)
+
+    world.store.get_file = get_file
+    while not world.chain.demands:
+        world.settle_watcher()
+        assert set(world.watchers[WATCHER]._findings.updates) >= {index_of(world, account_of(n)) for n in (101, 102)}
+        world.chain.tick()
+    stalled.set()
+    assert [demand.worker_index for demand in world.chain.demands] == [index_of(world, LIAR)]
 
 
 # --- a lie about a sum, followed down --------------------------------------------------------------
@@ -385,10 +408,37 @@ def test_dry_run__everything_is_wrong__all_is_told_and_nothing_is_sent(tmp_path)
     assert sent_by(world) == []
     assert list(CaseFile(Journal(tmp_path / "read")).all()) == list(world.watchers[WATCHER]._cases.all()) == []
     assert [told["why"] for told in world.told(WATCHER, "update_suspect")] == ["value out of range"]
-    assert [told["why"] for told in world.told(WATCHER, "disputing")] == [
-        "its model is not what the accepted updates make"
+    assert [(told["why"], told["reward_wei"]) for told in world.told(WATCHER, "disputing")] == [
+        ("value out of range", REWARD),
+        ("its model is not what the accepted updates make", DEFAULT_ECONOMICS.aggregator_bond // 2),
     ]
-    assert {told["move"] for told in world.told(WATCHER, "would_dispute")} == {"OpenCase"}
+    assert [(told["sends"], told["about"]) for told in world.told(WATCHER, "would_dispute")] == [
+        ("commitProof, proveUpdate", f"the update of worker {index_of(world, LIAR)}"),
+        ("commitChallenge, proveAggregate", "attempt 1 at the aggregate"),
+    ]
+
+
+def test_dry_run__an_update_is_withheld__tells_fee_and_reward_of_the_demand(tmp_path):
+    world = with_cheat(tmp_path, WithholdingWorker, LIAR)
+    world.watch(dry_run=True)
+    without_validators(world, lambda w: w.told(WATCHER, "would_dispute"))
+    (told,) = world.told(WATCHER, "disputing")
+    assert (told["bond_wei"], told["reward_wei"] > 0, told["cost_wei"] > 0) == (CHEAP_FEE, True, True)
+    assert [one["sends"] for one in world.told(WATCHER, "would_dispute")] == ["demandChunk"]
+    assert sent_by(world) == []
+
+
+def test_updates__several_are_withheld__are_demanded_in_one_look(tmp_path):
+    world = with_cheat(tmp_path, WithholdingWorker, LIAR)
+    enter(world, account_of(101), WithholdingWorker)
+    world.watch()
+    without_validators(world, in_phase(Phase.SCORE_COMMIT))
+    steps = 0
+    while not world.chain.demands:
+        steps += 1
+        if not world.step():
+            world.chain.tick()
+    assert len(world.chain.demands) == 2
 
 
 def test_refused__another_was_quicker__is_not_sent_again_and_hides_nothing_else(tmp_path):

@@ -301,6 +301,17 @@ def test_aggregate__wrong_without_bytes__a_game_is_started_once(blank):
     assert isinstance(move_of(playing, found), Rest)
 
 
+@pytest.mark.parametrize(
+    ("others", "bonds", "expected"),
+    [(15, 1, StartGame), (16, 1, Rest), (16, 2, StartGame), (48, 7, Rest), (48, 8, StartGame), (272, 1 << 20, Rest)],
+)
+def test_aggregate__other_games_are_open__costs_what_the_chain_asks(blank, others, bonds, expected):
+    found = looked(aggregate=AggregateFinding(1, None, (Target.MODEL, 0, RIGHT.model_root)))
+    crowded = replace(blank, round=replace(blank.round, games=others))
+    free = bonds * blank.task.economics.challenger_bond
+    assert isinstance(move_of(seen(crowded, Phase.CHALLENGE, posted=POSTED, free_stake=free), found), expected)
+
+
 def test_aggregate__wrong_in_dispute__too_late_to_start(blank):
     found = looked(aggregate=AggregateFinding(1, b"proof"))
     assert isinstance(move_of(seen(blank, Phase.DISPUTE, posted=POSTED), found), Rest)

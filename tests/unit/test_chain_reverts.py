@@ -40,6 +40,7 @@ def revert(signature: str, *values: object) -> bytes:
         (revert("NoGame(uint256,uint32)", 7, 3), errors.AlreadyDone, 34),
         (revert("NoDemand(uint256,uint16,uint64)", 7, 3, 1), errors.AlreadyDone, 34),
         (revert("NoChallenge(uint256,address,bytes32)", 7, ALICE, bytes(32)), errors.AlreadyDone, 34),
+        (revert("TooManyGames(uint256,uint32)", 7, 272), errors.ProofRefused, 39),
         (revert("NothingWrong()"), errors.ProofRefused, 39),
         (revert("TooLate(uint256)", 9), errors.ProofRefused, 39),
         (revert("IndexOutOfRange(uint256,uint256)", 9, 4), errors.ProofRefused, 39),

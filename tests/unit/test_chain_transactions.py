@@ -13,7 +13,7 @@ from eth_utils.crypto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chainfl.agents.ports import DryRun, Sent, TimedOut, WouldRevert
+from chainfl.agents.ports import MAX_AT_ONCE, DryRun, Sent, TimedOut, WouldRevert
 from chainfl.chain.contracts import Transaction
 from chainfl.chain.keys import Signer
 from chainfl.chain.reverts import RpcError
@@ -92,6 +92,52 @@ def test_send__accepted__tells_gas_and_cost():
     assert result.tx_hash == "0x" + keccak(hexstr=endpoint.raw[0]).hex()
     assert provider.asked.index("eth_estimateGas") > provider.asked.index("eth_call")
     assert clock.slept == []
+
+
+def test_send_all__many__are_all_broadcast_before_any_receipt_is_asked_for():
+    endpoint = Endpoint()
+    sender, provider, _ = endpoint.sender()
+    results = sender.send_all([CALL] * 5)
+    assert all(isinstance(result, Sent) for result in results)
+    assert len(results) == len(endpoint.raw) == 5
+    first_receipt = provider.asked.index("eth_getTransactionReceipt")
+    assert "eth_sendRawTransaction" not in provider.asked[first_receipt:]
+    assert sender.send_all([]) == ()
+
+
+def test_send_all__one_would_revert__the_others_are_sent_and_the_order_is_kept():
+    endpoint = Endpoint()
+    answers = iter(["0x", REVERT, "0x"])
+    endpoint.handlers["eth_call"] = lambda *_: next(answers)
+    sender, _, _ = endpoint.sender()
+    assert [type(result) for result in sender.send_all([CALL] * 3)] == [Sent, WouldRevert, Sent]
+    assert len(endpoint.raw) == 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({}, MAX_AT_ONCE),
+        ({"eth_getBlockByNumber": lambda *_: {"baseFeePerGas": hex(GWEI), "gasLimit": hex(600_000)}}, 3),
+        ({"eth_getBalance": lambda *_: hex(2 * 175_000 * 3 * GWEI)}, 2),
+    ],
+)
+def test_send_all__more_than_fit__the_first_ones_are_sent(limits, expected):
+    endpoint = Endpoint()
+    endpoint.handlers |= limits
+    sender, _, _ = endpoint.sender()
+    assert len(sender.send_all([CALL] * 40)) == len(endpoint.raw) == expected
+
+
+def test_send_all__budget_for_two__two_are_sent_and_the_third_is_raised_when_it_comes_first():
+    endpoint = Endpoint()
+    budget = GasBudget(2 * 175_000 * 3 * GWEI)
+    sender, _, _ = endpoint.sender(budget=budget)
+    assert len(sender.send_all([CALL] * 4)) == 2
+    assert budget.remaining_wei == 2 * 175_000 * 3 * GWEI - 2 * 100_000 * GWEI
+    budget.reserve(budget.remaining_wei)
+    with pytest.raises(GasBudgetExhausted):
+        sender.send_all([CALL] * 2)
 
 
 @pytest.mark.parametrize("method", ["eth_call", "eth_estimateGas"])

@@ -15,7 +15,7 @@ from chainfl.encoding.layout import Layout
 from chainfl.errors import SpecificationError, SpecificationMismatch
 from chainfl.storage.cid import RAW, make_cid
 from chainfl.tasks import spec as specs
-from chainfl.tasks.rules import largest_proof, longest_game_s, longest_round_s, problems_of
+from chainfl.tasks.rules import MAX_OPEN_GAMES, game_bond, largest_proof, longest_game_s, longest_round_s, problems_of
 from chainfl.tasks.state import Bounds, Rule, TaskParams, TaskView
 from chainfl.types import Address
 
@@ -230,13 +230,13 @@ def test_rules__rule_and_momentum__are_refused_as_on_chain(form, state_root, tol
 @pytest.mark.parametrize(
     ("workers", "rule_bytes"),
     [
-        (32, 14 + 2 * (4 * 128 + 32 * 20) + 32 * (11 + 2 * 128 + 40 * 20)),
+        (32, 14 + 2 * (4 * 128 + 32 * 20) + 32 * (11 + 2 * 128 + 48 * 20)),
         (1024, 14 + 2 * (4 * 128 + 32 * 20) + 16 * (32 + 8 * 128 + 32 * 20)),
     ],
 )
 def test_largest_proof__mean__is_as_the_layout_says(workers, rule_bytes):
     form = replace(specs.default_format(128 << 20), chunk_params=128)
-    updates = 11 + 32 * (workers // 64) + 8 * 128 + 32 * 20 + 64 * (11 + 2 * 128 + 40 * 20)
+    updates = 11 + 32 * (workers // 64) + 8 * 128 + 32 * 20 + 64 * (11 + 2 * 128 + 48 * 20)
     assert largest_proof(form, workers) == (rule_bytes if workers == 32 else max(rule_bytes, updates))
 
 
@@ -287,6 +287,22 @@ def test_rules__disputing_dearer_than_lying__is_refused(name, most):
     assert problems_of(replace(params, economics=replace(params.economics, **{name: limit}))) == []
     problems = problems_of(replace(params, economics=replace(params.economics, **{name: limit + 1})))
     assert any(name in problem for problem in problems)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("challenger_bond", "aggregator_bond"), ("demand_fee", "worker_stake")])
+def test_rules__more_than_can_double__is_refused(name, limit):
+    params, most = make_spec().to_params(), (1 << 96) - 1 >> 16
+    edge = replace(params.economics, **{limit: (1 << 96) - 1, name: most})
+    assert problems_of(replace(params, economics=edge)) == []
+    problems = problems_of(replace(params, economics=replace(edge, **{name: most + 1})))
+    assert any(name in problem and "double" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(("others", "times"), [(0, 1), (15, 1), (16, 2), (31, 2), (32, 4), (48, 8), (271, 1 << 16)])
+def test_game_bond__others_are_open__each_sixteen_double_it(others, times):
+    economics = make_spec().to_params().economics
+    assert game_bond(economics, others) == times * economics.challenger_bond
+    assert others < MAX_OPEN_GAMES
 
 
 def test_check_against__other_values_on_chain__names_each():

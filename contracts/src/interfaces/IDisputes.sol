@@ -82,6 +82,7 @@ interface IDisputes {
     error AlreadyRefuted(uint256 taskId, address worker);
     error InvalidTarget(uint8 target, uint16 group);
     error SameRoot(bytes32 root);
+    error TooManyGames(uint256 taskId, uint32 open);
     error NoGame(uint256 taskId, uint32 gameId);
     error NotYourMove(uint32 gameId);
     error TooLate(uint256 deadline);
@@ -125,11 +126,13 @@ interface IDisputes {
 
     // --- an aggregate whose bytes are withheld ----------------------------------------------------
 
-    /// @notice Disputes the root of the model, the state or a group sum without having its bytes, and locks the bond.
+    /// @notice Disputes the root of the model, the state or a group sum without having its bytes, and locks a bond: the
+    /// task's challengerBond << (games of the attempt that are open / 16). So sixteen games cost an honest challenger what
+    /// one does, and more of them at once than anybody can answer in time cost exponentially much.
     /// @param group which group sum; 0 for the others. @param groupRoots all of them, as posted; empty for the others.
     /// @param ownRoot what it should be: the honest root is a function of public data.
     /// @dev Phase: Challenge. The poster, or anybody for it, moves first. Reverts UnexpectedPhase, UnexpectedRound,
-    /// UnexpectedAttempt, InvalidTarget, SameRoot, NotPosted, StakeTooLow (vault).
+    /// UnexpectedAttempt, InvalidTarget, SameRoot, NotPosted, TooManyGames (272 are open), StakeTooLow (vault).
     function openGame(
         uint256 taskId,
         uint16 round,

@@ -104,7 +104,8 @@ struct Economics {
     uint16 baseBps;
     uint16 workerSlashBps;
     uint16 validatorSlashBps;
-    /// A challenger's bond, and the fee of the first demand for a worker's chunk in a round; each further one doubles it.
+    /// A challenger's bond, which every sixteen games that are open at once double, and the fee of the first demand for a
+    /// worker's chunk in a round; each further one doubles it.
     uint96 challengerBond;
     uint96 demandFee;
     /// Of the worker's stake: an update proven out of range or with a wrong sum; an update withheld.
@@ -251,6 +252,7 @@ struct Game {
     bytes32 node;
     /// Who answered last; 0 before the first answer.
     address answerer;
+    /// What it locked when it was opened: that much is released or slashed when it closes.
     uint96 bond;
     bytes32 ownRoot;
 }

@@ -17,6 +17,9 @@ import { Challenge, Task } from "./TaskStorage.sol";
 /// delegates to it; the promises are in IDisputes.
 library Disputes {
     uint256 private constant LEVELS = 8;
+    // So many games of an attempt can be open for the bond; each further so many cost twice as much.
+    uint32 private constant GAMES_PER_DOUBLING = 16;
+    uint32 private constant MAX_DOUBLINGS = 16;
     bytes32 private constant SILENCE = "bytes withheld";
 
     // --- one shot ---------------------------------------------------------------------------------
@@ -117,6 +120,7 @@ library Disputes {
         _checkAttempt(t, taskId, round, attempt);
         bytes32 posted = _postedRoot(t, target, group, groupRoots);
         if (posted == ownRoot) revert IDisputes.SameRoot(ownRoot);
+        uint96 bond = _nextBond(t, taskId);
 
         // Effect
         gameId = t.docket.numGames++;
@@ -124,12 +128,12 @@ library Disputes {
         Game storage g = t.games[gameId];
         (g.challenger, g.round, g.attempt, g.target, g.group) = (msg.sender, round, attempt, target, group);
         (g.answersTurn, g.isOpen, g.node, g.ownRoot) = (true, true, posted, ownRoot);
-        (g.height, g.bond) = (uint8(ChunkTree.depthOf(_shape(t, target))), t.fixed_.economics.challengerBond);
+        (g.height, g.bond) = (uint8(ChunkTree.depthOf(_shape(t, target))), bond);
         g.deadline = uint40(block.timestamp) + t.fixed_.windows.answer;
         emit IDisputes.GameOpened(taskId, gameId, msg.sender, round, attempt, target, group, ownRoot);
 
         // Interaction
-        vault.lock(taskId, Role.Challenger, msg.sender, g.bond);
+        vault.lock(taskId, Role.Challenger, msg.sender, bond);
     }
 
     function answerNodes(Task storage t, uint256 taskId, uint32 gameId, bytes calldata nodes) external {
@@ -233,6 +237,14 @@ library Disputes {
     }
 
     // --- checks -----------------------------------------------------------------------------------
+
+    /// @dev What the attempt's next game locks, in wei. The docket counts those that are open.
+    function _nextBond(Task storage t, uint256 taskId) private view returns (uint96) {
+        uint32 open = t.docket.games;
+        uint32 doublings = open / GAMES_PER_DOUBLING;
+        if (doublings > MAX_DOUBLINGS) revert IDisputes.TooManyGames(taskId, open);
+        return t.fixed_.economics.challengerBond << doublings;
+    }
 
     /// @dev The game in which a move is due. `answers`: of whoever answers; otherwise the caller must be its challenger.
     function _move(Task storage t, uint256 taskId, uint32 gameId, bool answers) private view returns (Game storage g) {

@@ -72,11 +72,12 @@ library TaskRules {
     }
 
     /// @notice Bytes of the largest proof of a wrong coordinate; see IDisputes for the layout.
+    /// @dev Every update in form 1, since the sums of all may lie.
     function largestProof(Format calldata f, uint256 maxWorkers) internal pure returns (uint256) {
         uint256 depth = ChunkTree.depthOf(ChunkTree.Shape(ChunkTree.MODEL, f.numParams, f.chunkParams));
         uint256 groups = (maxWorkers + f.groupSize - 1) / f.groupSize;
         uint256 updates =
-            (maxWorkers < f.groupSize ? maxWorkers : f.groupSize) * (11 + 2 * uint256(f.chunkParams) + 40 * depth);
+            (maxWorkers < f.groupSize ? maxWorkers : f.groupSize) * (11 + 2 * uint256(f.chunkParams) + 48 * depth);
         uint256 vector = 4 * uint256(f.chunkParams) + 32 * depth;
         uint256 steps = 14 + (f.momentumDen > 0 ? 3 : 2) * vector;
         if (groups == 1) return steps + updates;
@@ -128,7 +129,8 @@ library TaskRules {
         // its aggregates, or its updates, beyond dispute.
         _require(e.challengerBond > 0 && e.challengerBond <= e.aggregatorBond, "challengerBond");
         _require(e.demandFee > 0 && e.demandFee <= e.workerStake, "demandFee");
-        // It doubles up to sixteen times.
+        // Both double up to sixteen times.
+        _require(e.challengerBond <= type(uint96).max >> 16, "challengerBond");
         _require(e.demandFee <= type(uint96).max >> 16, "demandFee");
     }
 

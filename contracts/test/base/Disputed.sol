@@ -418,6 +418,11 @@ abstract contract Disputed is Deployed {
 
     // --- games -----------------------------------------------------------------------------------------------------
 
+    /// @dev What a game locks while `open` others of the attempt are open.
+    function _gameBond(uint256 open) internal pure returns (uint256) {
+        return uint256(CHALLENGER_BOND) * 2 ** (open / 16);
+    }
+
     /// @dev Disputes a root without its bytes. `own` is what the challenger says that it should be.
     function _openGame(Scene memory s, address challenger, Target target, uint16 group, bytes32 own)
         internal
@@ -425,7 +430,7 @@ abstract contract Disputed is Deployed {
     {
         RoundView memory r = coordinator.roundOf(s.id);
         bytes32[] memory roots = target == Target.Group ? _claim(s).groupRoots : new bytes32[](0);
-        _fund(challenger, CHALLENGER_BOND);
+        _fund(challenger, _gameBond(r.games));
         vm.prank(challenger);
         return coordinator.openGame(s.id, r.round, r.attempt, target, group, roots, own);
     }

@@ -124,6 +124,128 @@ contract DisputesGameTest is Disputed {
         _openGame(s, watcher, Target.Group, 1, "own");
     }
 
+    // --- the bond --------------------------------------------------------------------------------------------------
+
+    /// @dev Games of one challenger, opened at once. Each says another root.
+    function _openGames(Scene memory s, address challenger, uint256 count) private {
+        for (uint256 i; i < count; ++i) {
+            _openGame(s, challenger, Target.Model, 0, keccak256(abi.encode(challenger, i)));
+        }
+    }
+
+    function _bond(Scene memory s, uint32 game) private view returns (uint256) {
+        return coordinator.gameOf(s.id, game).bond;
+    }
+
+    function test_openGame__eachSixteenThatAreOpen__doubleTheBond() external {
+        (Scene memory s,) = _withheld();
+        _openGames(s, rival, 50);
+        uint256 locked;
+        for (uint32 i; i < 50; ++i) {
+            vm.assertEq(_bond(s, i), uint256(CHALLENGER_BOND) << (i / 16));
+            locked += _bond(s, i);
+        }
+        vm.assertEq(locked, uint256(CHALLENGER_BOND) * (16 + 32 + 64 + 2 * 8));
+        vm.assertEq(vault.lockOf(s.id, Role.Challenger, rival), locked);
+        _fund(watcher, 8 * uint256(CHALLENGER_BOND) - 1);
+        bytes memory call_ = _openCall(s, Target.Model, 0, new bytes32[](0), "own");
+        _refuses(watcher, call_, IStakeVault.StakeTooLow.selector);
+    }
+
+    function test_openGame__gamesClosedSince__doNotCount() external {
+        (Scene memory s, bytes32 own) = _withheld();
+        _openGames(s, rival, 17);
+        for (uint32 i; i < 2; ++i) {
+            _answerGame(s, stranger, i);
+        }
+        // In Challenge all the same. Those two are lost; nobody says that the others were not answered in time.
+        _mineAt(_deadline(s, 0));
+        coordinator.closeGame(s.id, 0);
+        coordinator.closeGame(s.id, 1);
+        vm.assertEq(_bond(s, _openGame(s, watcher, Target.Model, 0, own)), CHALLENGER_BOND);
+        vm.assertEq(_bond(s, _openGame(s, watcher, Target.Model, 0, own)), 2 * uint256(CHALLENGER_BOND));
+    }
+
+    function test_openGame__nextAttempt__costsTheBondAgain() external {
+        (Scene memory s, bytes32 own) = _withheld();
+        _openGames(s, rival, 40);
+        _mineAt(_deadline(s, 39));
+        coordinator.closeGame(s.id, 0);
+        _postScene(s);
+        vm.assertEq(_bond(s, _openGame(s, watcher, Target.Model, 0, own)), CHALLENGER_BOND);
+    }
+
+    function test_openGame__asManyAsCanBeOpen__revertsTooManyGames() external {
+        (Scene memory s, bytes32 own) = _withheld();
+        _openGames(s, rival, 272);
+        vm.assertEq(_bond(s, 271), uint256(CHALLENGER_BOND) << 16);
+        bytes memory tooMany = abi.encodeWithSelector(IDisputes.TooManyGames.selector, s.id, uint32(272));
+        _refuses(watcher, _openCall(s, Target.Model, 0, new bytes32[](0), own), tooMany);
+    }
+
+    /// @dev The sixteenth locks the bond, the seventeenth twice that; each is lost by its challenger's silence.
+    function test_bonds__lostGames__costWhatEachLocked() external {
+        Scene memory s = _scene(Rule.Mean, false, 3);
+        _toChallenge(s);
+        _openGames(s, rival, 15);
+        uint32 cheap = _openGame(s, watcher, Target.Model, 0, "own");
+        uint32 dear = _openGame(s, watcher, Target.Model, 0, "own");
+        for (uint32 i; i <= dear; ++i) {
+            _answerGame(s, stranger, i);
+        }
+        _mineAt(_deadline(s, dear));
+        coordinator.closeGame(s.id, dear);
+        vm.assertEq(vault.lockOf(s.id, Role.Challenger, watcher), CHALLENGER_BOND);
+        vm.assertEq(vault.creditOf(stranger), CHALLENGER_BOND);
+        coordinator.closeGame(s.id, cheap);
+        vm.assertEq(_wealth(s.id, watcher), 0);
+        vm.assertEq(vault.creditOf(stranger), 3 * uint256(CHALLENGER_BOND) / 2);
+        _closeAll(s);
+        vm.assertEq(_wealth(s.id, rival), 0);
+        _assertVerdict(s.id, 1, Verdict.Open);
+    }
+
+    function test_bonds__attemptFell__eachComesBack() external {
+        (Scene memory s, bytes32 own) = _withheld();
+        _openGames(s, rival, 33);
+        uint256 wealth = _wealth(s.id, rival);
+        uint32 game = _openGame(s, watcher, Target.Model, 0, own);
+        bytes memory proof = _coordinateProof(s, J);
+        _announce(s.id, watcher, proof);
+        vm.prank(watcher);
+        coordinator.proveInGame(s.id, game, proof, SALT);
+        vm.assertEq(_wealth(s.id, watcher), 4 * uint256(CHALLENGER_BOND) + BOND / 2);
+        vm.assertEq(vault.lockOf(s.id, Role.Challenger, watcher), 0);
+        _closeAll(s);
+        vm.assertEq(vault.freeOf(rival), wealth);
+    }
+
+    /// @dev Nobody has an update that counts: the round is void, and nothing that was posted is at fault.
+    function test_bonds__voidRound__eachComesBack() external {
+        Scene memory s = _scene(Rule.Mean, false, 3);
+        _toChallenge(s);
+        _openGames(s, rival, 20);
+        uint256 wealth = _wealth(s.id, rival);
+        _demand(s.id, watcher, 1, 0);
+        _mineAt(coordinator.demandOf(s.id, 1, 1, 0).deadline);
+        coordinator.closeDemand(s.id, 1, 1, 0);
+        _assertVerdict(s.id, 1, Verdict.Abandoned);
+        _closeAll(s);
+        vm.assertEq(vault.freeOf(rival), wealth);
+    }
+
+    /// @dev Closes what is open of the task's games, as anybody may.
+    function _closeAll(Scene memory s) private {
+        uint32 count = coordinator.roundOf(s.id).numGames;
+        for (uint32 i; i < count; ++i) {
+            if (!coordinator.gameOf(s.id, i).isOpen) continue;
+            vm.prank(stranger);
+            coordinator.closeGame(s.id, i);
+            vm.assertFalse(coordinator.gameOf(s.id, i).isOpen);
+        }
+        vm.assertEq(vault.lockOf(s.id, Role.Challenger, rival), 0);
+    }
+
     // --- silence loses ---------------------------------------------------------------------------------------------
 
     /// @dev The poster's silence at the nodes, and at the chunk; its aggregate falls at the deadline, not before.

@@ -191,8 +191,9 @@ contract ReviewFindingsTest is Test {
         for (uint32 i; i < 20; ++i) {
             coordinator.closeGame(id, i);
         }
-        vm.assertEq(before - _wealth(friend), 20 * uint256(CHALLENGER_BOND));
-        vm.assertEq(vault.creditOf(address(this)), 10 * uint256(CHALLENGER_BOND));
+        // Those after the sixteenth locked twice the bond.
+        vm.assertEq(before - _wealth(friend), 24 * uint256(CHALLENGER_BOND));
+        vm.assertEq(vault.creditOf(address(this)), 12 * uint256(CHALLENGER_BOND));
     }
 
     // --- the cast at work ---------------------------------------------------------------------------

@@ -387,12 +387,12 @@ contract TaskRulesTest is Test {
         _rules.check(p);
     }
 
-    /// @dev By hand from the layout in IDisputes: 73 updates of depth 20 and 256 values are the most.
+    /// @dev By hand from the layout in IDisputes: 65 updates of depth 20 and 256 values, in form 1, are the most.
     function test_proofBytes__mostUpdates__edges() external {
         TaskParams memory p = _good();
         (p.format.numParams, p.format.chunkParams, p.format.groupSize) = (uint64(1 << 20) * 256, 256, 1024);
         uint256 fixed_ = 14 + 2 * (1024 + 640);
-        uint256 most = (100_000 - fixed_) / (11 + 512 + 800);
+        uint256 most = (100_000 - fixed_) / (11 + 512 + 960);
         p.workers = Bounds(1, uint16(most));
         _rules.check(p);
         p.workers.max += 1;
@@ -413,6 +413,11 @@ contract TaskRulesTest is Test {
         ++p.economics.challengerBond;
         _refuses(p, "challengerBond");
         p.economics.challengerBond = type(uint96).max;
+        _refuses(p, "challengerBond");
+        // The last games that can be open lock 2^16 times as much.
+        (p.economics.aggregatorBond, p.economics.challengerBond) = (type(uint96).max, type(uint96).max >> 16);
+        _rules.check(p);
+        ++p.economics.challengerBond;
         _refuses(p, "challengerBond");
     }
 
