@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from chainfl.chain.networks import LOCAL, NETWORKS, Network, network_of_chain
 from chainfl.errors import ConfigError
+from chainfl.storage.cache import MIN_CACHE_BYTES
+from chainfl.storage.factory import confirming_stores
 
 FILE_NAME: Final = "chainfl.toml"
 MAX_FILE_BYTES: Final = 1 << 20
@@ -113,7 +115,7 @@ class Settings(BaseModel):
     pinning: tuple[PinningEntry, ...] = Field(default=(), max_length=MAX_PLACES)
     publish_quorum: int = Field(default=1, ge=1)
     cache_dir: Path = Field(default_factory=lambda: cache_home() / "blocks")
-    cache_bytes: int = Field(default=10 << 30, ge=1 << 20)
+    cache_bytes: int = Field(default=10 << 30, ge=MIN_CACHE_BYTES)
     data_dir: Path | None = None
     state_dir: Path = Field(default_factory=state_home)
     max_gas_wei: int | None = Field(default=None, ge=0)
@@ -150,9 +152,10 @@ class Settings(BaseModel):
 
     @field_validator("kubo_api")
     @classmethod
-    def _multiaddress(cls, value: str) -> str:
-        if not value.startswith("/"):
-            raise ValueError("is not a multiaddress such as /ip4/127.0.0.1/tcp/5001")
+    def _address_of_a_daemon(cls, value: str) -> str:
+        url = urlsplit(value)
+        if not value.startswith("/") and (url.scheme not in _PORTS or not url.hostname):
+            raise ValueError("is neither a multiaddress such as /ip4/127.0.0.1/tcp/5001 nor http://127.0.0.1:5001")
         return value
 
     @field_validator("storage", mode="before")
@@ -170,6 +173,8 @@ class Settings(BaseModel):
     def _gateway_urls(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for url in value:
             _service_url(url)
+            if urlsplit(url).hostname == "localhost":
+                raise ValueError("names localhost, where a daemon redirects to names of its own; use 127.0.0.1")
         if not value and "gateway" in _kinds(info):
             raise ValueError("gateways is needed: `storage` names the gateway store")
         return value
@@ -180,6 +185,8 @@ class Settings(BaseModel):
         names = [entry.name for entry in value]
         if len(set(names)) < len(names) or set(names) & set(STORE_KINDS):
             raise ValueError("gives a service a name that another place has")
+        if len({_normalised(entry.endpoint) for entry in value}) < len(value):
+            raise ValueError("names one service twice: two entries have the same endpoint")
         if value and "storage" in info.data and "kubo" not in _kinds(info):
             raise ValueError('needs "kubo" in `storage`: the services fetch from that node')
         return value
@@ -187,9 +194,12 @@ class Settings(BaseModel):
     @field_validator("publish_quorum")
     @classmethod
     def _can_be_reached(cls, value: int, info: ValidationInfo) -> int:
-        places = len(set(_kinds(info)) - {"gateway"}) + len(info.data.get("pinning", ()))
+        places = len(confirming_stores(_kinds(info))) + len(info.data.get("pinning", ()))
         if {"storage", "pinning"} <= set(info.data) and value > max(places, 1):
-            raise ValueError(f"{value} is more than the {places} stores and services that can confirm a put")
+            raise ValueError(
+                f"{value} is more than the {places} stores and services that can confirm a put; "
+                "an embedded store beside another does not count, since nobody else can fetch from it"
+            )
         return value
 
     @property
@@ -231,6 +241,7 @@ class Settings(BaseModel):
 
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 def _kinds(info: ValidationInfo) -> tuple[str, ...]:
@@ -239,10 +250,17 @@ def _kinds(info: ValidationInfo) -> tuple[str, ...]:
     return (storage,) if isinstance(storage, str) else storage
 
 
+def _normalised(endpoint: str) -> tuple[str, str, int | None, str]:
+    """What two URLs of one service have in common: scheme, host and path as they are asked for, and the port."""
+    url = urlsplit(endpoint)
+    host = (url.hostname or "").rstrip(".")
+    return url.scheme, "127.0.0.1" if host in _LOOPBACK else host, url.port or _PORTS[url.scheme], url.path.strip("/")
+
+
 def _service_url(value: str) -> None:
     """Raises ValueError, which does not repeat the value: it may hold a secret."""
     url = urlsplit(value)
-    if url.scheme not in ("http", "https") or not url.hostname:
+    if url.scheme not in _PORTS or not url.hostname:
         raise ValueError("is not an http:// or https:// URL")
     if url.username is not None or url.password is not None:
         raise ValueError("holds a user name or a password; secrets do not belong into a configuration file")
@@ -427,7 +445,7 @@ network = "{network}"
 # In the environment and in flags, lists are separated by commas: "kubo,gateway" in CHAINFL_STORAGE.
 storage = "embedded"
 # store_dir = "store"
-# kubo_api = "/ip4/127.0.0.1/tcp/5001"
+# kubo_api = "/ip4/127.0.0.1/tcp/5001"      # or "http://127.0.0.1:5001"
 
 # The gateways, none of which is trusted, and the folder and size of the cache of what they gave.
 # gateways = ["https://ipfs.io", "https://dweb.link"]
@@ -439,7 +457,8 @@ storage = "embedded"
 # In CHAINFL_PINNING an entry is its name, an equals sign and its endpoint.
 # pinning = [{{ name = "cellar", endpoint = "https://api.cellar.example/psa" }}]
 
-# How many stores and services must confirm what you publish before it counts as published.
+# How many stores and services must confirm what you publish before it counts as published. The embedded store counts
+# only where no other store writes: nobody else can fetch from it.
 # publish_quorum = 1
 
 # Your own training data (MNIST's or CIFAR-10's files).
@@ -456,7 +475,7 @@ storage = "embedded"
 # token_price_wei = 100000000000000
 
 # What an agent keeps of what it published: "all", or "models": its updates go once their round is past dispute. The
-# rounds can then no longer be computed again from this store.
+# rounds can then no longer be computed again from this store. --retention of the run commands chooses it for one task.
 # retention = "all"
 
 # Seconds between two looks for a new block; by default half a block time, at most 1.

@@ -25,7 +25,7 @@ kubo() {
   sh_status=0
   bash scripts/build_kubo.sh || sh_status=$?
   if [ "$sh_status" -eq 3 ] && [ "${CI:-}" != true ]; then
-    echo "SKIPPED: the tests against real Kubo nodes (tests/integration/test_storage_{kubo,swarm,pinning,gateway}.py)"
+    echo "SKIPPED: the tests against real Kubo nodes (tests/integration/test_storage_{kubo,swarm,pinning,gateway}.py, test_data_sets.py)"
     return 0
   fi
   return "$sh_status"

@@ -63,6 +63,12 @@ def run_options(command: F) -> F:
                 type=click.Path(dir_okay=False, path_type=Path),
                 help='Append one JSON object an event to this file ("-": standard output).',
             ),
+            click.option(
+                "--retention",
+                type=click.Choice(("all", "models")),
+                help='What to keep in the store: "models" drops this agent\'s updates once they are past dispute. '
+                "Default: as the configuration says.",
+            ),
             click.option("--name", help="What the agent is called in its events; default: its address."),
             click.option("--yes", "-y", is_flag=True, help="Do not ask before depositing."),
             click.option("--json", "as_json", is_flag=True, help="Print the final report as JSON."),
@@ -206,7 +212,7 @@ def _run(app: App, role: Role, options: dict[str, Any], start: Callable[[Operato
             claim=options["claim"],
             events=events,
             token_price_wei=app.settings.token_price_wei,
-            retention=app.settings.retention,
+            retention=options["retention"] or app.settings.retention,
         )
         report = start(operator, agent)
     tell_report(report, options["as_json"], to_stdout=str(options["events"]) != "-")

@@ -124,7 +124,7 @@ class App:
 
     @cached_property
     def store(self) -> BlobStore:
-        """Where content is. Raises ConfigError, StoreUnreachable, TokenMissing."""
+        """Where content is. Raises ConfigError; StoreUnreachable for a daemon that is the only store."""
         from chainfl.storage.factory import open_store
 
         settings = self.settings

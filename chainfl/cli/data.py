@@ -14,6 +14,7 @@ import click
 from chainfl.cli.context import App, pass_app
 from chainfl.cli.options import CID, json_option
 from chainfl.cli.output import say, show, show_facts, show_json, show_table
+from chainfl.cli.store import in_a_folder
 from chainfl.errors import DescriptionInvalid, UsageError
 from chainfl.types import Cid
 
@@ -67,6 +68,8 @@ def publish(app: App, folder: Path, out: Path | None, as_json: bool, **options: 
     """
     if not options["licence"]:
         raise UsageError("say under what licence others may use the data: --licence CC-BY-4.0, or another SPDX name")
+    if out is not None:
+        in_a_folder(out)  # before anything is published
     from chainfl.data.publishing import Cutting, publish
     from chainfl.training.datasets import load_folder
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from chainfl.chain.operator import Operator
     from chainfl.config import PinningEntry
     from chainfl.storage.kubo import Peer
+    from chainfl.storage.port import BlobStore
 
 LOW_NATIVE_WEI: Final = 10**15
 """Below this a round's transactions may not be paid for on a public network."""
@@ -43,6 +46,8 @@ MAX_TASKS: Final = 50
 EMPTY_CID: Final = "bafkqaaa"
 """The empty content inside of its own CID, which every gateway gives without asking anybody."""
 FAILED_EXIT: Final = 1
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,17 +216,48 @@ def _pinning_service(app: App, entry: PinningEntry) -> str:
 
 
 def _store(app: App) -> str:
-    """A round trip of random bytes, which no store can have by chance; where all only read, none."""
+    """A round trip of random bytes, which no store can have by chance; where all only read, whether one answers."""
     if set(app.settings.stores) == {"gateway"}:
+        _any_gateway(app)
         return app.store.describe()
-    probe = b"chainfl doctor " + secrets.token_bytes(PROBE_BYTES)
-    cid = app.store.put_bytes(probe)
-    if not app.store.has(cid):
-        raise BlobNotFound(f"the store does not have {cid}, which was just put there", cid=cid)
-    if app.store.get_bytes(cid, max_bytes=len(probe)) != probe:
-        raise CidMismatch(f"the store gave other bytes for {cid} than it took", cid=cid)
-    app.store.drop(cid)
-    return app.store.describe()
+    from chainfl.storage.unixfs import cid_of
+
+    store, probe = app.store, b"chainfl doctor " + secrets.token_bytes(PROBE_BYTES)
+    cid = cid_of(probe)
+    with _dropping(store, cid):
+        if store.put_bytes(probe) != cid or not store.has(cid):
+            raise BlobNotFound(f"the store does not have {cid}, which was just put there", cid=cid)
+        if store.get_bytes(cid, max_bytes=len(probe)) != probe:
+            raise CidMismatch(f"the store gave other bytes for {cid} than it took", cid=cid)
+    return store.describe()
+
+
+@contextmanager
+def _dropping(store: BlobStore, cid: Cid) -> Iterator[None]:
+    """Drops the content however this ends: places that took it keep it also when too few others did."""
+    try:
+        yield
+    except BaseException:
+        try:
+            store.drop(cid)
+        except ChainflError as error:  # what failed first tells more
+            log.warning("%s may stay where it was put: %s", cid, error)
+        raise
+    store.drop(cid)
+
+
+def _any_gateway(app: App) -> None:
+    """Raises ServiceUnreachable unless one of them answers as a gateway does."""
+    gateways = app.settings.gateways
+    for url in gateways:
+        try:
+            _gateway(app, url)
+        except ChainflError as error:
+            log.debug("%s: %s", _host(url), error)
+        else:
+            return
+    names = ", ".join(map(_host, gateways))
+    raise ServiceUnreachable(f"no gateway answers, and nothing else is in `storage`: {names}", service=names)
 
 
 def _content(app: App, task_id: TaskId | None) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -17,11 +21,18 @@ from chainfl.types import Cid, TaskId
 if TYPE_CHECKING:
     from typing import BinaryIO
 
+    from chainfl.storage.port import BlobStore
     from chainfl.storage.several import SeveralStores
 
-NOWHERE_EXIT = 1
-MAX_GET_BYTES = 1 << 40
-_PIECE = 1 << 20
+NOWHERE_EXIT: Final = 1
+MAX_GET_BYTES: Final = 1 << 40
+LARGE_BYTES: Final = 64 << 20
+"""From here on an add shows that it is at work."""
+GATEWAY_SECONDS: Final = 120
+"""The longest that a store looks for one block: a gateway's patience; a daemon has less."""
+UNDER_WAY: Final = ("queued", "pinning")
+"""A service's word for what it was asked to keep and does not keep yet."""
+_PIECE: Final = 1 << 20
 
 
 @click.group()
@@ -38,13 +49,20 @@ def store() -> None:
 @json_option
 @pass_app
 def add(app: App, path: Path, as_json: bool) -> None:
-    """Keep a file's content and print its CID."""
-    cid = app.store.put_file(path)
+    """Keep a file's content and print its CID; with pinning services, also say where each of them is with it."""
+    from chainfl.storage.several import SeveralStores
+
+    places, size = SeveralStores.of(app.store), path.stat().st_size
+    with _working(f"adding {size:,} bytes", is_long=size >= LARGE_BYTES):
+        cid = app.store.put_file(path)
+    standings = list(places.standings(cid)) if places.services else []
     if as_json:
-        show_json({"cid": cid, "bytes": path.stat().st_size, "store": app.store.describe()})
+        show_json({"cid": cid, "bytes": size, "store": app.store.describe(), "places": standings})
         return
     show(cid)
-    say(f"{path.stat().st_size:,} bytes in the {app.store.describe()}")
+    say(f"{size:,} bytes in the {app.store.describe()}")
+    for standing in standings:
+        say(f"{MARKS[standing.holds]} {standing.place}: {standing.told}")
 
 
 @store.command(epilog="Example: chainfl store get bafkrei… --out model.safetensors")
@@ -60,7 +78,9 @@ def get(app: App, cid: Cid, out: Path | None, force: bool, max_bytes: int) -> No
         return
     if out.exists() and not force:
         raise UsageError(f"{out} is already there; replace it with --force")
-    app.store.get_file(cid, out, max_bytes=max_bytes)
+    in_a_folder(out)
+    with _looking(app.store, cid, GATEWAY_SECONDS):
+        app.store.get_file(cid, out, max_bytes=max_bytes)
     say(f"{out.stat().st_size:,} bytes in {out}, verified")
 
 
@@ -89,10 +109,11 @@ def cid(path: Path, as_json: bool) -> None:
 @pass_app
 def pin(app: App, cid: Cid, as_json: bool) -> None:
     """Keep content that others published: in every store that writes, and at every pinning service."""
-    from chainfl.storage.several import SeveralStores
+    from chainfl.storage.several import PLACE_TIMEOUT_S, SeveralStores
 
     places = SeveralStores.of(app.store)
-    places.keep(cid)
+    with _looking(places, cid, round(PLACE_TIMEOUT_S)):
+        places.keep(cid)
     _show_standings(places, cid, as_json)
 
 
@@ -130,22 +151,34 @@ def prune(app: App, task_id: TaskId, everybody: bool, dry_run: bool, as_json: bo
     """Drop the payloads of a task's rounds that nobody can dispute any more: updates, and refuted aggregates.
 
     Final models stay. Without its updates a round cannot be computed again: `chainfl model verify` then needs somebody
-    else to have them. An agent does the same by itself with `retention = "models"`.
+    else to have them. An agent does the same by itself with `--retention models`. What is counted is what some place
+    keeps: content that a daemon holds unpinned goes with its next garbage collection, and is not.
     """
     from chainfl.agents.retention import droppable, past_dispute
+    from chainfl.storage.several import SeveralStores
 
-    reader = app.reader
+    reader, places = app.reader, SeveralStores.of(app.store)
     account = None if everybody else app.account(None)
     task, view = reader.task(task_id), reader.round(task_id)
     dropped = 0
     for number in past_dispute(view):
-        cids = [cid for cid in sorted(droppable(reader, task_id, task, number, account)) if app.store.has(cid)]
+        cids = [cid for cid in sorted(droppable(reader, task_id, task, number, account)) if _is_kept(places, cid)]
         for cid in cids if not dry_run else ():
-            app.store.drop(cid)
+            places.drop(cid)
         dropped += len(cids)
         say(f"round {number}: {len(cids)} payloads {'would go' if dry_run else 'dropped'}")
     if as_json:
         show_json({"task": task_id, "payloads": dropped, "dry_run": dry_run})
+
+
+def _is_kept(places: SeveralStores, cid: Cid) -> bool:
+    """Whether a store that writes or a service keeps the content, is about to, or does not say."""
+    reading = {place.name for place in places.places if not place.writes}
+    return any(
+        standing.holds is not False or standing.told in UNDER_WAY
+        for standing in places.standings(cid)
+        if standing.place not in reading
+    )
 
 
 def _show_standings(places: SeveralStores, cid: Cid, as_json: bool) -> bool:
@@ -160,10 +193,46 @@ def _show_standings(places: SeveralStores, cid: Cid, as_json: bool) -> bool:
 
 
 def _to_stdout(app: App, cid: Cid, max_bytes: int) -> None:
-    """Nothing is written before all of it is verified, so it goes through memory."""
+    """Nothing is written before all of it is verified, so it goes through a temporary file."""
     if sys.stdout.isatty():
         raise UsageError("content may be binary and would garble the terminal; name a file with --out, or pipe it")
-    sys.stdout.buffer.write(app.store.get_bytes(cid, max_bytes=max_bytes))
+    with tempfile.TemporaryDirectory(prefix="chainfl-") as folder:
+        copy = Path(folder) / "content"
+        with _looking(app.store, cid, GATEWAY_SECONDS):
+            app.store.get_file(cid, copy, max_bytes=max_bytes)
+        with copy.open("rb") as content:
+            shutil.copyfileobj(content, sys.stdout.buffer, _PIECE)
+
+
+def in_a_folder(out: Path) -> None:
+    """Raises UsageError for a file whose folder is not there."""
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {out.parent}; make the folder first: mkdir -p {out.parent}")
+
+
+@contextmanager
+def _looking(store: BlobStore, cid: Cid, seconds: int) -> Iterator[None]:
+    """Says on a terminal that content which is not near is looked for, and how long that may take."""
+    is_far = sys.stderr.isatty() and not store.has(cid)
+    if is_far:
+        say(f"looking for {cid} for up to {seconds} s")
+    with _working("fetching", is_long=is_far):
+        yield
+
+
+@contextmanager
+def _working(doing: str, *, is_long: bool) -> Iterator[None]:
+    """A sign of life with the time that has passed, for what may be long; on a terminal, to standard error."""
+    if not is_long or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        bar.add_task(doing, total=None)
+        yield
 
 
 def _cid_of(source: BinaryIO) -> tuple[Cid, int]:

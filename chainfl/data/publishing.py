@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from pathlib import Path
 
 from chainfl.data.croissant import MAX_SHARDS, Description, ShardEntry, Words
 from chainfl.data.shards import Partition, cut, form_of, write_shard
-from chainfl.errors import CidMismatch, UsageError
+from chainfl.errors import CidMismatch, PayloadTooLarge, StorageError, UsageError
 from chainfl.storage.files import open_source, pieces, writing
 from chainfl.storage.port import BlobStore
+from chainfl.storage.several import SeveralStores
 from chainfl.storage.unixfs import CidBuilder
 from chainfl.training.datasets import Dataset
 from chainfl.training.partition import label_counts
@@ -20,6 +22,8 @@ from chainfl.types import Cid
 
 Tell = Callable[[int, ShardEntry, bool], None]
 """Hears of each shard that is in its place: its number, what it is, and whether it had to be moved there."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,9 @@ class Cutting:
 
 
 def publish(dataset: Dataset, store: BlobStore, words: Words, cutting: Cutting, tell: Tell) -> tuple[Cid, Description]:
-    """Puts what the store does not have yet of shards and description. returns: the description and its CID.
+    """Puts what is not published yet of shards and description. returns: the description and its CID.
+
+    A shard counts as published once every store that writes has it, verified, and every pinning service confirms it.
 
     The same set, words and cutting give the same CIDs on every machine. Raises UsageError, DatasetError for a set
     that cannot be cut so, DescriptionInvalid for words that cannot stand in a description, and what the store raises.
@@ -58,18 +64,34 @@ def publish(dataset: Dataset, store: BlobStore, words: Words, cutting: Cutting, 
 
 
 def _put_shard(part: Dataset, store: BlobStore) -> tuple[ShardEntry, bool]:
-    """The shard's entry, and whether the store did not have it before."""
+    """The shard's entry, and whether it had to be put: not where every place that keeps content confirms it."""
     with tempfile.TemporaryDirectory(prefix="chainfl-") as folder:
         path = Path(folder) / "shard.npz"
         with writing(path.parent), path.open("wb") as target:
             write_shard(part, target)
         cid, sha256 = _identify(path)
         entry = ShardEntry(cid, sha256, path.stat().st_size, tuple(map(int, label_counts(part))))
-        if store.has(cid):
+        if _is_published(store, cid, path.with_name("copy.npz"), entry.num_bytes):
             return entry, False
         if (stored := store.put_file(path)) != cid:
             raise CidMismatch(f"the store keeps as {stored} what is {cid}", cid=cid)
         return entry, True
+
+
+def _is_published(store: BlobStore, cid: Cid, copy: Path, num_bytes: int) -> bool:
+    """Whether each place that keeps content says that it keeps this, and each store among them gives it, verified."""
+    places = SeveralStores.of(store)
+    writers = [place for place in places.places if place.writes]
+    keeping = {place.name for place in writers} | {service.name for service in places.services}
+    if not all(standing.holds for standing in places.standings(cid) if standing.place in keeping):
+        return False
+    try:
+        for place in writers:
+            place.store.get_file(cid, copy, max_bytes=num_bytes)
+    except (StorageError, PayloadTooLarge) as error:
+        log.warning("%s is damaged in the %s, and is put again: %s", cid, place.name, error)
+        return False
+    return True
 
 
 def _identify(path: Path) -> tuple[Cid, str]:

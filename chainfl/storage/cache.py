@@ -20,7 +20,8 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -34,20 +35,26 @@ _log = logging.getLogger("chainfl.storage")
 MIN_CACHE_BYTES: Final = 16 * MAX_BLOCK_BYTES
 _EVICT_TO: Final = (7, 8)
 """How much of `max_bytes` an eviction leaves, so that not every block that comes looks through the whole folder."""
+_WAIT_S: Final = 30.0
+_LEDGER_WAIT_S: Final = 2.0
+_FIRST_PAUSE_S: Final = 0.002
+_LONGEST_PAUSE_S: Final = 0.1
 
 
 class BlockCache:
     """A cache in the folder `root`, made on the first write. Safe among threads and processes. See the module.
 
     A folder that cannot be written, or a full disk, costs the keeping and never the reading: one warning, and blocks
-    pass through. Raises ConfigError for a `max_bytes` below MIN_CACHE_BYTES, 16 blocks.
+    pass through. wait_s: how long a process that has stopped, and not died, holds up the others.
+    Raises ConfigError for a `max_bytes` below MIN_CACHE_BYTES, 16 blocks.
     """
 
-    def __init__(self, root: Path, *, max_bytes: int) -> None:
+    def __init__(self, root: Path, *, max_bytes: int, wait_s: float = _WAIT_S) -> None:
         if max_bytes < MIN_CACHE_BYTES:
             raise ConfigError(f"a cache needs at least {MIN_CACHE_BYTES} bytes, not {max_bytes}")
         self.root = root
         self.max_bytes = max_bytes
+        self._wait_s = wait_s
         self._blocks = root / "blocks"
         self._pending = root / "pending"
         self._locks = root / "locks"
@@ -112,16 +119,17 @@ class BlockCache:
             self._warn(error)
 
     @contextlib.contextmanager
-    def alone(self, cid: Cid, what: str = "block") -> Iterator[None]:
+    def alone(self, cid: Cid, what: str = "block") -> Iterator[Callable[[], None]]:
         """Waits until no other thread or process is in here for the same `cid` and `what`.
 
-        A process that dies makes room. Where the folder takes no locks, nobody waits.
+        Gives what to call now and then, as a sign that it goes on. A process that dies makes room; one that gives no
+        sign for `wait_s` is not waited for any longer. Where the folder takes no locks, nobody waits.
         """
         digest_of(cid)
         path = self._locks / f"{cid}.{what}{PENDING_SUFFIX}"
         stream = self._locked_if_possible(path)
         try:
-            yield
+            yield lambda: None if stream is None else os.utime(stream)
         finally:
             if stream is not None:
                 # Before it is free, so that whoever gets it next sees that its name is gone and asks for a new one.
@@ -158,20 +166,22 @@ class BlockCache:
             self._warn(error)
             return None
 
-    def _locked(self, path: Path) -> int:
-        """A descriptor that holds the lock of the file that is at `path` now."""
+    def _locked(self, path: Path) -> int | None:
+        """A descriptor that holds the lock of the file that is at `path` now; None if whoever has it has stopped."""
         with writing(self.root):
             path.parent.mkdir(parents=True, exist_ok=True)
             while True:
                 stream = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                kept = False
                 try:
-                    fcntl.flock(stream, fcntl.LOCK_EX)
-                    if os.fstat(stream).st_nlink:
+                    if not _lock(stream, self._wait_s):
+                        return None
+                    kept = os.fstat(stream).st_nlink > 0
+                    if kept:
                         return stream
-                except BaseException:
-                    os.close(stream)
-                    raise
-                os.close(stream)
+                finally:
+                    if not kept:
+                        os.close(stream)
 
     def _warn(self, error: StorageError) -> None:
         if not self._warned.is_set():
@@ -185,7 +195,8 @@ class BlockCache:
         for folder in (self._pending, self._locks):
             folder.mkdir(parents=True, exist_ok=True)
         with (self.root / "size").open("a+b", buffering=0) as ledger:
-            fcntl.flock(ledger, fcntl.LOCK_EX)
+            if not _lock(ledger.fileno(), _LEDGER_WAIT_S):
+                raise StorageError(f"another process holds {ledger.name} and does not go on")
             ledger.seek(0)
             text = ledger.read(32)
             # Whatever else stands there is no count of ours; looking at the folder gives one.
@@ -225,6 +236,25 @@ class _Entry(NamedTuple):
     used_ns: int
     size: int
     path: str
+
+
+def _lock(stream: int, wait_s: float) -> bool:
+    """Locks the file; False when whoever holds it has given no sign for `wait_s`, which is a new time of the file's.
+
+    The system has no wait for a lock that ends, so this asks again and again, after pauses that grow.
+    """
+    pause_s, sign, deadline = _FIRST_PAUSE_S, 0, 0.0
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        now, newest = time.monotonic(), os.fstat(stream).st_mtime_ns
+        if newest != sign:
+            sign, deadline = newest, now + wait_s
+        if now >= deadline:
+            return False
+        time.sleep(min(pause_s, deadline - now))
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def _scan(folder: Path | str) -> Iterator[os.DirEntry[str]]:

@@ -17,9 +17,8 @@ import io
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -30,12 +29,14 @@ from chainfl.errors import (
     ConfigError,
     MalformedDag,
     NoStoreWrites,
+    PayloadTooLarge,
     ServiceUnreachable,
     StorageError,
 )
 from chainfl.storage.cache import BlockCache
 from chainfl.storage.car import read_car
 from chainfl.storage.cid import cid_to_bytes, digest_of
+from chainfl.storage.daemons import DaemonPool
 from chainfl.storage.files import pending_file, remove_orphans, writing
 from chainfl.storage.http import Answer, Deadline, HttpClient, Limits, parse_url
 from chainfl.storage.racing import Attempt, Pace, Race, Server, in_order, nobody_gave
@@ -56,6 +57,7 @@ _TOO_MANY: Final = 429
 _OVERLOADED: Final = 503
 _HUSH_S: Final = 30.0
 _CAR_TYPE: Final = "application/vnd.ipld.car"
+_WEB_PAGE: Final = "text/html"
 _CAR_REFUSALS: Final = {400, 406, 415, 501}
 _RAW: Final = {"Accept": "application/vnd.ipld.raw"}
 _CAR: Final = {"Accept": f"{_CAR_TYPE}; version=1; order=dfs; dups=y"}
@@ -76,7 +78,8 @@ class GatewayStore:
 
     A Kubo daemon's gateway on this machine is http://127.0.0.1:8080: under the name localhost it redirects to
     <CID>.ipfs.localhost, which nobody configured and which is therefore not followed to a private address.
-    `has` asks the cache alone. Raises ConfigError for an address that is none.
+    `has` asks the cache alone, which has nothing larger than itself. What is shown of an address is its origin.
+    Raises ConfigError for an address that is none.
     """
 
     def __init__(self, gateways: Sequence[str], *, cache: BlockCache, patience: Patience = Patience()) -> None:
@@ -116,11 +119,7 @@ class GatewayStore:
                 pass
 
     def has(self, cid: Cid) -> bool:
-        try:
-            return all(self._cache.holds(block) for block in block_cids(cid, self._cached_only))
-        except (BlobNotFound, MalformedDag):
-            cid_to_bytes(cid)
-            return False
+        return self._holds(cid, self._cache.max_bytes)
 
     def drop(self, cid: Cid) -> None:
         cid_to_bytes(cid)
@@ -133,9 +132,21 @@ class GatewayStore:
 
     def _leaves(self, cid: Cid, max_bytes: int) -> Generator[bytes, None, None]:
         # One transfer of a file at a time, on this machine; what is here needs none.
-        turn = contextlib.nullcontext() if self.has(cid) else self._cache.alone(cid, "dag")
-        with turn, contextlib.closing(_Transfer(self._gateways, self._cache, cid)) as transfer:
-            yield from read_dag(cid, transfer.fetch, max_bytes=max_bytes, expect=transfer.expect)
+        here = self._holds(cid, max_bytes)
+        turn = contextlib.nullcontext() if here else self._cache.alone(cid, "dag")
+        with turn as goes_on, contextlib.closing(_Transfer(self._gateways, self._cache, cid)) as transfer:
+            for leaf in read_dag(cid, transfer.fetch, max_bytes=max_bytes, expect=transfer.expect):
+                if goes_on:
+                    goes_on()
+                yield leaf
+
+    def _holds(self, cid: Cid, max_bytes: int) -> bool:
+        """Whether all blocks of the content are in the cache and it states no more than `max_bytes`."""
+        try:
+            return all(self._cache.holds(block) for block in block_cids(cid, self._cached_only, max_bytes=max_bytes))
+        except (BlobNotFound, MalformedDag, PayloadTooLarge):
+            cid_to_bytes(cid)
+            return False
 
     def _cached_only(self, cid: Cid) -> bytes:
         block = self._cache.get(cid)
@@ -148,10 +159,10 @@ class _Gateways:
     """What gateways can be asked for: one block, raced, or a stream of one file's blocks."""
 
     def __init__(self, urls: Sequence[str], patience: Patience) -> None:
-        self.servers = [Server(url) for url in dict.fromkeys(map(_base, urls))]
+        self.servers = list(_servers(dict.fromkeys(map(_base, urls))))
         self._patience = patience
         self._client = HttpClient(urls, limits=patience.block)
-        self._pool = ThreadPoolExecutor(_ATTEMPTS, thread_name_prefix="gateway")
+        self._pool = DaemonPool(_ATTEMPTS, "gateway")
 
     def race(self, cid: Cid) -> Race:
         """A race for one block among all that may be asked now. Raises InvalidCid."""
@@ -162,9 +173,9 @@ class _Gateways:
     @contextlib.contextmanager
     def stream(self, server: Server, root: Cid) -> Iterator[Iterator[tuple[Cid, bytes]]]:
         """The blocks below `root` as `server` streams them, each verified. Raises StorageError, then and later."""
-        url, limits = f"{server.name}/ipfs/{root}?{_CAR_QUERY}", self._patience.stream
+        url, limits = f"{server.url}/ipfs/{root}?{_CAR_QUERY}", self._patience.stream
         with self._client.get(url, headers=_CAR, max_bytes=_NO_BOUND, limits=limits) as answer:
-            kind = answer.header("Content-Type").partition(";")[0].strip().lower()
+            kind = _media_type(answer)
             if answer.status in _CAR_REFUSALS or (answer.status == 200 and kind != _CAR_TYPE):
                 raise StorageError(f"{server.name} has no CAR streams: {answer.status} {kind[:80]!r}")
             _check_status(answer, server.name, root)
@@ -174,7 +185,7 @@ class _Gateways:
         deadline = Deadline(self._patience.block)
         attempt.on_cancel(deadline.cancel)
         name = attempt.server.name
-        url = f"{name}/ipfs/{cid}?format=raw"
+        url = f"{attempt.server.url}/ipfs/{cid}?format=raw"
         with self._client.request("GET", url, headers=_RAW, max_bytes=_NO_BOUND, deadline=deadline) as answer:
             _check_status(answer, name, cid)
             attempt.began()
@@ -183,6 +194,10 @@ class _Gateways:
             return block
         if not answer.framed and len(block) <= MAX_BLOCK_BYTES:
             raise ServiceUnreachable(f"{name} gave other bytes for {cid}, or was cut", service=name)
+        if _media_type(answer) == _WEB_PAGE:
+            raise ServiceUnreachable(
+                f"{name} gave a web page for {cid}: it wants a login, or is no gateway", service=name
+            )
         raise CidMismatch(f"{name} gave other bytes for {cid}", cid=cid, gateway=name)
 
 
@@ -295,6 +310,19 @@ def _base(url: str) -> str:
     if "?" in parsed.target:
         raise ConfigError(f"the address of the gateway at {parsed.origin} has a query")
     return parsed.text.rstrip("/").removesuffix("/ipfs")
+
+
+def _servers(bases: Iterable[str]) -> Iterator[Server]:
+    """One for each address, named by its origin: the path may hold a key. Those of one origin are numbered."""
+    seen: Counter[str] = Counter()
+    for base in bases:
+        origin = parse_url(base).origin
+        seen[origin] += 1
+        yield Server(origin if seen[origin] == 1 else f"{origin} ({seen[origin]})", base)
+
+
+def _media_type(answer: Answer) -> str:
+    return answer.header("Content-Type").partition(";")[0].strip().lower()
 
 
 def _check_status(answer: Answer, name: str, cid: Cid) -> None:

@@ -18,8 +18,9 @@ import threading
 import urllib.parse
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -34,17 +35,19 @@ from chainfl.errors import (
     CidMismatch,
     ConfigError,
     MalformedDag,
+    PayloadTooLarge,
     StorageError,
     StoreFull,
     StoreReadOnly,
     StoreUnreachable,
     StoreUnsupported,
 )
-from chainfl.storage.cid import cid_to_bytes
+from chainfl.storage.cid import DAG_PB, cid_to_bytes, codec_of
+from chainfl.storage.daemons import DaemonPool
 from chainfl.storage.files import PIECE_BYTES, open_source, pending_file, reading, remove_orphans, writing
 from chainfl.storage.http import HttpClient, Limits
 from chainfl.storage.readahead import ReadAhead
-from chainfl.storage.unixfs import MAX_BLOCK_BYTES, UNIXFS_V1_2025, CidBuilder, read_dag
+from chainfl.storage.unixfs import MAX_BLOCK_BYTES, UNIXFS_V1_2025, CidBuilder, block_cids, read_dag
 from chainfl.types import Cid
 
 Version = tuple[int, int, int]
@@ -62,6 +65,10 @@ _CONNECT_TIMEOUT_S: Final = 5
 _ANSWER_TIMEOUT_S: Final = 120
 _FETCH_TIMEOUT_S: Final = 30
 """How long the daemon may look for one block among its peers."""
+_STALL_TIMEOUT_S: Final = 120
+"""How long the daemon may take none of the bytes that are added."""
+_HAS_MAX_BYTES: Final = 1 << 34
+"""Up to which stated size content that is not pinned is looked for block by block."""
 _PIN_TIMEOUT_S: Final = 600
 """How long the daemon may fetch what it is told to pin."""
 _DIAL_TIMEOUT_S: Final = 15
@@ -119,9 +126,10 @@ class KuboStore:
 
     Everything added is pinned when the put returns. Raises ConfigError for a malformed address, StoreUnreachable if
     nobody answers there, StoreUnsupported for a daemon before NEEDED_VERSION.
+    at_once: whether to ask the daemon now; if not, the last two are raised by what needs it.
     """
 
-    def __init__(self, api: str) -> None:
+    def __init__(self, api: str, *, at_once: bool = True) -> None:
         _silence_known_warnings()
         self._api = api
         self._address = _multiaddr(api)
@@ -137,7 +145,8 @@ class KuboStore:
             )
         except ipfshttpclient.exceptions.AddressError as error:
             raise ConfigError(f"`kubo_api` is no address of a daemon: {api!r}") from error
-        _refuse_too_old(self.version())
+        if at_once:
+            _refuse_too_old(self.version())
 
     def put_bytes(self, data: bytes) -> Cid:
         with _HashedStream(io.BytesIO(data)) as stream:
@@ -163,18 +172,12 @@ class KuboStore:
                 pending.publish(target)
 
     def prefetch(self, cid: Cid, *, max_bytes: int) -> None:
-        if not self.has(cid):
+        if not self._holds(cid, max_bytes):
             for _ in self._leaves(cid, max_bytes):
                 pass  # the daemon keeps what it fetched, until its garbage collection
 
     def has(self, cid: Cid) -> bool:
-        cid_to_bytes(cid)
-        try:
-            with self._translated(cid):
-                stat = self._client.files.stat(f"/ipfs/{cid}", opts={"with-local": "true"}, offline=True)
-        except BlobNotFound:
-            return False
-        return bool(stat.get("Local"))  # left out when a block below is missing
+        return self.is_pinned(cid) or self._holds(cid, _HAS_MAX_BYTES)
 
     def drop(self, cid: Cid) -> None:
         cid_to_bytes(cid)
@@ -198,7 +201,7 @@ class KuboStore:
         cid_to_bytes(cid)
         try:
             with self._translated(cid):
-                return cid in self._client.pin.ls(cid, type="recursive")["Keys"]
+                return str(cid) in self._client.pin.ls(cid, type="recursive")["Keys"]
         except _NotPinned:
             return False
 
@@ -215,16 +218,16 @@ class KuboStore:
     def addresses(self) -> tuple[str, ...]:
         """Multiaddresses, with its peer id, under which other nodes reach this one; none while it is offline."""
         with self._translated():
-            return tuple(self._client.id()["Addresses"] or ())
+            return tuple(map(str, self._client.id()["Addresses"] or ()))
 
     def peers(self) -> tuple[Peer, ...]:
         """The nodes that the daemon is connected to; none while it is offline."""
         try:
             with self._translated():
                 found = self._client.swarm.peers(opts={"latency": "true"})["Peers"] or ()
+                return tuple(Peer(f"{one['Addr']}/p2p/{one['Peer']}", _seconds(one["Latency"])) for one in found)
         except _Offline:
             return ()
-        return tuple(Peer(f"{one['Addr']}/p2p/{one['Peer']}", _seconds(one["Latency"])) for one in found)
 
     def connect(self, address: str) -> None:
         """Connects the daemon to another node. address: a multiaddress with a peer id. Raises StoreUnreachable."""
@@ -239,9 +242,13 @@ class KuboStore:
     # --- internals ---------------------------------------------------------------------------------
 
     def _add(self, stream: _HashedStream) -> Cid:
+        _refuse_too_old(self.version())
+        # While a body is sent the client's time to connect is its time for each piece, so it must be long here; that
+        # somebody answers at all was seen a moment ago.
+        limits = (_STALL_TIMEOUT_S, _ANSWER_TIMEOUT_S)
         with self._translated():
             # `pin` in the same request: the daemon holds off its garbage collection from the first block on.
-            found = self._client.add(stream, **_ADD, opts=dict(_ADD_OPTIONS))["Hash"]
+            found = self._client.add(stream, **_ADD, opts=dict(_ADD_OPTIONS), timeout=limits)["Hash"]
         cid = stream.cid()
         if found != cid:
             raise CidMismatch(f"the daemon stored {found} for content whose CID is {cid}", cid=cid, found=found)
@@ -253,10 +260,32 @@ class KuboStore:
         with ReadAhead(self._fetch, workers=FETCHES_AT_ONCE, window=WINDOW_BLOCKS) as ahead:
             yield from read_dag(cid, ahead.fetch, max_bytes=max_bytes, expect=ahead.expect)
 
-    def _fetch(self, cid: Cid) -> bytes:
+    def _holds(self, cid: Cid, max_bytes: int) -> bool:
+        """Whether the daemon has all blocks of the content itself and it states no more than `max_bytes`.
+
+        Not `files/stat --with-local`: that follows every link, and four small blocks can have more than anybody counts.
+        """
+        try:
+            for block in block_cids(cid, self._fetch_offline, max_bytes=max_bytes):
+                if codec_of(block) != DAG_PB:  # a node is fetched
+                    self._look_for(block)
+        except (BlobNotFound, MalformedDag, PayloadTooLarge):
+            cid_to_bytes(cid)
+            return False
+        return True
+
+    def _look_for(self, cid: Cid) -> None:
+        with self._turns, self._translated(cid):
+            self._client.block.stat(cid, offline=True)
+
+    def _fetch_offline(self, cid: Cid) -> bytes:
+        return self._fetch(cid, offline=True)
+
+    def _fetch(self, cid: Cid, *, offline: bool = False) -> bytes:
         block = bytearray()
         options = {"timeout": f"{_FETCH_TIMEOUT_S}s"}
-        with self._turns, self._translated(cid), self._client.block.get(cid, stream=True, opts=options) as parts:
+        get = partial(self._client.block.get, cid, stream=True, opts=options, offline=offline)
+        with self._turns, self._translated(cid), get() as parts:
             for part in parts:
                 block += part
                 if len(block) > MAX_BLOCK_BYTES:
@@ -272,6 +301,9 @@ class KuboStore:
             raise self._refusal(str(error), cid) from error
         except (ipfshttpclient.exceptions.Error, urllib3.exceptions.HTTPError, OSError) as error:
             raise StoreUnreachable(f"no Kubo daemon answers at {self._api}: {error}", kubo_api=self._api) from error
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            told = f"something else than a Kubo daemon answers at {self._api}: {type(error).__name__} {error}"
+            raise StoreUnreachable(told, kubo_api=self._api) from error
 
     def _refusal(self, said: str, cid: Cid | None) -> StorageError:
         kind = next((kind for words, kind in _SAID if words in said), StorageError)
@@ -288,7 +320,7 @@ class _HashedStream:
         self._source = source
         self._path = path or Path("memory")
         self._builder = CidBuilder()
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._beside = DaemonPool(1, "hash")
         self._hashed: Future[None] | None = None
 
     def __enter__(self) -> _HashedStream:

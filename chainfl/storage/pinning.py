@@ -42,6 +42,8 @@ _PAGE: Final = 1000
 _MAX_PAGES: Final = 100
 _MAX_ANSWER_BYTES: Final = 4 << 20
 _MAX_TEXT: Final = 512
+_MIN_HIDDEN: Final = 8
+"""Characters from which on a token is hidden in what a service says: no shorter one is a secret, or no word."""
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 10.0
 _LIMITS: Final = Limits(connect_s=5, idle_s=30, total_s=30)
@@ -78,7 +80,8 @@ def _token_in(path: Path, variable: str) -> str:
                 raise TokenMissing(f"{path} can be read by others; `chmod 600` it", variable=variable, path=path)
             return file.read(_MAX_ANSWER_BYTES).decode("ascii", "replace").strip()
     except OSError as error:
-        raise TokenMissing(f"there is no token: {path}: {error.strerror}", variable=variable, path=path) from error
+        told = f"there is no token: {variable} is not set, and {path}: {error.strerror}"
+        raise TokenMissing(told, variable=variable, path=path) from error
 
 
 # --- messages ------------------------------------------------------------------------------------
@@ -303,7 +306,8 @@ class PinningService:
 
     def _told(self, said: str) -> str:
         # A service may repeat what it was sent.
-        return f"{self.name} {_printable(said.replace(self._token, '[token]'))}"
+        shown = said.replace(self._token, "[token]") if len(self._token) >= _MIN_HIDDEN else said
+        return f"{self.name} {_printable(shown)}"
 
 
 class _Waiting:

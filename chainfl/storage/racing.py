@@ -47,10 +47,14 @@ class Pace:
 
 
 class Server:
-    """One server, and how it has been in this process. Safe among threads. Times are of the monotonic clock."""
+    """One server, and how it has been in this process. Safe among threads. Times are of the monotonic clock.
 
-    def __init__(self, name: str) -> None:
+    name: what is shown of it; url: where it is asked, which may hold a secret. The name, unless it is given.
+    """
+
+    def __init__(self, name: str, url: str = "") -> None:
         self.name = name
+        self.url = url or name
         self.usual_s: float | None = None  # until an answer begins
         self.failures = 0  # in a row
         self.rests_until = 0.0  # at the back until then

@@ -10,11 +10,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 
 from chainfl.storage.cid import DAG_PB, codec_of
+from chainfl.storage.daemons import DaemonPool
 from chainfl.storage.unixfs import Fetch
 from chainfl.types import Cid
 
@@ -39,7 +40,7 @@ class ReadAhead:
         assert 1 <= workers <= window
         self._fetch = fetch
         self._window = window
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="read-ahead")
+        self._pool = DaemonPool(workers, "read-ahead")
         self._lock = threading.Lock()
         self._expected: deque[_Next] = deque()
         self._started = 0  # of those expected

@@ -30,6 +30,7 @@ from chainfl.errors import (
     StoreFull,
     StoreReadOnly,
     StoreUnreachable,
+    TokenMissing,
 )
 from chainfl.storage.cid import cid_to_bytes
 from chainfl.storage.port import BlobStore, FarStore
@@ -94,11 +95,15 @@ class Service(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A store under the name that the configuration gives it. writes: whether it takes content."""
+    """A store under the name that the configuration gives it.
+
+    writes: whether it takes content; confirms: whether what it took counts as published, since others can fetch it.
+    """
 
     name: str
     store: BlobStore
     writes: bool = True
+    confirms: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +141,8 @@ class SeveralStores:
         """`store`, if it is several already; else the one place that it is."""
         if isinstance(store, SeveralStores):
             return store
-        return cls([Place(type(store).__name__.removesuffix("Store").lower(), store)])
+        kind = type(store).__name__.removesuffix("Store").lower()
+        return cls([Place(kind, store, writes=kind != "gateway")])
 
     # --- writing -----------------------------------------------------------------------------------
 
@@ -192,9 +198,9 @@ class SeveralStores:
         return any(_has(place, cid) for place in self.places)
 
     def describe(self) -> str:
-        stores = ", then ".join(place.store.describe() for place in self.places)
-        pinned = f"; pinned by {', '.join(service.name for service in self.services)}" if self.services else ""
-        return f"{stores}{pinned}; published when {self._quorum} confirm"
+        stores = ", then ".join(map(_described, self.places))
+        asked = f"; pins asked of {', '.join(service.name for service in self.services)}" if self.services else ""
+        return f"{stores}{asked}; published when {self._quorum} confirm"
 
     def standings(self, cid: Cid, *, timeout_s: float = LOOK_TIMEOUT_S) -> Iterator[Standing]:
         """Where the content is, place by place; all are asked at the same time."""
@@ -237,6 +243,7 @@ class _Publication:
         self._accepted = {service.name: threading.Event() for service in services}
         self._pins = {service.name: _started(self._pin, service, node) for service in services}
         self._places = self._puts | self._pins
+        self._confirming = {place.name for place in writers if place.confirms} | self._pins.keys()
         for name, place in self._places.items():
             place.add_done_callback(lambda done, name=name: _log_failure(name, done))  # type: ignore[misc]
 
@@ -274,7 +281,8 @@ class _Publication:
             accepted.wait(max(0.0, self._deadline - time.monotonic()))
 
     def _confirmed(self) -> int:
-        return sum(place.done() and place.exception() is None for place in self._places.values())
+        places = [place for name, place in self._places.items() if name in self._confirming]
+        return sum(place.done() and place.exception() is None for place in places)
 
     def _refusal(self, place: Future[Cid]) -> str:
         if not place.done():
@@ -284,7 +292,7 @@ class _Publication:
     def _raise_what_is_not_theirs(self) -> None:
         """A source that cannot be read, or a bug of ours."""
         for place in self._places.values():
-            if place.done() and not isinstance(place.exception(), StorageError | None):
+            if place.done() and not isinstance(place.exception(), StorageError | TokenMissing | None):
                 place.result()
 
     def _cid(self) -> Cid:
@@ -313,6 +321,13 @@ def _first_block(store: BlobStore, cid: Cid) -> None:
 # --- one place -----------------------------------------------------------------------------------
 
 
+def _described(place: Place) -> str:
+    try:
+        return place.store.describe()
+    except StorageError as error:
+        return f"{place.name} ({error})"
+
+
 def _has(place: Place, cid: Cid) -> bool:
     try:
         return place.store.has(cid)
@@ -326,12 +341,15 @@ def _prefetch(store: BlobStore, cid: Cid, max_bytes: int) -> None:
     store.prefetch(cid, max_bytes=max_bytes)
 
 
-def _store_stand(store: BlobStore, cid: Cid) -> tuple[bool, str]:
+def _store_stand(store: BlobStore, cid: Cid) -> tuple[bool | None, str]:
     if isinstance(store, Node):
         if store.is_pinned(cid):
             return True, "pinned"
         return False, "there, but not pinned" if store.has(cid) else "not there"
-    return (True, "there") if store.has(cid) else (False, "not there")
+    held = store.has(cid)
+    if isinstance(store, FarStore):
+        return (True, "in the cache") if held else (None, "not in the cache; gateways were not asked")
+    return (held, "there" if held else "not there")
 
 
 def _service_stand(service: Service, cid: Cid) -> tuple[bool, str]:
@@ -370,8 +388,17 @@ def _log_failure(name: str, place: Future[Cid]) -> None:
 
 
 # What tells most about a content that no place gave: what is wrong with the content itself or with the target, then
-# what may pass, then what one damaged place said.
-_TELLING: Final = (PayloadTooLarge, InvalidCid, StoreFull, StoreReadOnly, StoreUnreachable, BlobNotFound, StorageError)
+# what may pass, then what one damaged place said, then what is amiss on this side.
+_TELLING: Final = (
+    PayloadTooLarge,
+    InvalidCid,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnreachable,
+    BlobNotFound,
+    StorageError,
+    ChainflError,
+)
 
 
 def _most_telling(told: str, failed: Sequence[tuple[str, ChainflError]]) -> ChainflError:

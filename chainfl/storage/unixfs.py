@@ -177,28 +177,43 @@ def read_dag(
     """
     block = _verified(root, fetch)
     size = _stated_size(root, block, layout)
-    if size > max_bytes:
-        raise PayloadTooLarge(f"{root} has {size} bytes, at most {max_bytes} are allowed", size=size, limit=max_bytes)
+    _refuse_too_large(root, size, max_bytes)
     yield from _walk(root, block, size, layout.height(size), _Source(fetch, expect), layout)
 
 
-def block_cids(root: Cid, fetch: Fetch, *, layout: Layout = UNIXFS_V1_2025) -> Iterator[Cid]:
-    """The CIDs of all blocks of a file in the order in which `read_dag` asks for them. Fetches the nodes alone.
+def block_cids(root: Cid, fetch: Fetch, *, max_bytes: int, layout: Layout = UNIXFS_V1_2025) -> Iterator[Cid]:
+    """The CIDs of all blocks of a file, each once, as `read_dag` first asks for them. Fetches the nodes alone.
 
-    Raises what `read_dag` raises for a node, PayloadTooLarge apart.
+    A few nodes with equal links can state more leaves than anybody could count: no CID is followed twice, and nothing
+    below a root that states more than `max_bytes`.
+    Raises what `read_dag` raises for a node; a file of one leaf is not fetched, and so not measured.
     """
     yield root
     if codec_of(root) == DAG_PB:
         block = _verified(root, fetch)
         size = _stated_size(root, block, layout)
-        yield from _cids_below(root, block, size, layout.height(size), fetch, layout)
+        _refuse_too_large(root, size, max_bytes)
+        yield from _cids_below(root, block, size, layout.height(size), _Distinct(fetch, {root}), layout)
 
 
-def _cids_below(cid: Cid, block: bytes, size: int, height: int, fetch: Fetch, layout: Layout) -> Iterator[Cid]:
+class _Distinct(NamedTuple):
+    fetch: Fetch
+    seen: set[Cid]
+
+
+def _cids_below(cid: Cid, block: bytes, size: int, height: int, source: _Distinct, layout: Layout) -> Iterator[Cid]:
     for child, child_size in _children(cid, block, size, height, layout):
+        if child in source.seen:
+            continue
+        source.seen.add(child)
         yield child
         if height > 1:
-            yield from _cids_below(child, _verified(child, fetch), child_size, height - 1, fetch, layout)
+            yield from _cids_below(child, _verified(child, source.fetch), child_size, height - 1, source, layout)
+
+
+def _refuse_too_large(root: Cid, size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise PayloadTooLarge(f"{root} has {size} bytes, at most {max_bytes} are allowed", size=size, limit=max_bytes)
 
 
 def _stated_size(root: Cid, block: bytes, layout: Layout) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 import ssl
 import threading
 import urllib.parse
@@ -13,7 +14,7 @@ from types import TracebackType
 
 from chainfl.storage.car import car_headers
 from chainfl.storage.cid import RAW, cid_to_bytes, codec_of
-from chainfl.storage.unixfs import CidBuilder, block_cids
+from chainfl.storage.unixfs import CidBuilder, read_dag
 from chainfl.types import Cid
 
 Fault = Callable[["Request"], bool]
@@ -47,8 +48,15 @@ def car_parts(root: Cid, blocks: dict[str, bytes]) -> Iterator[bytes]:
     """The CAR stream of `root`: header, then every block depth first, repeated where the file repeats it."""
     header = car_headers(root)[0]
     yield varint(len(header)) + header
-    for cid in block_cids(root, blocks.__getitem__):
-        yield car_section(cid, blocks[cid])
+    asked: list[Cid] = []
+
+    def fetch(cid: Cid) -> bytes:
+        asked.append(cid)
+        return blocks[cid]
+
+    for _ in read_dag(root, fetch, max_bytes=1 << 62):
+        yield from (car_section(cid, blocks[cid]) for cid in asked)
+        asked.clear()
 
 
 class Request(http.server.BaseHTTPRequestHandler):
@@ -213,6 +221,22 @@ def streams_for_ever(request: Request) -> bool:
     request.close_connection = True
     while not request.server.gateway.closing.is_set():
         request.wfile.write(bytes(1 << 16))
+    return True
+
+
+def streams_a_car_for_ever(request: Request) -> bool:
+    """A stream that begins as it should, and then gives its first leaf again and again."""
+    head = list(car_parts(request.cid, request.server.gateway.blocks))[:3]
+    closing = request.server.gateway.closing
+    request.stream(
+        itertools.chain(head, itertools.takewhile(lambda _: not closing.is_set(), itertools.repeat(head[-1])))
+    )
+    return True
+
+
+def shows_a_login(request: Request) -> bool:
+    """What a hotel's network answers in everybody's place."""
+    request.reply(200, b"<html>Welcome! Your room number, please.</html>", {"Content-Type": "text/html; charset=utf-8"})
     return True
 
 

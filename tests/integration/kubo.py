@@ -145,6 +145,16 @@ class KuboDaemon:
         for left in ("repo.lock", "api"):
             (self.repo / left).unlink(missing_ok=True)
 
+    def pause(self) -> None:
+        """Stops the running daemon where it is, as a machine that swaps or sleeps would."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets a paused daemon go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def limit_files(self, num_bytes: int) -> None:
         """From now on the system lets the running daemon write no file beyond that size, as a full disk would."""
         assert self._process is not None

@@ -5,6 +5,7 @@ Source: https://ipfs.github.io/pinning-services-api-spec/ (1.0.0).
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -60,6 +61,7 @@ class PinningServer:
         self._store = KuboStore(node.api) if node else None
         self._lock = threading.Lock()
         self._fetches = ThreadPoolExecutor(4)
+        self._numbers = itertools.count()
         self._clock = datetime(2026, 1, 1, tzinfo=UTC)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -87,7 +89,7 @@ class PinningServer:
         """POST /pins."""
         with self._lock:
             self._clock += timedelta(milliseconds=1)  # `created` is unique, as pagination needs
-            new = _Pin(f"request/{len(self.pins)}", self._clock.isoformat().replace("+00:00", "Z"), pin)
+            new = _Pin(f"request/{next(self._numbers)}", self._clock.isoformat().replace("+00:00", "Z"), pin)
             self.pins[new.request_id] = new
         self._fetches.submit(self._fetch, new)
         return new

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kubo import private_swarm
+from pinning_service import TOKEN, PinningServer
 
 from chainfl.data.croissant import Description
 from chainfl.data.fetching import fetch_description
 from chainfl.storage.embedded import EmbeddedStore
+from chainfl.storage.kubo import KuboStore
 from chainfl.training.datasets import load_folder
 from chainfl.types import Cid
 
@@ -31,6 +34,10 @@ class Shell:
         home = {name: str(folder) for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CHAINFL_")}
         self._env = {**kept, **home, "CHAINFL_STORE_DIR": str(folder / "store"), "TMPDIR": str(folder)}
+
+    def use(self, **variables: str) -> None:
+        """Settings of the commands from here on."""
+        self._env |= variables
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "chainfl.cli.main", *arguments]
@@ -127,3 +134,47 @@ def test_fetch__damaged_in_the_store__is_not_delivered(shell: Shell) -> None:
     _, err = process.communicate(timeout=120)
     assert (process.returncode, "CID" in err or "object" in err) == (62, True)
     assert not (shell.folder / "mine" / "dataset.npz").exists()
+
+
+def test_publish__a_shard_is_damaged__run_again_puts_that_one_alone(shell: Shell) -> None:
+    cid, _ = shell.run(*PUBLISH)
+    shard = described(shell, cid).shards[2].cid
+    stored = shell.store.root / "objects" / shard[-2:] / shard
+    right = stored.read_bytes()
+    stored.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    again, err = shell.run(*PUBLISH)
+    assert again == cid
+    assert [line for line in err.splitlines() if line.endswith(", done")] == [
+        f"shard 3: {len(right):,} bytes, {shard}, done"
+    ]
+    assert stored.read_bytes() == right
+
+
+@pytest.mark.enable_socket
+def test_publish__a_wrong_token_is_corrected__the_service_gets_every_shard_once(shell: Shell) -> None:
+    with private_swarm(2) as (node, theirs), PinningServer(theirs) as service:
+        shell.use(
+            CHAINFL_STORAGE="kubo",
+            CHAINFL_KUBO_API=node.api,
+            CHAINFL_PINNING=f"cellar={service.endpoint}",
+            CHAINFL_PUBLISH_QUORUM="2",
+            CHAINFL_PINNING_TOKEN_CELLAR="wrong-token",
+        )
+        refused = shell.start(*PUBLISH)
+        _, err = refused.communicate(timeout=120)
+        assert (refused.returncode, "does not take the token" in err) == (68, True)
+        shell.use(CHAINFL_PINNING_TOKEN_CELLAR=TOKEN)
+        cid, _ = shell.run(*PUBLISH)
+        shards = {shard.cid for shard in fetch_description(KuboStore(node.api), Cid(cid)).shards}
+        assert {pin.pin["cid"] for pin in service.pins.values() if pin.status == "pinned"} == {cid, *shards}
+        asked = len(service.pins)
+        _, err = shell.run(*PUBLISH)
+        assert err.count(", was there") == len(shards)
+        assert len(service.pins) == asked
+
+        unpinned = min(shards)
+        shell.run("store", "unpin", unpinned)
+        _, err = shell.run(*PUBLISH)
+        assert err.count(", done") == 1
+        out, _ = shell.run("store", "status", unpinned)
+        assert out.count("pinned") == 2

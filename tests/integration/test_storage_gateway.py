@@ -32,6 +32,7 @@ from chainfl.errors import (
     PayloadTooLarge,
     ServiceUnreachable,
     StorageError,
+    StoreFull,
     StoreReadOnly,
 )
 from chainfl.storage import unixfs
@@ -197,6 +198,48 @@ def test_get__answer_without_end__is_a_lie_and_read_no_further_than_a_block(cach
             store.get_bytes(CID, max_bytes=len(DATA))
         assert len(endless.asked) == 1
     assert "lied" in store.describe()
+
+
+@pytest.mark.parametrize("fault", [faulty.streams_for_ever, faulty.streams_a_car_for_ever], ids=lambda f: f.__name__)
+def test_get__stream_without_end__is_left_and_the_rest_comes_as_raw_blocks(
+    cache: BlockCache, honest: Gateway, fault: faulty.Fault
+) -> None:
+    honest.faults.append(faulty.only_streams(fault))
+    assert store_of(cache, honest).get_bytes(CID, max_bytes=len(DATA)) == DATA
+    assert sum(kind == "car" for kind, _ in honest.asked) == 1
+    assert set(honest.times_asked().values()) == {1}
+
+
+def test_get__login_page_in_its_place__is_unreachable_and_no_lie(
+    cache: BlockCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Gateway(BLOCKS, faulty.shows_a_login) as captive:
+        store = store_of(cache, captive)
+        with pytest.raises(ServiceUnreachable, match="web page"):
+            store.get_bytes(CID, max_bytes=len(DATA))
+        captive.faults.clear()
+        assert store.get_bytes(CID, max_bytes=len(DATA)) == DATA
+    assert warnings_in(caplog) == []
+
+
+def test_get__key_in_the_path_of_the_address__is_sent_and_never_shown(
+    cache: BlockCache, honest: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="chainfl")
+    paths: list[str] = []
+
+    def lies_to(request: Request) -> bool:
+        paths.append(request.path)
+        return faulty.lies(request)
+
+    with Gateway(BLOCKS, lies_to) as liar:
+        store = store_of(cache, f"{liar.url}/secret", f"{honest.url}/secret")
+        assert store.get_bytes(CID, max_bytes=len(DATA)) == DATA
+        with pytest.raises(BlobNotFound) as caught:
+            store.get_bytes(cid_of(b"not there"), max_bytes=100)
+    assert paths[0].startswith("/secret/ipfs/")
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("chainfl")]
+    assert "secret" not in f"{store.describe()} {caught.value} {caught.value.hint} {caught.value.evidence} {told}"
 
 
 # --- slow and dead -------------------------------------------------------------------------------
@@ -554,6 +597,46 @@ def test_get__eight_processes_at_once__ask_once(
     assert [process.wait(60) for process in processes] == [0] * 8
     assert all((tmp_path / f"{number}").read_bytes() == data for number in range(8))
     assert honest.asked == asked
+
+
+def test_get__process_that_fetches_is_stopped__another_one_waits_no_longer_than_it_should(
+    cache: BlockCache, honest: Gateway, tmp_path: Path
+) -> None:
+    reached = threading.Event()
+
+    def halts(request: Request) -> bool:
+        reached.set()
+        return faulty.stalls(request)
+
+    honest.faults.append(faulty.once(faulty.only_streams(halts)))
+    process = fetching(honest, cache, CID, tmp_path / "target")
+    try:
+        go(process)
+        assert reached.wait(30)
+        process.send_signal(signal.SIGSTOP)
+        impatient = BlockCache(cache.root, max_bytes=cache.max_bytes, wait_s=0.5)
+        started = time.monotonic()
+        assert store_of(impatient, honest).get_bytes(CID, max_bytes=len(DATA)) == DATA
+        assert time.monotonic() - started < 20
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_get_file__targets_disk_full__is_store_full_and_the_target_stays(
+    cache: BlockCache, honest: Gateway, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "target").write_bytes(b"as it was")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5 * MIB, hard))
+    try:
+        with pytest.raises(StoreFull):
+            store_of(cache, honest).get_file(CID, folder / "target", max_bytes=len(DATA))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.read_bytes() for path in folder.iterdir()] == [b"as it was"]
 
 
 @pytest.mark.parametrize("leaves", [0, 4, 9])

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import http.server
 import json
 import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +23,11 @@ import pytest
 from kubo import KuboDaemon, Relay, require_ipfs_binary
 
 from chainfl.errors import BlobNotFound, CidMismatch, MalformedDag, PayloadTooLarge, StoreFull, StoreUnreachable
+from chainfl.storage.cid import DAG_PB, cid_to_bytes, make_cid
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.storage.factory import open_store
 from chainfl.storage.kubo import KuboStore, untested
-from chainfl.storage.unixfs import cid_of
+from chainfl.storage.unixfs import Link, cid_of, encode_node
 from chainfl.types import Cid
 
 pytestmark = [pytest.mark.integration, pytest.mark.enable_socket]
@@ -310,6 +315,91 @@ def test_get__daemon_dies_in_the_middle__is_unreachable_and_the_target_stays(
     assert target.read_bytes() == data
 
 
+def test_put_file__daemon_takes_nothing_for_nine_seconds__goes_on(fragile: KuboDaemon, tmp_path: Path) -> None:
+    data, fifo = unlike_any_other(40 * MIB), tmp_path / "fifo"
+    os.mkfifo(fifo)
+    store = KuboStore(fragile.api)
+    timer = threading.Timer(9, fragile.resume)
+
+    def feed() -> None:
+        with fifo.open("wb", buffering=0) as end:
+            end.write(data[: 2 * MIB])
+            fragile.pause()
+            timer.start()
+            end.write(data[2 * MIB :])
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    try:
+        assert store.put_file(fifo) == cid_of(data)
+    finally:
+        timer.join()
+        feeder.join()
+
+
+def test_get_file__targets_disk_full__is_store_full_and_the_target_stays(store: KuboStore, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"as it was")
+    cid = store.put_bytes(DATA)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * MIB, hard))
+    try:
+        with pytest.raises(StoreFull):
+            store.get_file(cid, target, max_bytes=len(DATA))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"as it was"]
+
+
+def test_has__tower_of_equal_links__is_answered_at_once(daemon: KuboDaemon, store: KuboStore, tmp_path: Path) -> None:
+    leaf = bytes(MIB)
+    cid, size, dag_size = store.put_bytes(leaf), MIB, MIB
+    for _ in range(3):
+        node = encode_node([Link(cid_to_bytes(cid), size, dag_size)] * 1024)
+        cid, size, dag_size = make_cid(DAG_PB, hashlib.sha256(node).digest()), 1024 * size, 1024 * dag_size + len(node)
+        (tmp_path / "node").write_bytes(node)
+        assert daemon.ipfs("block", "put", "--cid-codec=dag-pb", "--mhtype=sha2-256", str(tmp_path / "node")) == cid
+        started = time.monotonic()
+        assert store.has(cid) == (size <= 1 << 30)
+        with pytest.raises(PayloadTooLarge):
+            store.prefetch(cid, max_bytes=MIB)
+        assert time.monotonic() - started < 10
+
+
+def test_kubo_store__another_service_answers_there__is_unreachable_and_says_so() -> None:
+    class Rpc(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = b'{"jsonrpc": "2.0", "id": null, "error": {"code": -32700, "message": "no request"}}'
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing on the terminal."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Rpc) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        with pytest.raises(StoreUnreachable, match="something else than a Kubo daemon"):
+            KuboStore(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
+def test_open_store__several_and_the_daemon_down__the_others_read_and_take(tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        store = open_store(
+            ["kubo", "embedded"],
+            store_dir=tmp_path / "store",
+            kubo_api=f"/ip4/127.0.0.1/tcp/{nobody.getsockname()[1]}",
+        )
+        cid = EmbeddedStore(tmp_path / "store").put_bytes(DATA)
+        assert store.get_bytes(cid, max_bytes=len(DATA)) == DATA
+        store.get_file(cid, tmp_path / "target", max_bytes=len(DATA))
+        assert store.has(cid)
+
+
 # --- our own end ---------------------------------------------------------------------------------
 
 PUT_FILE = """
@@ -373,6 +463,24 @@ def test_get_file__killed_while_it_reads__leaves_the_old_target_and_the_next_get
     assert target.read_bytes() == b"as it was"
     store.get_file(cid, target, max_bytes=len(data))
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [data]
+
+
+def test_get_file__interrupted_while_the_daemon_looks_for_a_block__ends_at_once(
+    daemon: KuboDaemon, tmp_path: Path
+) -> None:
+    cid, reached = KuboStore(daemon.api).put_bytes(unlike_any_other(30 * MIB)), threading.Event()
+    with Relay(daemon.api) as relay:
+        relay.at("block/get", lambda count: (reached.set(), threading.Event().wait()) if count == 3 else None)  # type: ignore[arg-type, return-value]
+        process = subprocess.Popen(
+            [sys.executable, "-c", GET_FILE, relay.api, str(tmp_path / "target"), cid], stderr=subprocess.PIPE
+        )
+        assert reached.wait(30)
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+        assert time.monotonic() - started < 5
+    assert b"KeyboardInterrupt" in told
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- memory --------------------------------------------------------------------------------------

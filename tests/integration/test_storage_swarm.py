@@ -172,7 +172,7 @@ def test_doctor__node_service_and_gateway__are_told_with_their_figures(
     swarm: list[KuboDaemon], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     gateway = (swarm[2].repo / "gateway").read_text().strip()
-    with PinningServer(swarm[1]) as server:
+    with PinningServer(swarm[1]) as server, PinningServer(swarm[1]) as other:
         config = tmp_path / "chainfl.toml"
         config.write_text(
             f"""
@@ -181,7 +181,7 @@ def test_doctor__node_service_and_gateway__are_told_with_their_figures(
             gateways = ["{gateway}", "http://127.0.0.1:1"]
             pinning = [
                 {{ name = "cellar", endpoint = "{server.endpoint}" }},
-                {{ name = "attic", endpoint = "{server.endpoint}" }},
+                {{ name = "attic", endpoint = "{other.endpoint}" }},
             ]
             publish_quorum = 2
             keys_dir = "keys"
@@ -199,7 +199,7 @@ def test_doctor__node_service_and_gateway__are_told_with_their_figures(
     assert not found["pinning service attic"].ok
     assert "does not take the token" in found["pinning service attic"].told
     assert "not dropped everywhere: attic" in found["store"].told
-    assert server.pins == {}
+    assert server.pins == other.pins == {}
 
 
 def test_read__own_block_damaged__comes_from_the_next_store(swarm: list[KuboDaemon], stores: list[KuboStore]) -> None:

@@ -116,6 +116,21 @@ def test_aggregator__data__are_none_of_its_options(shell, agents):
     assert shell("aggregator", "run", "--data", "d") == 2
 
 
+@pytest.mark.parametrize(
+    ("setting", "option", "rule"),
+    [
+        ("all", (), "all"),
+        ("models", (), "models"),
+        ("all", ("--retention", "models"), "models"),
+        ("models", ("--retention", "all"), "all"),
+    ],
+)
+def test_run__retention__is_the_tasks_own_or_the_settings(shell, agents, monkeypatch, setting, option, rule):
+    monkeypatch.setenv("CHAINFL_RETENTION", setting)
+    assert shell("aggregator", "run", "--task", "1", *option) == 0
+    assert agents.options.retention == rule
+
+
 def test_run__deposit__fills_up_to_what_the_role_needs(shell, agents):
     shell.use(free=30 * TOKEN, wallet=1_000 * TOKEN)
     assert shell("worker", "run", "--task", "1", "--data", "d", "--deposit", "--yes") == 0

@@ -53,6 +53,12 @@ def test_publish__twice__the_same_cid_and_says_what_was_there(shell):
     assert shell.err.count(", was there") == 2
 
 
+def test_publish__out_in_no_folder__refused_before_anything_is_published(shell):
+    assert shell("data", "publish", "images", "--licence", "CC0-1.0", "--out", "nowhere/mine.json") == 11
+    assert "make the folder first" in shell.err
+    assert shell.store.blobs == {}
+
+
 def test_publish__json__is_the_datasheet(shell):
     told = json.loads(publish(shell, "--partition", "dirichlet", "--alpha", "0.5", "--shards", "2", "--json"))
     assert (told["num_examples"], told["num_classes"], told["dtype"]) == (40, 4, "uint8")

@@ -10,15 +10,16 @@ from types import SimpleNamespace
 
 import pytest
 from cli_fakes import TASK_VIEW, FakeOperator, Shell, shell_with_chain
-from fake_chain import account_of
+from fake_chain import MemoryStore, account_of
 
 from chainfl.cli import doctor
 from chainfl.cli.context import App
 from chainfl.cli.doctor import Check, Told, checks_of, examine
-from chainfl.errors import NoContract, StoreFull
+from chainfl.errors import CidMismatch, NoContract, NotPublished, ServiceUnreachable, StoreFull
 from chainfl.storage.cid import digest_of
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.storage.kubo import Peer
+from chainfl.storage.several import Place, SeveralStores
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks.cids import cid_on_chain
 from chainfl.types import Cid
@@ -150,11 +151,21 @@ def test_peers_words__measured_or_not__say_how_far(trips, words):
     assert doctor._peers_words([Peer(f"/ip4/127.0.0.1/tcp/{at}", trip) for at, trip in enumerate(trips)]) == words
 
 
-def test_store__only_gateways__is_described_without_a_round_trip(monkeypatch):
+@pytest.mark.parametrize("answering", [{"one.example"}, {"two.example"}, set()])
+def test_store__only_gateways__is_right_while_one_of_them_answers(monkeypatch, answering):
+    def ask(_app, url):
+        if doctor._host(url) not in answering:
+            raise ServiceUnreachable("no answer", service=url)
+
     monkeypatch.setenv("CHAINFL_STORAGE", "gateway")
-    monkeypatch.setenv("CHAINFL_GATEWAYS", "https://gateway.example")
+    monkeypatch.setenv("CHAINFL_GATEWAYS", "https://one.example,https://two.example/with-a-key")
+    monkeypatch.setattr(doctor, "_gateway", ask)
     monkeypatch.setattr(App, "store", property(lambda _: SimpleNamespace(describe=lambda: "gateways")))
-    assert doctor._store(App({})) == "gateways"
+    monkeypatch.setattr(doctor, "checks_of", lambda *_: (Check("store", doctor._store),))
+    (finding,) = examine(App({}))
+    assert finding.ok is bool(answering)
+    assert finding.told == "gateways" if answering else "one.example, two.example" in finding.told
+    assert "with-a-key" not in finding.told + finding.hint
 
 
 def test_store__round_trip__leaves_nothing_behind(tmp_path, monkeypatch):
@@ -162,6 +173,49 @@ def test_store__round_trip__leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(App, "store", property(lambda _: store))
     doctor._store(App({}))
     assert [path for path in store.root.rglob("*") if path.is_file()] == []
+
+
+class Unreliable(MemoryStore):
+    """Gives other bytes than it took, or refuses to drop."""
+
+    refuses_to_drop = False
+
+    def get_bytes(self, cid: Cid, *, max_bytes: int) -> bytes:
+        return b"other"
+
+    def drop(self, cid: Cid) -> None:
+        if self.refuses_to_drop:
+            raise StoreFull("cannot", path="/stores/here")
+        super().drop(cid)
+
+
+def test_store__gives_other_bytes__keeps_no_probe(monkeypatch):
+    store = Unreliable()
+    monkeypatch.setattr(App, "store", property(lambda _: store))
+    with pytest.raises(CidMismatch):
+        doctor._store(App({}))
+    assert store.blobs == {}
+
+
+def test_store__too_few_places_confirm__keeps_no_probe_in_those_that_did(tmp_path, monkeypatch):
+    def refuse(self, data):
+        raise StoreFull("no space", path="/stores/here")
+
+    near, full = MemoryStore(), type("Full", (MemoryStore,), {"put_bytes": refuse})()
+    several = SeveralStores([Place("near", near), Place("full", full)], quorum=2)
+    monkeypatch.setattr(App, "store", property(lambda _: several))
+    with pytest.raises(NotPublished):
+        doctor._store(App({}))
+    assert near.blobs == {}
+
+
+def test_store__the_probe_cannot_be_dropped_either__tells_what_failed_first(monkeypatch, caplog):
+    store = Unreliable()
+    store.refuses_to_drop = True
+    monkeypatch.setattr(App, "store", property(lambda _: store))
+    with pytest.raises(CidMismatch):
+        doctor._store(App({}))
+    assert "may stay" in caplog.text
 
 
 MODEL = cid_of(b"model")

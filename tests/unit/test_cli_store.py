@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 from agents_world import World
 from cli_fakes import Shell, isolate, shell_with_chain
-from fake_chain import account_of
+from fake_chain import MemoryStore, account_of
 
 from chainfl.cli.context import App
+from chainfl.cli.main import run
 from chainfl.errors import StoreFull, StoreReadOnly
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.storage.gateway import GatewayStore
@@ -106,6 +107,85 @@ def test_add__no_such_file__is_a_usage_error(shell):
     assert shell("store", "add", "nothing") == 2
 
 
+def test_get__no_such_folder__says_to_make_it(shell, tmp_path):
+    shell("store", "add", "file")
+    assert shell("store", "get", cid_of(CONTENT), "--out", "nowhere/copy") == 11
+    assert "make the folder first" in shell.err
+
+
+def test_get__to_standard_output__is_the_content_and_takes_no_memory_for_it(shell, monkeypatch):
+    shell("store", "add", "file")
+    out = SimpleNamespace(buffer=io.BytesIO(), isatty=lambda: False, flush=lambda: None)
+    monkeypatch.setattr(EmbeddedStore, "get_bytes", None)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert run(["store", "get", cid_of(CONTENT)]) == 0
+    assert out.buffer.getvalue() == CONTENT
+
+
+@pytest.mark.parametrize("command", ["get", "pin"])
+def test_get_and_pin__what_is_not_near__say_on_a_terminal_how_long_they_look(shell, monkeypatch, command):
+    options = ("--out", "copy") if command == "get" else ()
+    shell("store", command, cid_of(b"other"), *options)
+    assert "looking for" not in shell.err
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True, raising=False)
+    shell("store", command, cid_of(b"other"), *options)
+    assert f"looking for {cid_of(b'other')} for up to {120 if command == 'get' else 600} s" in shell.err
+    shell("store", "add", "file")
+    shell("store", command, cid_of(CONTENT), *options)
+    assert "looking for" not in shell.err
+
+
+class Pinner(MemoryStore):
+    """A node: what it drops is there until its garbage collection, or never was where `is_collected`."""
+
+    is_collected = False
+
+    def __init__(self, blobs: dict | None = None) -> None:
+        super().__init__(blobs or {})
+        self.pinned = set(self.blobs)
+
+    def put_bytes(self, data):
+        cid = super().put_bytes(data)
+        self.pinned.add(cid)
+        return cid
+
+    def has(self, cid):
+        return not self.is_collected and super().has(cid)
+
+    def pin(self, cid):
+        self.pinned.add(cid)
+
+    def is_pinned(self, cid):
+        return cid in self.pinned and not self.is_collected
+
+    def drop(self, cid):
+        self.pinned.discard(cid)
+
+    def addresses(self):
+        return ()
+
+    def connect(self, address): ...
+
+
+class Cellar:
+    """A pinning service that says the same of everything that was not dropped."""
+
+    name = "cellar"
+
+    def __init__(self, says: str) -> None:
+        self.says = says
+        self.dropped: set = set()
+
+    def pin(self, cid, *, accepted, **_):
+        accepted()
+
+    def stand(self, cid):
+        return "" if cid in self.dropped else self.says
+
+    def drop(self, cid):
+        self.dropped.add(cid)
+
+
 # --- pin, unpin, status --------------------------------------------------------------------------
 
 
@@ -146,6 +226,24 @@ def test_pin_unpin_status__no_cid__has_its_own_exit_code(shell, command):
     assert shell("store", command, "x") == 61
 
 
+def test_status__gateways_alone__says_that_they_were_not_asked(shell, monkeypatch):
+    monkeypatch.setenv("CHAINFL_STORAGE", "gateway")
+    monkeypatch.setenv("CHAINFL_GATEWAYS", "https://gateway.example")
+    assert shell("store", "status", cid_of(CONTENT)) == 1
+    assert "– gateway  not in the cache; gateways were not asked" in shell.out
+
+
+def test_add__with_a_service__says_where_each_place_is_with_it(shell, monkeypatch):
+    several = SeveralStores([Place("kubo", Pinner())], [Cellar("queued")])
+    monkeypatch.setattr(App, "store", property(lambda _: several))
+    assert shell("store", "add", "file") == 0
+    assert shell.out.strip() == cid_of(CONTENT), "a script takes the CID alone"
+    assert "✓ kubo: pinned" in shell.err
+    assert "✗ cellar: queued" in shell.err
+    assert shell("store", "add", "file", "--json") == 0
+    assert [place["told"] for place in json.loads(shell.out)["places"]] == ["pinned", "queued"]
+
+
 def test_store__gateway_alone__reads_only_and_says_which_store_writes(shell, monkeypatch):
     monkeypatch.setenv("CHAINFL_STORAGE", "gateway")
     monkeypatch.setenv("CHAINFL_GATEWAYS", "https://gateway.example")
@@ -155,11 +253,11 @@ def test_store__gateway_alone__reads_only_and_says_which_store_writes(shell, mon
 
 
 def test_store__service_without_its_token__says_where_to_put_it(shell, monkeypatch):
-    monkeypatch.setattr("chainfl.storage.factory._open", lambda *_: EmbeddedStore(Path("store")))
+    monkeypatch.setattr("chainfl.storage.factory._open", lambda *_, **__: EmbeddedStore(Path("store")))
     monkeypatch.setenv("CHAINFL_STORAGE", "kubo")
     monkeypatch.setenv("CHAINFL_PINNING", "cellar=https://cellar.example")
-    assert shell("store", "add", "file") == 16
-    assert "CHAINFL_PINNING_TOKEN_CELLAR" in shell.err
+    assert shell("store", "add", "file") == 0
+    assert "– cellar: there is no token: CHAINFL_PINNING_TOKEN_CELLAR is not set" in shell.err
 
 
 # --- dropping what is past dispute ---------------------------------------------------------------
@@ -193,15 +291,14 @@ def updates_of(world: World, round_number: int, worker: str | None = None) -> se
     return {cid_text(u.cid) for u in world.chain.reveals[round_number] if worker in (None, u.worker)}
 
 
-def test_prune__finished_task__drops_own_updates_of_all_rounds_but_the_newest(played):
+def test_prune__finished_task__drops_own_updates_of_all_rounds(played):
     shell, world = played
     assert shell("store", "prune", "1", "--json") == 0
-    assert json.loads(shell.out) == {"task": 1, "payloads": 2, "dry_run": False}
+    assert json.loads(shell.out) == {"task": 1, "payloads": 3, "dry_run": False}
     kept = world.store.blobs.keys()
-    for number in (1, 2):
+    for number in (1, 2, 3):
         assert not updates_of(world, number, WORKER) & kept
         assert len(updates_of(world, number) & kept) == 2, "the others' stay"
-    assert updates_of(world, 3) <= kept
     assert {cid_text(cid) for _, cid in world.chain.models.values()} <= kept, "models stay"
 
 
@@ -217,4 +314,30 @@ def test_prune__again__finds_nothing(played):
     shell, _ = played
     shell("store", "prune", "1", "--everybody")
     assert shell("store", "prune", "1", "--everybody", "--json") == 0
+    assert json.loads(shell.out)["payloads"] == 0
+
+
+def test_prune__a_daemon_that_collects_later__counts_what_is_pinned(played, monkeypatch):
+    shell, world = played
+    node = Pinner(world.store.blobs)
+    monkeypatch.setattr(App, "store", property(lambda _: node))
+    assert shell("store", "prune", "1", "--json") == 0
+    assert json.loads(shell.out)["payloads"] == 3
+    assert shell("store", "prune", "1", "--json") == 0
+    assert json.loads(shell.out)["payloads"] == 0, "its blocks are still there, and nobody keeps them"
+
+
+@pytest.mark.parametrize("says", ["pinned", "queued"])
+def test_prune__only_a_service_keeps_it__is_dropped_there(played, monkeypatch, says):
+    shell, world = played
+    node, cellar = Pinner(world.store.blobs), Cellar(says)
+    node.is_collected = True
+    gateway = Place("gateway", MemoryStore(world.store.blobs), writes=False)
+    several = SeveralStores([Place("kubo", node), gateway], [cellar])
+    monkeypatch.setattr(App, "store", property(lambda _: several))
+    monkeypatch.setattr(gateway.store, "drop", lambda _: None)
+    assert shell("store", "prune", "1", "--json") == 0
+    assert json.loads(shell.out)["payloads"] == 3
+    assert cellar.dropped == {cid for number in (1, 2, 3) for cid in updates_of(world, number, WORKER)}
+    assert shell("store", "prune", "1", "--json") == 0
     assert json.loads(shell.out)["payloads"] == 0

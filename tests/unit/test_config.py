@@ -11,6 +11,7 @@ import pytest
 
 from chainfl.config import commented_template, load_settings
 from chainfl.errors import ConfigError
+from chainfl.storage.cache import MIN_CACHE_BYTES
 
 ACCESS_KEY = "0123456789abcdef"
 
@@ -166,13 +167,35 @@ def test_storage__one_in_a_list__is_that_one(tmp_path: Path):
         ({"publish_quorum": 2}, "more than the 1"),
         ({"publish_quorum": 0}, "greater"),
         ({"storage": "kubo,gateway", "gateways": "https://a.example", "publish_quorum": 2}, "more than the 1"),
-        ({"cache_bytes": 1}, "greater"),
+        ({"cache_bytes": 1}, "--cache-bytes"),
+        ({"cache_bytes": MIN_CACHE_BYTES - 1}, "greater"),
+        ({"gateways": "https://ipfs.io,http://localhost:8080"}, "use 127.0.0.1"),
+        ({"kubo_api": "127.0.0.1:5001"}, "neither a multiaddress"),
+        ({"kubo_api": "ftp://127.0.0.1:5001"}, "neither a multiaddress"),
+        ({"storage": "kubo", "pinning": "a=https://api.example/psa,b=https://API.example:443/psa/"}, "twice"),
+        ({"storage": "kubo", "pinning": "a=http://localhost:99,b=http://127.0.0.1:99"}, "twice"),
+        ({"storage": "embedded,kubo", "publish_quorum": 2}, "embedded store beside another does not count"),
+        (
+            {"storage": "embedded,kubo", "pinning": "cellar=https://api.example", "publish_quorum": 3},
+            "more than the 2",
+        ),
     ],
 )
 def test_storage__cannot_be__is_one_problem_without_its_secrets(tmp_path: Path, flags: dict[str, object], word: str):
     (found,) = problems(environment={}, flags=flags, folder=tmp_path)
     assert word in found
     assert "secret-word" not in found
+
+
+def test_pinning__two_paths_at_one_host__are_two_services(tmp_path: Path):
+    pinning = "a=https://api.example/one,b=https://api.example/two"
+    flags = {"storage": "kubo", "pinning": pinning, "publish_quorum": 3}
+    assert load_settings(environment={}, flags=flags, folder=tmp_path).publish_quorum == 3
+
+
+@pytest.mark.parametrize("api", ["http://127.0.0.1:5001", "https://kubo.example", "/dns4/kubo/tcp/5001"])
+def test_kubo_api__url_or_multiaddress__is_taken_as_it_is(tmp_path: Path, api: str):
+    assert load_settings(environment={}, flags={"kubo_api": api}, folder=tmp_path).kubo_api == api
 
 
 def test_pinning__on_loopback__needs_no_tls(tmp_path: Path):

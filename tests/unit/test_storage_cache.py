@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import threading
@@ -212,6 +213,45 @@ def test_through__first_one_fails__the_one_that_waits_fetches_itself(cache: Bloc
         go_on.set()
         assert second.result(10) == BLOCK
         assert isinstance(first.exception(10), BlobNotFound)
+
+
+def test_through__another_process_holds_the_block_and_has_stopped__is_fetched_alone(tmp_path: Path) -> None:
+    impatient = BlockCache(tmp_path / "cache", max_bytes=MIN_CACHE_BYTES, wait_s=0.05)
+    upstream = Counted({CID: BLOCK})
+    with BlockCache(tmp_path / "cache", max_bytes=MIN_CACHE_BYTES).alone(CID):
+        assert impatient.through(upstream)(CID) == BLOCK
+    assert upstream.asked == [CID]
+
+
+def test_alone__another_one_goes_on__is_waited_for(tmp_path: Path) -> None:
+    first, second = (BlockCache(tmp_path / "cache", max_bytes=MIN_CACHE_BYTES, wait_s=0.3) for _ in range(2))
+    left = threading.Event()
+
+    def wait() -> bool:
+        with second.alone(CID):
+            return left.is_set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with first.alone(CID) as goes_on:
+            waiting = pool.submit(wait)
+            for _ in range(8):
+                assert not threading.Event().wait(0.1)
+                goes_on()
+            left.set()
+        assert waiting.result(10)
+
+
+def test_keep__another_process_holds_the_count_and_has_stopped__is_not_kept_and_not_waited_for(
+    cache: BlockCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_LEDGER_WAIT_S", 0.05)
+    cache.keep(CID, BLOCK)
+    other = cid_of(b"other")
+    with (cache.root / "size").open("rb") as ledger:
+        fcntl.flock(ledger, fcntl.LOCK_EX)
+        assert cache.through(Counted({other: b"other"}))(other) == b"other"
+    assert not cache.holds(other)
+    assert "not kept" in caplog.text
 
 
 def test_alone__different_things__do_not_wait_for_one_another(cache: BlockCache) -> None:

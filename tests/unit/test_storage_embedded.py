@@ -30,7 +30,7 @@ from chainfl.errors import (
     StoreReadOnly,
     UsageError,
 )
-from chainfl.storage import files
+from chainfl.storage import embedded, files
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.storage.factory import open_store
 from chainfl.storage.unixfs import cid_of
@@ -46,6 +46,20 @@ NOBODY = 65534
 @pytest.fixture
 def store(tmp_path: Path) -> EmbeddedStore:
     return EmbeddedStore(tmp_path / "store")
+
+
+def test_get_bytes__system_reads_less_than_asked__is_read_to_the_end(
+    store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Short(FileIO):
+        """As Linux, which gives at most 0x7ffff000 bytes a read, only with less."""
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(min(size or 0, MIB))
+
+    store.put_bytes(DATA)
+    monkeypatch.setattr(embedded, "FileIO", Short)
+    assert store.get_bytes(CID, max_bytes=len(DATA)) == DATA
 
 
 def object_path(store: EmbeddedStore, cid: Cid) -> Path:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from chainfl.errors import ConfigError, InvalidCid, StoreReadOnly
+from chainfl.errors import ConfigError, InvalidCid, PayloadTooLarge, StoreReadOnly
 from chainfl.storage.cache import MIN_CACHE_BYTES, BlockCache
-from chainfl.storage.cid import DAG_PB, codec_of
+from chainfl.storage.cid import DAG_PB, cid_to_bytes, codec_of, make_cid
 from chainfl.storage.gateway import GatewayStore, retry_after_s
-from chainfl.storage.unixfs import CidBuilder, Layout, block_cids, cid_of, read_dag
+from chainfl.storage.unixfs import (
+    MAX_BLOCK_BYTES,
+    CidBuilder,
+    Layout,
+    Link,
+    block_cids,
+    cid_of,
+    encode_node,
+    read_dag,
+)
 from chainfl.types import Cid
 
 DATA = b"".join(bytes([number]) * (1 << 20) for number in range(3))
@@ -93,7 +103,7 @@ def test_drop__is_nothing_but_checks_the_name(cache: BlockCache) -> None:
         store.drop(Cid("no CID"))
 
 
-def test_block_cids__file__is_the_order_of_read_dag() -> None:
+def test_block_cids__file__is_the_order_of_read_dag_each_once() -> None:
     tiny, size = Layout(chunk_bytes=4, max_links=3), 150
     blocks: dict[Cid, bytes] = {}
     builder = CidBuilder(blocks.__setitem__, layout=tiny)
@@ -102,5 +112,67 @@ def test_block_cids__file__is_the_order_of_read_dag() -> None:
     asked: list[Cid] = []
     list(read_dag(cid, lambda block: (asked.append(block), blocks[block])[1], max_bytes=size, layout=tiny))
     nodes = {block: data for block, data in blocks.items() if codec_of(block) == DAG_PB}
-    assert list(block_cids(cid, nodes.__getitem__, layout=tiny)) == asked
-    assert list(block_cids(cid_of(b"x"), {}.__getitem__)) == [cid_of(b"x")]
+    assert list(block_cids(cid, nodes.__getitem__, max_bytes=size, layout=tiny)) == list(dict.fromkeys(asked))
+    with pytest.raises(PayloadTooLarge):
+        list(block_cids(cid, nodes.__getitem__, max_bytes=size - 1, layout=tiny))
+    assert list(block_cids(cid_of(b"x"), {}.__getitem__, max_bytes=0)) == [cid_of(b"x")]
+
+
+def tower(levels: int) -> tuple[Cid, dict[Cid, bytes]]:
+    """A file that a few small blocks spell: `levels` nodes of 1,024 equal links above one leaf."""
+    leaf = bytes(MAX_BLOCK_BYTES)
+    cid, size, dag_size = cid_of(leaf), len(leaf), len(leaf)
+    blocks = {cid: leaf}
+    for _ in range(levels):
+        block = encode_node([Link(cid_to_bytes(cid), size, dag_size)] * 1024)
+        cid, size, dag_size = (
+            make_cid(DAG_PB, hashlib.sha256(block).digest()),
+            1024 * size,
+            1024 * dag_size + len(block),
+        )
+        blocks[cid] = block
+    return cid, blocks
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4])
+def test_has__tower_of_equal_links__looks_at_each_block_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: int
+) -> None:
+    cid, blocks = tower(levels)
+    vast = BlockCache(tmp_path / "vast", max_bytes=1 << 62)
+    for block, data in blocks.items():
+        vast.keep(block, data)
+    looks: list[Cid] = []
+    holds = vast.holds
+    monkeypatch.setattr(vast, "holds", lambda block: (looks.append(block), holds(block))[1])
+    assert GatewayStore(["https://example.org"], cache=vast).has(cid)
+    assert sorted(looks) == sorted(blocks)
+
+
+def test_get__all_of_a_tower_in_the_cache__is_refused_after_the_root(
+    cache: BlockCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cid, blocks = tower(4)
+    for block, data in blocks.items():
+        cache.keep(block, data)
+    store = GatewayStore(["https://example.org"], cache=cache)
+    read: list[Cid] = []
+    get = cache.get
+    monkeypatch.setattr(cache, "get", lambda block: (read.append(block), get(block))[1])
+    assert not store.has(cid)
+    with pytest.raises(PayloadTooLarge):
+        store.get_bytes(cid, max_bytes=1 << 30)
+    assert set(read) == {cid}
+
+
+def test_store__key_in_the_path_of_an_address__is_never_shown(
+    cache: BlockCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = ["https://127.0.0.1:9/secret-one", "https://127.0.0.1:9/secret-two"]
+    store = GatewayStore(keys, cache=cache)
+    first, second = store._gateways.servers
+    assert (first.url, second.url) == tuple(keys)
+    first.lied("other bytes")
+    told = store.describe() + caplog.text + first.name + second.name
+    assert "secret" not in told
+    assert first.name != second.name

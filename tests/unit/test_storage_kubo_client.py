@@ -31,10 +31,10 @@ from chainfl.errors import (
     UsageError,
 )
 from chainfl.storage import kubo
-from chainfl.storage.cid import DAG_PB, RAW, codec_of, make_cid
+from chainfl.storage.cid import DAG_PB, RAW, cid_to_bytes, codec_of, make_cid
 from chainfl.storage.factory import open_store
 from chainfl.storage.kubo import KuboStore
-from chainfl.storage.unixfs import MAX_BLOCK_BYTES, CidBuilder, cid_of
+from chainfl.storage.unixfs import MAX_BLOCK_BYTES, CidBuilder, Link, cid_of, encode_node
 from chainfl.types import Cid
 
 DATA = bytes(range(256)) * 10_000  # three chunks
@@ -54,6 +54,7 @@ class FakeClient:
         self.blocks: dict[str, bytes] = {}
         self.added: list[dict[str, Any]] = []
         self.fetched: list[str] = []
+        self.looked_at: list[str] = []
         self.fault: Exception | None = None
         self.answer: str | None = None
         self.says_version = "0.42.0"
@@ -88,9 +89,9 @@ class FakeClient:
             self.pins.add(cid)
         return {"Hash": self.answer or cid}
 
-    def get(self, cid: str, *, stream: bool, opts: dict[str, str]) -> Any:
+    def get(self, cid: str, *, stream: bool, opts: dict[str, str], offline: bool = False) -> Any:
         self._fail()
-        self.fetched.append(cid)
+        (self.looked_at if offline else self.fetched).append(cid)
         if cid not in self.blocks:
             raise client_errors.ErrorResponse(f"block was not found locally (offline): could not find {cid}", None)
         return self._parts(self.blocks[cid])
@@ -99,12 +100,13 @@ class FakeClient:
     def _parts(self, block: bytes) -> Iterator[Iterator[bytes]]:
         yield (block[at : at + 50_000] for at in range(0, len(block), 50_000))
 
-    def stat(self, path: str, *, opts: dict[str, str], offline: bool) -> dict[str, bool]:
+    def stat(self, cid: str, *, offline: bool) -> dict[str, Any]:
         assert offline
         self._fail()
-        if path.removeprefix("/ipfs/") not in self.blocks:
-            raise client_errors.ErrorResponse("ipld: could not find it", None)
-        return {"Local": True}
+        self.looked_at.append(cid)
+        if cid not in self.blocks:
+            raise client_errors.ErrorResponse(f"block was not found locally (offline): could not find {cid}", None)
+        return {"Key": cid, "Size": len(self.blocks[cid])}
 
     def _fail(self) -> None:
         if self.fault:
@@ -158,6 +160,9 @@ def test_put__bytes_and_file__same_cid_pinned_and_every_import_parameter_explici
     assert client.added[0] == client.added[1]
     parameters = client.added[0]
     options = parameters.pop("opts")
+    to_send, to_answer = parameters.pop("timeout")
+    assert to_send > client.settings["timeout"][0]
+    assert to_answer == client.settings["timeout"][1]
     assert parameters == {
         "cid_version": 1,
         "raw_leaves": True,
@@ -191,9 +196,72 @@ def test_prefetch__nothing_local__asks_for_every_block_once_and_gives_nothing(
     store.put_bytes(DATA)
     store.prefetch(CID, max_bytes=len(DATA))
     assert client.fetched == []
-    monkeypatch.setattr(KuboStore, "has", lambda *_: False)
+    monkeypatch.setattr(KuboStore, "_holds", lambda *_: False)
     store.prefetch(CID, max_bytes=len(DATA))
     assert set(client.fetched) == set(client.blocks)
+
+
+def test_has__tower_of_equal_links__looks_at_each_block_once_and_no_further_than_is_bounded(
+    store: KuboStore, client: FakeClient
+) -> None:
+    leaf = bytes(MAX_BLOCK_BYTES)
+    cid, size, dag_size = cid_of(leaf), len(leaf), len(leaf)
+    client.blocks[cid] = leaf
+    for _ in range(2):
+        node = encode_node([Link(cid_to_bytes(cid), size, dag_size)] * 1024)
+        cid, size, dag_size = make_cid(DAG_PB, hashlib.sha256(node).digest()), 1024 * size, 1024 * dag_size + len(node)
+        client.blocks[cid] = node
+        client.looked_at.clear()
+        small_enough = size <= kubo._HAS_MAX_BYTES
+        assert store.has(cid) == small_enough
+        assert sorted(client.looked_at) == sorted(client.blocks if small_enough else [cid])
+    with pytest.raises(PayloadTooLarge):
+        store.prefetch(cid, max_bytes=1 << 30)
+    assert client.fetched == [cid]
+
+
+def test_has__not_pinned__every_block_must_be_there(store: KuboStore, client: FakeClient) -> None:
+    store.put_bytes(DATA)
+    store.drop(CID)
+    assert store.has(CID)
+    del client.blocks[cid_of(DATA[-(len(DATA) % MAX_BLOCK_BYTES) :])]
+    assert not store.has(CID)
+
+
+@pytest.mark.parametrize(
+    "said", [{"jsonrpc": "2.0", "error": {"code": -32700}}, [], None, 5, "ok"], ids=lambda said: type(said).__name__
+)
+def test_kubo_store__something_else_answers_there__is_unreachable_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, said: Any
+) -> None:
+    monkeypatch.setattr(ipfshttpclient, "Client", FakeClient)
+    store = KuboStore(API)
+    for command in ("version", "id", "peers", "add"):
+        monkeypatch.setattr(FakeClient, command, lambda *_, **__: said)
+    monkeypatch.setattr(FakePins, "ls", lambda *_, **__: said)
+    for use in (
+        lambda: KuboStore(API),
+        store.describe,
+        store.addresses,
+        store.peers,
+        lambda: store.put_bytes(DATA),
+        lambda: store.has(CID),
+        store.count_pins,
+    ):
+        with pytest.raises(StoreUnreachable, match=f"something else than a Kubo daemon answers at {API}"):
+            use()
+
+
+def test_kubo_store__not_asked_at_once__reads_and_refuses_an_old_daemon_when_it_writes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ipfshttpclient, "Client", FakeClient)
+    store = KuboStore(API, at_once=False)
+    FakeClient.instance.says_version = "0.34.1"
+    assert not store.has(CID)
+    with pytest.raises(StoreUnsupported):
+        store.put_bytes(DATA)
+    assert FakeClient.instance.added == []
 
 
 def test_get__several_readers__share_the_requests_that_are_under_way_at_once(

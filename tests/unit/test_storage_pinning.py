@@ -95,3 +95,15 @@ def test_pin_status__details_with_control_characters__are_one_plain_line() -> No
 
 def test_service__shown__says_nothing_of_its_token() -> None:
     assert "t0ken" not in repr(PinningService("cellar", "https://api.example", "t0ken"))
+
+
+@pytest.mark.parametrize(
+    ("token", "said", "shown"),
+    [
+        ("wrong", "missing or wrong token", "missing or wrong token"),
+        ("0123456", "pin 01234567 is missing", "pin 01234567 is missing"),
+        ("s3cret-8", "no account has s3cret-8", "no account has [token]"),
+    ],
+)
+def test_failure__repeats_the_token__hides_what_is_long_enough_to_be_one(token: str, said: str, shown: str) -> None:
+    assert str(PinningService("cellar", "https://api.example", token)._refused(said)) == f"cellar {shown}"

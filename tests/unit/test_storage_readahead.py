@@ -144,3 +144,18 @@ def test_leaving__fetches_under_way__waits_for_nobody_and_starts_nothing() -> No
         assert upstream.reached.acquire(timeout=WAIT_S)
     assert upstream.fetched == [blocks[0][0]]
     upstream.gate.set()
+
+
+def test_fetch__under_way__its_thread_keeps_no_process_from_ending() -> None:
+    blocks = leaves(1)
+    upstream = Upstream(dict(blocks))
+    fetchers: list[threading.Thread] = []
+
+    def fetch(cid: Cid) -> bytes:
+        fetchers.append(threading.current_thread())
+        return upstream.fetch(cid)
+
+    with ReadAhead(fetch, workers=1, window=1) as ahead:
+        ahead.expect([blocks[0][0]])
+        assert ahead.fetch(blocks[0][0]) == blocks[0][1]
+    assert [thread.daemon for thread in fetchers] == [True]

@@ -7,7 +7,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import ipfshttpclient
 import pytest
+from ipfshttpclient import exceptions as client_errors
 
 from chainfl.errors import (
     BlobNotFound,
@@ -23,10 +25,12 @@ from chainfl.errors import (
     StoreFull,
     StoreReadOnly,
     StoreUnreachable,
+    TokenMissing,
     UsageError,
 )
+from chainfl.storage.cache import BlockCache
 from chainfl.storage.embedded import EmbeddedStore
-from chainfl.storage.factory import open_store
+from chainfl.storage.factory import confirming_stores, open_store
 from chainfl.storage.gateway import GatewayStore
 from chainfl.storage.several import Place, SeveralStores, Standing
 from chainfl.storage.unixfs import cid_of
@@ -344,6 +348,16 @@ def test_put__the_node_fails__its_services_confirm_nothing() -> None:
     assert vault.held == set()
 
 
+def test_put__only_a_place_that_does_not_confirm_took_it__is_not_published() -> None:
+    local, node = Shelf(), NetworkShelf(fault=StoreUnreachable("nobody answers"))
+    store = SeveralStores([Place("embedded", local, confirms=False), Place("kubo", node)], timeout_s=5)
+    with pytest.raises(NotPublished, match="0 of 1"):
+        store.put_bytes(DATA)
+    assert CID in local.kept
+    node.fault = None
+    assert store.put_bytes(DATA) == CID
+
+
 def test_put__source_missing__is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         several(Shelf(), Shelf()).put_file(tmp_path / "missing")
@@ -413,6 +427,95 @@ def test_open_store__embedded_and_gateway__reads_both_and_writes_one(tmp_path: P
 def test_open_store__quorum_out_of_reach__is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="publish_quorum"):
         open_store(["embedded"], store_dir=tmp_path, kubo_api=None, publish_quorum=2)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "confirming"),
+    [
+        (["embedded"], {"embedded"}),
+        (["embedded", "gateway"], {"embedded"}),
+        (["embedded", "kubo", "gateway"], {"kubo"}),
+        (["gateway"], set()),
+    ],
+)
+def test_confirming_stores__embedded__counts_only_where_nothing_else_writes(kinds, confirming) -> None:
+    assert confirming_stores(kinds) == confirming
+
+
+def test_standings__a_store_that_asks_others__does_not_say_what_they_have(tmp_path: Path) -> None:
+    store = GatewayStore(["https://gateway.example"], cache=BlockCache(tmp_path, max_bytes=1 << 30))
+    (standing,) = SeveralStores.of(store).standings(CID)
+    assert (standing.holds, standing.told) == (None, "not in the cache; gateways were not asked")
+
+
+def test_describe__a_service_that_is_only_configured__is_not_said_to_have_pinned() -> None:
+    told = several(NetworkShelf(), services=[Vault("cellar", fault=StorageError("no"))]).describe()
+    assert "cellar" in told
+    assert "pinned by" not in told
+
+
+def test_open_store__several_and_the_daemon_down__is_that_places_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gone:
+        def __init__(self, *_: object, **__: object) -> None:
+            self.block = self.pin = self
+
+        def __getattr__(self, name: str) -> Callable[..., object]:
+            def refused(*_: object, **__: object) -> None:
+                raise client_errors.ConnectionError(OSError("refused"))
+
+            return refused
+
+    monkeypatch.setattr(ipfshttpclient, "Client", Gone)
+    kept = EmbeddedStore(tmp_path / "store").put_bytes(b"kept")
+    store = open_store(["kubo", "embedded"], store_dir=tmp_path / "store", kubo_api="/ip4/127.0.0.1/tcp/5001")
+    assert isinstance(store, SeveralStores)
+    assert store.get_bytes(kept, max_bytes=100) == b"kept"
+    assert "no Kubo daemon answers" in store.describe()
+    with pytest.raises(StoreUnreachable):
+        open_store("kubo", store_dir=None, kubo_api="/ip4/127.0.0.1/tcp/5001")
+
+
+def test_describe__a_place_does_not_answer__says_so_and_names_the_others() -> None:
+    class Mute(Shelf):
+        def describe(self) -> str:
+            raise StoreUnreachable("nobody there")
+
+    told = several(Mute(), Shelf()).describe()
+    assert "store0 (nobody there)" in told
+    assert "shelf" in told
+
+
+def test_open_store__token_missing__reads_and_the_service_confirms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CHAINFL_PINNING_CELLAR_TOKEN", raising=False)
+    kept = EmbeddedStore(tmp_path / "store").put_bytes(b"kept")
+    store = open_store(
+        "embedded",
+        store_dir=tmp_path / "store",
+        kubo_api=None,
+        pinning={"cellar": "https://cellar.example"},
+        keys_dir=tmp_path / "keys",
+        publish_quorum=2,
+    )
+    assert isinstance(store, SeveralStores)
+    assert store.get_bytes(kept, max_bytes=100) == b"kept"
+    assert [(standing.place, standing.holds) for standing in store.standings(kept)] == [
+        ("embedded", True),
+        ("cellar", None),
+    ]
+    with pytest.raises(TokenMissing):
+        store.drop(CID)
+    with pytest.raises(NotPublished, match="1 of 2"):
+        store.put_bytes(DATA)
+
+
+def test_of__a_gateway_alone__keeps_nothing(tmp_path: Path) -> None:
+    gateway = GatewayStore(["https://gateway.example"], cache=BlockCache(tmp_path, max_bytes=1 << 30))
+    with pytest.raises(StoreReadOnly):
+        SeveralStores.of(gateway).keep(CID)
 
 
 def test_of__one_store__is_one_place_under_its_kind(tmp_path: Path) -> None:
