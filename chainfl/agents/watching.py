@@ -33,6 +33,9 @@ from chainfl.types import Address, Root, TaskId
 UPDATES_ARE_PUBLIC = (Phase.REVEAL, Phase.SCORE_COMMIT, Phase.SCORE_REVEAL, Phase.ANSWER, Phase.TALLY)
 """From a reveal on the bytes must be there; until the tally a proof still changes weights."""
 
+IS_TALLIED = (Phase.AGGREGATE, Phase.CHALLENGE, Phase.DISPUTE)
+"""A proof against an update changes no weight any more, and still slashes."""
+
 IS_POSTED = (Phase.CHALLENGE, Phase.DISPUTE)
 BPS = 10_000
 
@@ -372,6 +375,7 @@ def moves(
     yield from _against_the_aggregate(watch, findings, cases, salt)
     if answers:
         yield from _answers(watch, findings)
+    yield from _late_looks(watch, findings)
     yield from _refunds(watch)
 
 
@@ -448,7 +452,7 @@ def _expired(watch: Watch) -> Iterator[Move]:
 
 def _against_updates(watch: Watch, findings: Findings, cases: Mapping[str, Case], salt: bytes) -> Iterator[Move]:
     view = watch.round
-    if view.phase in UPDATES_ARE_PUBLIC and view.revealed > 0 and _is_time_to_look(watch, findings):
+    if view.phase in UPDATES_ARE_PUBLIC and _is_time_to_look(watch, findings):
         yield LookAtUpdates()
     for found in findings.updates.values():
         if found.is_open and len(watch.answers_for(found.index)) != found.num_answers:
@@ -467,9 +471,18 @@ def _against_updates(watch: Watch, findings: Findings, cases: Mapping[str, Case]
 
 def _is_time_to_look(watch: Watch, findings: Findings) -> bool:
     """For updates not seen yet, and again each second for those that were not there."""
-    unseen = len(findings.updates) < watch.round.revealed
     missing = any(found.state is Bytes.MISSING for found in findings.updates.values())
-    return (unseen or missing) and watch.now > findings.looked_at
+    return (_is_unseen(watch, findings) or missing) and watch.now > findings.looked_at
+
+
+def _late_looks(watch: Watch, findings: Findings) -> Iterator[Move]:
+    """Where everybody is quick, a round is in Challenge before all of its updates have been looked at."""
+    if watch.round.phase in IS_TALLIED and _is_unseen(watch, findings) and watch.now > findings.looked_at:
+        yield LookAtUpdates()
+
+
+def _is_unseen(watch: Watch, findings: Findings) -> bool:
+    return len(findings.updates) < watch.round.revealed
 
 
 def is_overdue(watch: Watch) -> bool:

@@ -102,12 +102,27 @@ def looked(*updates: UpdateFinding, **changes) -> Findings:
 # --- updates -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("phase", [Phase.REVEAL, Phase.SCORE_COMMIT, Phase.SCORE_REVEAL, Phase.ANSWER, Phase.TALLY])
+@pytest.mark.parametrize(
+    "phase",
+    [
+        *(Phase.REVEAL, Phase.SCORE_COMMIT, Phase.SCORE_REVEAL, Phase.ANSWER, Phase.TALLY),
+        *(Phase.AGGREGATE, Phase.CHALLENGE, Phase.DISPUTE),
+    ],
+)
 def test_updates__not_looked_at_yet__are_looked_at(blank, phase):
     assert move_of(seen(blank, phase)) == LookAtUpdates()
 
 
-@pytest.mark.parametrize("phase", [Phase.ENROLMENT, Phase.COMMIT, Phase.AGGREGATE, Phase.SETTLEMENT, Phase.COMPLETED])
+def test_updates__not_looked_at_in_challenge__come_after_the_aggregate_and_are_still_slashed(blank):
+    watch = seen(blank, Phase.CHALLENGE, posted=POSTED_RIGHT)
+    assert move_of(watch) == LookAtAggregate()
+    judged = Findings(recomputed_at=NOW, aggregate=AggregateFinding(1))
+    assert move_of(watch, judged) == LookAtUpdates()
+    assert isinstance(move_of(watch, replace(judged, looked_at=NOW)), Rest)
+    assert isinstance(move_of(watch, looked(SUSPECT, aggregate=AggregateFinding(1))), OpenCase)
+
+
+@pytest.mark.parametrize("phase", [Phase.ENROLMENT, Phase.COMMIT, Phase.SETTLEMENT, Phase.COMPLETED])
 def test_updates__other_phase__nothing_to_look_at(blank, phase):
     assert isinstance(move_of(seen(blank, phase)), Rest)
 
@@ -253,7 +268,7 @@ def test_case__proof_window__ends_where_the_contract_ends_it(blank, left, expect
     windows = blank.task.windows
     now = POSTED_AT + windows.challenge + windows.proof - left
     watch = seen(blank, Phase.DISPUTE, now=now, ends=now + left, posted=POSTED, challenges=(BOND,))
-    found = looked(announced={AGAINST_AGGREGATE.key: 8})
+    found = looked(SOUND, announced={AGAINST_AGGREGATE.key: 8})
     assert isinstance(move_of(watch, found, AGAINST_AGGREGATE), expected)
 
 
@@ -325,7 +340,7 @@ ASKED = replace(GAME, answers_turn=False)
 @pytest.mark.parametrize(("left", "expected"), [(1, Rest), (0, EndGame), (-1, EndGame)])
 def test_game__poster_is_silent__is_ended_at_the_deadline(blank, left, expected):
     game = OpenGame(RECORD, replace(GAME, deadline=NOW + left))
-    assert isinstance(move_of(seen(blank, Phase.DISPUTE, posted=POSTED, games=(game,))), expected)
+    assert isinstance(move_of(seen(blank, Phase.DISPUTE, posted=POSTED, games=(game,)), looked(SOUND)), expected)
 
 
 def test_game__answered__is_looked_at_then_pointed_then_proven(blank):
@@ -348,7 +363,7 @@ def test_game__attempt_fell__gives_its_bond_back(blank):
     watch = seen(
         replace(blank, round=replace(blank.round, attempt=2)), Phase.AGGREGATE, games=(OpenGame(RECORD, GAME),)
     )
-    assert move_of(watch) == EndGame(0)
+    assert move_of(watch, looked(SOUND)) == EndGame(0)
 
 
 def test_game__of_another_who_is_silent__anybody_ends_it(blank):
