@@ -314,7 +314,7 @@ class ValueOutOfRange(PayloadError):
 
 
 class PayloadFormMismatch(PayloadError):
-    """Plain where the task's payloads are compressed, or the other way round."""
+    """Plain where the task's payloads are compressed, the other way round, or compressed in another form."""
 
 
 class RootMismatch(PayloadError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, NewType
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final, Literal, NewType
 
 Address = NewType("Address", str)
 """A checksummed 0x-address."""
@@ -25,5 +27,16 @@ Wei = NewType("Wei", int)
 Seconds = NewType("Seconds", int)
 """Seconds; a point in time is chain time since the epoch."""
 
-Compression = Literal["none", "deflate"]
-"""The form of a task's update payloads."""
+CompressionName = Literal["none", "deflate", "int8", "int4", "topk"]
+"""As a specification's `payload.compression` has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """The form of a task's update payloads. keep: of topk, the share of an update's values that it may have."""
+
+    name: CompressionName = "none"
+    keep: Fraction = Fraction(1)
+
+
+PLAIN: Final = Compression()

@@ -59,14 +59,16 @@ class Prefetch:
         self._seen = stand
 
     def _wanted(self, snapshot: Snapshot) -> Iterator[tuple[CidOnChain, int]]:
-        form, view = self._context.scope.format, snapshot.round
+        scope, view = self._context.scope, snapshot.round
+        form = scope.format
         if view.phase in _MODEL_IS_POSTED:
             limit = max_model_bytes(form.num_params, has_state=form.has_momentum)
             yield from ((cid, limit) for cid in self._posted(view))
         # A validator fetches updates by itself; a worker needs nobody's.
         elif self._role is Role.AGGREGATOR and view.revealed and view.phase in _UPDATES_ARE_SHOWN:
             revealed = self._context.chain.revealed_updates(snapshot.task_id, view.round, view.opened_block)
-            yield from ((update.cid, max_update_bytes(form.num_params)) for update in revealed)
+            limit = max_update_bytes(form.num_params, scope.compression)
+            yield from ((update.cid, limit) for update in revealed)
 
     def _posted(self, view: RoundView) -> Iterable[CidOnChain]:
         """The next round's model, unless it falls."""

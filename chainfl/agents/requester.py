@@ -29,6 +29,7 @@ from chainfl.tasks.spec import (
     DEFAULT_GROUP_SIZE,
     DatasetEntry,
     GenesisEntry,
+    PayloadEntry,
     ProgramModel,
     RegisteredModel,
     TaskSpec,
@@ -44,7 +45,6 @@ from chainfl.training.datasets import Dataset
 from chainfl.training.exported import load_exported
 from chainfl.training.models import build_model
 from chainfl.training.trainer import LocalTrainer
-from chainfl.types import Compression
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class TaskDraft:
     description: str = ""
     parent_model: str | None = None
     named_validators: tuple[str, ...] = ()
-    compression: Compression = "none"
+    payload: PayloadEntry = field(default_factory=PayloadEntry)
 
 
 def publish_task(draft: TaskDraft, store: BlobStore) -> TaskSpec:
@@ -230,7 +230,7 @@ def _specification(
         training={name: getattr(draft, name) for name in TrainingEntry.model_fields},
         dataset=draft.dataset,
         validation=draft.validation,
-        payload={"compression": draft.compression},
+        payload=draft.payload,
         rounds=draft.rounds,
         enrolment_end=draft.enrolment_end,
         reward=draft.reward,

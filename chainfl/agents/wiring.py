@@ -179,7 +179,7 @@ def run_aggregator(
 def scope_of(chain: ChainPort, task_id: TaskId, spec: TaskSpec) -> TaskScope:
     """What the task's payloads are bound to."""
     layout_hash = bytes.fromhex(spec.layout.hash)
-    return TaskScope(chain.chain_id, chain.coordinator, task_id, spec.format, layout_hash, spec.payload.compression)
+    return TaskScope(chain.chain_id, chain.coordinator, task_id, spec.format, layout_hash, spec.payload.form())
 
 
 def open_task(

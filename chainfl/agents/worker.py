@@ -256,9 +256,10 @@ class Worker(Player):
         """Trains and journals; killed before that is whole, it trains again, and nothing was sent."""
         view, journal, form = snapshot.round, self.context.journal, self.context.scope.format
         trained, seconds = self._train(snapshot)
-        encoded = encode_update(trained.delta, journal.residual(form.num_params), form)
+        compression = self.context.scope.compression
+        encoded = encode_update(trained.delta, journal.residual(form.num_params), form, compression)
         metadata = self.context.scope.update_metadata(view.round, self.context.chain.account, view.model_root)
-        payload = payload_bytes(encoded.values, metadata, self.context.scope.compression)
+        payload = payload_bytes(encoded.values, metadata, compression)
         update = PreparedUpdate(
             round=view.round,
             opened_block=view.opened_block,

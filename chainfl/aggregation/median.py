@@ -17,5 +17,7 @@ def median_rank(count: int) -> int:
 
 def lower_median(rows: Sequence[Int16Array]) -> Int64Array:
     """The lower median of each column. rows: n times (m,) int16. returns: (m,) int64, as `FixedPoint.medianAt`."""
-    rank = median_rank(len(rows))
-    return select_ranks(rows, rank, rank)[0].astype(np.int64)
+    rank, found = median_rank(len(rows)), np.empty(rows[0].size, np.int64)
+    for columns, [value] in select_ranks(rows, rank, rank):
+        found[columns] = value
+    return found

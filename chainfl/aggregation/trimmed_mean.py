@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from chainfl.aggregation.mean import weighted_sum
 from chainfl.aggregation.selection import select_ranks
 from chainfl.encoding.arrays import Int16Array, Int64Array
@@ -28,5 +30,7 @@ def trimmed_sum(rows: Sequence[Int16Array], trim: int) -> Int64Array:
     """
     if not 0 <= 2 * trim < len(rows):
         raise AggregationError(f"trimming {trim} of {len(rows)} values at each end leaves nothing", trim=trim)
-    kept = select_ranks(rows, trim, len(rows) - 1 - trim)
-    return weighted_sum(kept, [1] * len(kept))
+    sums = np.empty(rows[0].size, np.int64)
+    for columns, kept in select_ranks(rows, trim, len(rows) - 1 - trim):
+        sums[columns] = weighted_sum(kept, [1] * len(kept))
+    return sums

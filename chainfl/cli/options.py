@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final, get_args
 
 import click
 
-from chainfl.types import Address, Cid, ModelId, TaskId
+from chainfl.types import Address, Cid, CompressionName, ModelId, TaskId
+
+COMPRESSIONS: Final = get_args(CompressionName)
+"""What --compression takes."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 

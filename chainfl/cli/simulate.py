@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from chainfl.cli.options import COMPRESSIONS
 from chainfl.cli.output import plain, show, show_facts, show_json, show_table
 from chainfl.training.presets import PRESETS
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     "--partition", default="iid", show_default=True, help="iid, dirichlet:0.5, shards:2, classes:2, skewed:0.8."
 )
 @click.option("--strategy", default="fedavg", show_default=True, help="By its name; a wrong one lists them all.")
+@click.option("--compression", type=click.Choice(COMPRESSIONS), help="Of updates. [default: the strategy's]")
+@click.option("--keep", help="Of topk: the share of values that is sent, such as 0.01.")
 @click.option("--validators", type=click.IntRange(0, 16), default=0, show_default=True, help="0: all count in full.")
 @click.option("--rounds", type=click.IntRange(1), help="[default: the preset's]")
 @click.option("--steps", type=click.IntRange(1), help="Local steps a round. [default: the preset's]")
@@ -42,6 +45,8 @@ def simulate(
     clients: int,
     partition: str,
     strategy: str,
+    compression: str | None,
+    keep: str | None,
     validators: int,
     rounds: int | None,
     steps: int | None,
@@ -62,7 +67,7 @@ def simulate(
     from chainfl.simulation.strategy import Strategy
     from chainfl.storage.files import writing
 
-    found = PRESETS[preset]
+    found, sent = PRESETS[preset], {"compression": compression, "keep": keep}
     result = run(
         found.model,
         found.dataset,
@@ -72,6 +77,7 @@ def simulate(
             server_rate=f"{found.server_step_num}/{found.server_step_den}",
             model_scale_bits=found.model_scale_bits,
             update_scale_bits=found.update_scale_bits,
+            **{name: value for name, value in sent.items() if value is not None},
         ),
         partition=partition,
         rounds=rounds or found.rounds,

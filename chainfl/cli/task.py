@@ -12,7 +12,7 @@ import click
 
 from chainfl.cli import words
 from chainfl.cli.context import App, pass_app
-from chainfl.cli.options import ADDRESS, CID, MODEL, TASK, json_option
+from chainfl.cli.options import ADDRESS, CID, COMPRESSIONS, MODEL, TASK, json_option
 from chainfl.cli.output import Money, duration, plain, say, show, show_facts, show_json, show_table
 from chainfl.cli.spending import Change, Consent, Spending, Step, report_sent, spend, spending_options
 from chainfl.errors import SpecificationError, StorageError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from chainfl.chain.events import Event
     from chainfl.chain.operator import Operator
     from chainfl.chain.records import Escrow, Line
-    from chainfl.tasks.spec import TaskSpec, TrainingEntry
+    from chainfl.tasks.spec import PayloadEntry, TaskSpec, TrainingEntry
 
 MAX_MODEL_BYTES = 1 << 40
 RULES = tuple(rule.name.lower() for rule in Rule)
@@ -72,7 +72,8 @@ def template() -> None:
 @click.option("--enrolment", metavar="TIME", help="How long enrolment lasts: 90s, 10min, 2h, 1d.")
 @click.option("--seed", type=click.IntRange(0), help="Of a registered model's initial weights.")
 @click.option("--dataset-cid", type=CID, help="A published data set (`chainfl data publish`): workers take its shards.")
-@click.option("--compression", type=click.Choice(("none", "deflate")), help="Of the updates' files.")
+@click.option("--compression", type=click.Choice(COMPRESSIONS), help="Of the updates' files.")
+@click.option("--keep", metavar="SHARE", help="Of topk: the share of an update's values that is sent, such as 0.01.")
 @click.option("--parent", type=MODEL, help="Id of the model that this task continues, for its lineage.")
 @spending_options
 @pass_app
@@ -139,8 +140,9 @@ def _compose(
     flags["format"] = format_flags(*(flags.pop(name) for name in ("rule", "trim", "momentum", "group_size")))
     if (cid := flags.pop("dataset_cid")) is not None:
         flags["dataset"] = {"description_cid": cid}
-    if (compression := flags.pop("compression")) is not None:
-        flags["payload"] = {"compression": compression}
+    sent = {name: value for name in ("compression", "keep") if (value := flags.pop(name)) is not None}
+    if sent:
+        flags["payload"] = sent
     if seed is not None:
         flags["model"] = {"seed": seed}
     if parent is not None:
@@ -431,7 +433,7 @@ def _spec_facts(spec: TaskSpec | None, problem: str | None) -> list[tuple[str, o
             f"{spec.dataset.name}: {shape}, {spec.dataset.num_classes} classes {spec.dataset.description}".strip(),
         ),
         *([("shards", spec.dataset.description_cid)] if spec.dataset.description_cid else []),
-        *([("updates", f"compressed ({spec.payload.compression})")] if spec.payload.compression != "none" else []),
+        *([("updates", _payload_words(spec.payload))] if spec.payload.compression != "none" else []),
         ("model", named),
         (
             "training",
@@ -440,6 +442,11 @@ def _spec_facts(spec: TaskSpec | None, problem: str | None) -> list[tuple[str, o
         ("weights", ", then ".join([*spec.validation.before, spec.validation.rule])),
         ("scores", spec.validation.contribution),
     ]
+
+
+def _payload_words(payload: PayloadEntry) -> str:
+    kept = "" if payload.keep is None else f", {payload.keep} of the values"
+    return f"compressed ({payload.compression}{kept})"
 
 
 def _training_words(training: TrainingEntry) -> str:

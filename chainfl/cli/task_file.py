@@ -43,13 +43,14 @@ _TOKEN_FIELDS: Final = (
     "demand_fee",
 )
 
-_VALIDATION_RATES: Final = (
+_RATES: Final = (
     "gate_cosine",
     "duplicate_cosine",
     "clipping_norm",
     "smoothing",
     "between_round_truncation",
     "within_round_truncation",
+    "keep",
 )
 
 Rate = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,18})?$")]
@@ -160,12 +161,12 @@ class TaskFile(_Table):
     ] = {}
     economics: dict[str, Amount | int] = {}
 
-    @field_validator("validation", mode="before")
+    @field_validator("validation", "payload", mode="before")
     @classmethod
     def _rates(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        return {name: _as_decimal(given) if name in _VALIDATION_RATES else given for name, given in value.items()}
+        return {name: _as_decimal(given) if name in _RATES else given for name, given in value.items()}
 
 
 TEMPLATE: Final = """\
@@ -241,7 +242,8 @@ momentum_den = 0
 group_size = 64                 # above so many updates the mean is a sum of group sums
 
 [payload]                       # the form of the updates' files
-compression = "none"            # or "deflate": half the bytes for a little time
+compression = "none"            # deflate: half the bytes; int8, int4, topk: fewer, and what they lose is sent later
+# keep = "0.01"                 # topk: the share of an update's values that is sent
 
 [windows]                       # seconds; by default the network's own
 # commit = 600
@@ -386,7 +388,7 @@ def draft_of(file: TaskFile, *, now: int, windows: Windows, money: Money) -> Tas
         validation=file.validation,
         **file.training.model_dump(),
         **file.format.settings(),
-        compression=file.payload.compression,
+        payload=file.payload,
     )
 
 

@@ -1,10 +1,8 @@
-"""Integers that are mostly small, compressed: signs folded in, bytes put into planes, and deflate over that.
+"""Compressed updates: packed as their form says (see `packing`), and deflated.
 
-A value v becomes the unsigned (v << 1) ^ (v >> 15), so that small values of either sign have a high byte of zero. Of
-each block of values the low bytes come first and the high bytes after them, and one zlib stream (RFC 1950) goes over
-all blocks. Its writer looks for runs alone (Z_RLE): on updates that is both smaller and ten times quicker than zlib's
-default, which searches for matches that noise does not have. Any inflater reads it, and only what it inflates to is
-committed, so that the compressed bytes may differ from one zlib to another.
+One zlib stream (RFC 1950) goes over all groups. Its writer looks for runs alone (Z_RLE): on updates that is both
+smaller and ten times quicker than zlib's default, which searches for matches that noise does not have. Any inflater
+reads it, and only what it inflates to is committed, so that the compressed bytes may differ from one zlib to another.
 """
 
 from __future__ import annotations
@@ -15,51 +13,45 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
-from chainfl.encoding.arrays import Int16Array, blocks
+from chainfl.encoding.arrays import Int16Array
+from chainfl.encoding.packing import Bytes, groups, max_packed_bytes, packing_of
 from chainfl.errors import PayloadError, PayloadTooLarge, PayloadTruncated
+from chainfl.types import Compression
 
-BLOCK_VALUES: Final = 1 << 19
 _PIECE_BYTES: Final = 1 << 16
 _LEVEL: Final = 6
 _MEMORY_LEVEL: Final = 9
 
 
-def max_compressed_bytes(num_values: int) -> int:
+def max_compressed_bytes(compression: Compression, num_values: int) -> int:
     """What no stream of so many values exceeds: zlib bounds its own growth on noise so, whatever its settings."""
-    size = 2 * num_values
+    size = max_packed_bytes(compression, num_values)
     return size + (size >> 5) + 64
 
 
-def compress_values(values: Int16Array) -> Iterator[bytes]:
-    """The stream, a piece at a time, in memory for one block. values: (n,) int16."""
+def compress_values(values: Int16Array, compression: Compression) -> Iterator[bytes]:
+    """The stream, a piece at a time, in memory for one group. values: (n,) int16.
+
+    Raises EncodingError for values that the form cannot hold: see `lossy.lossy_values`.
+    """
     deflater = zlib.compressobj(_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, _MEMORY_LEVEL, zlib.Z_RLE)
-    for block in blocks(values.size, BLOCK_VALUES):
-        yield deflater.compress(_planes(values[block]))
+    packing = packing_of(compression, values.size)
+    for group in groups(values.size):
+        yield deflater.compress(packing.pack(values[group]))
     yield deflater.flush()
 
 
-def inflate_values(source: BinaryIO, length: int, num_values: int) -> Iterator[Int16Array]:
-    """The values in the next `length` bytes of a stranger's stream, a block at a time, which the last one ends.
+def inflate_values(source: BinaryIO, length: int, num_values: int, compression: Compression) -> Iterator[Int16Array]:
+    """The values in the next `length` bytes of a stranger's stream, a group at a time, which the last one ends.
 
-    Never holds more than one block, whatever the stream would inflate to. Raises PayloadTruncated for fewer values,
-    PayloadTooLarge for more values or bytes, PayloadError for what zlib cannot read.
+    Never holds more than one group, whatever the stream would inflate to. Raises PayloadTruncated for fewer values,
+    PayloadTooLarge for more values or bytes, PayloadError for what zlib cannot read or `packing` would never write.
     """
     inflater = _Inflater(source, length)
-    for block in blocks(num_values, BLOCK_VALUES):
-        planes = np.empty(2 * (block.stop - block.start), np.uint8)
-        inflater.fill(planes.data)
-        yield _values(planes)
+    packing = packing_of(compression, num_values)
+    for group in groups(num_values):
+        yield packing.unpack(inflater.read, group.stop - group.start)
     inflater.finish()
-
-
-def _planes(values: Int16Array) -> bytes:
-    folded = ((values << 1) ^ (values >> 15)).astype("<u2")
-    return folded.view(np.uint8).reshape(-1, 2).T.tobytes()
-
-
-def _values(planes: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Int16Array:
-    folded = np.ascontiguousarray(planes.reshape(2, -1).T).view("<u2").reshape(-1)
-    return ((folded >> 1) ^ -(folded & 1)).astype(np.uint16, copy=False).view(np.int16)
 
 
 class _Inflater:
@@ -70,14 +62,17 @@ class _Inflater:
         self._left = length
         self._inflater = zlib.decompressobj()
 
-    def fill(self, buffer: memoryview) -> None:
-        filled = 0
-        while filled < len(buffer):
-            part, is_last = self._step(len(buffer) - filled)
+    def read(self, count: int) -> Bytes:
+        """The next `count` bytes. Raises PayloadTruncated if there are fewer."""
+        data = np.empty(count, np.uint8)
+        buffer, filled = data.data, 0
+        while filled < count:
+            part, is_last = self._step(count - filled)
             if not part and is_last:
                 raise PayloadTruncated("the compressed values end before there are enough of them")
             buffer[filled : filled + len(part)] = part
             filled += len(part)
+        return data
 
     def finish(self) -> None:
         """Raises PayloadTooLarge if anything follows, PayloadTruncated if the stream's own end does not."""

@@ -94,13 +94,46 @@ def quantize_update(
     kept = np.empty(delta.size, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below, by its value
         num_clipped = _quantize_blocks(delta, residual, _scale(scale_bits), values, kept)
-    rounding_norm = 0.5 * math.sqrt(delta.size) / _scale(scale_bits)
+    lost_by_rounding = rounding_norm(delta.size, scale_bits)
     if max_residual_norm is None:
         # Where nothing was clipped the residual is within the bound anyway, and needs no second look.
-        max_residual_norm = max(_norm(delta), rounding_norm) if num_clipped else rounding_norm
-    if num_clipped or rounding_norm > max_residual_norm:
-        _shorten(kept, max_residual_norm)
+        max_residual_norm = max(l2_norm(delta), lost_by_rounding) if num_clipped else lost_by_rounding
+    if num_clipped or lost_by_rounding > max_residual_norm:
+        shorten(kept, max_residual_norm)
     return QuantizedUpdate(values, kept, num_clipped)
+
+
+def with_lost(
+    quantized: QuantizedUpdate, kept: Int16Array, scale_bits: int, max_residual_norm: float
+) -> QuantizedUpdate:
+    """The update of which compression left these integers, and in its residual also what that took away.
+
+    kept: (P,) int16. max_residual_norm: a longer residual is scaled down to this L2 norm.
+    """
+    residual = quantized.values.astype(np.float32)
+    residual -= kept
+    residual *= np.float32(1.0 / _scale(scale_bits))
+    residual += quantized.residual
+    shorten(residual, max_residual_norm)
+    return QuantizedUpdate(kept, residual, quantized.num_clipped)
+
+
+def rounding_norm(num_values: int, scale_bits: int) -> float:
+    """What rounding alone can lose of a vector of so many values, as an L2 norm."""
+    return 0.5 * math.sqrt(num_values) / _scale(scale_bits)
+
+
+def shorten(vector: Float32Array, max_norm: float) -> None:
+    """Scales a vector that is longer down to this L2 norm, in place."""
+    norm = l2_norm(vector)
+    if norm > max_norm:
+        vector *= np.float32(max_norm / norm)
+
+
+def l2_norm(vector: Float32Array) -> float:
+    """The L2 norm, summed in float64 over blocks. einsum, not dot: BLAS would start threads for a short block."""
+    wide = (vector[block].astype(np.float64) for block in blocks(vector.size))
+    return math.sqrt(sum(float(np.einsum("i,i->", values, values)) for values in wide))
 
 
 def check_update_range(values: Int16Array, start: int = 0) -> None:
@@ -140,18 +173,6 @@ def _clip(rounded: Float32Array) -> int:
     num_clipped = int(np.count_nonzero(np.abs(rounded) > UPDATE_LIMIT))
     np.clip(rounded, -UPDATE_LIMIT, UPDATE_LIMIT, out=rounded)
     return num_clipped
-
-
-def _shorten(vector: Float32Array, max_norm: float) -> None:
-    norm = _norm(vector)
-    if norm > max_norm:
-        vector *= np.float32(max_norm / norm)
-
-
-def _norm(vector: Float32Array) -> float:
-    """The L2 norm, summed in float64 over blocks. einsum, not dot: BLAS would start threads for a short block."""
-    wide = (vector[block].astype(np.float64) for block in blocks(vector.size))
-    return math.sqrt(sum(float(np.einsum("i,i->", values, values)) for values in wide))
 
 
 def _scale(scale_bits: int) -> float:

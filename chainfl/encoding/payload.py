@@ -5,7 +5,7 @@ orders metadata by a seeded hash map, so the header (8 bytes of length, JSON, sp
 reads it. What others wrote is decoded as hostile: nothing is allocated for a size that only the payload claims.
 
 Where a task says so, an update's values are compressed (see `compression`): the file then has one tensor of bytes,
-`deflate`, in place of `update`, and another format's name.
+called as the form of compression is, in place of `update`, and another format's name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast, get_args
 
 import numpy as np
 
@@ -36,17 +36,17 @@ from chainfl.errors import (
     PayloadTruncated,
     StoreFull,
 )
-from chainfl.types import Address, Compression, Root, TaskId
+from chainfl.types import PLAIN, Address, Compression, CompressionName, Root, TaskId
 
 MAX_HEADER_BYTES = 4096
 """Of an integer payload: one tensor and a handful of metadata. An ordinary model's header may be longer."""
 
 FLOAT_ARCHITECTURE = "chainfl.model"
 UPDATE_FORMAT = "chainfl-update/1"
-COMPRESSED_FORMAT = "chainfl-update-deflate/1"
 MODEL_FORMAT = "chainfl-model/1"
 _WRITE_BLOCK = 1 << 19
-_PLAIN, _COMPRESSED = "update", "deflate"
+_PLAIN = "update"
+_UPDATE_TENSORS = frozenset({_PLAIN, *get_args(CompressionName)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +78,19 @@ class ModelMetadata:
 
 
 def write_update(
-    target: BinaryIO, values: Int16Array, metadata: UpdateMetadata, compression: Compression = "none"
+    target: BinaryIO, values: Int16Array, metadata: UpdateMetadata, compression: Compression = PLAIN
 ) -> int:
     """Writes an update's payload. values: (P,) int16. returns: the number of bytes.
 
-    Raises ValueOutOfRange for -32768.
+    Raises ValueOutOfRange for -32768, EncodingError for values that the form cannot hold (`lossy.lossy_values`).
     """
     check_update_range(values)
-    if compression == "none":
+    if compression == PLAIN:
         return _write_vectors(target, {_PLAIN: values}, np.int16, _labels(UPDATE_FORMAT, metadata))
     require_vector(values, np.int16, _PLAIN)
-    data = b"".join(compress_values(values))
+    data = b"".join(compress_values(values, compression))
     entry = _entry("U8", [len(data)], 0, len(data))
-    written = _write_header(target, {_COMPRESSED: entry}, _labels(COMPRESSED_FORMAT, metadata))
+    written = _write_header(target, {compression.name: entry}, _labels(_format_of(compression), metadata))
     target.write(data)
     return written + len(data)
 
@@ -101,7 +101,7 @@ def read_update(
     num_params: int,
     expected: UpdateMetadata,
     in_range: bool = True,
-    compression: Compression = "none",
+    compression: Compression = PLAIN,
 ) -> Int16Array:
     """The values of a stranger's update. returns: (P,) int16.
 
@@ -111,11 +111,11 @@ def read_update(
     in_range: False lets -32768 pass, for whoever wants to prove it to the contract. compression: what the task says.
     """
     stream = _as_stream(source)
-    if compression == "none":
+    if compression == PLAIN:
         (values,) = _read_vectors(stream, (_PLAIN,), np.int16, num_params, _labels(UPDATE_FORMAT, expected))
     else:
         values, filled = np.empty(num_params, np.int16), 0
-        for block in _inflated(stream, num_params, expected):
+        for block in _inflated(stream, num_params, expected, compression):
             values[filled : filled + block.size] = block
             filled += block.size
     if in_range:
@@ -129,18 +129,18 @@ def open_update(
     num_params: int,
     expected: UpdateMetadata,
     in_range: bool = True,
-    compression: Compression = "none",
+    compression: Compression = PLAIN,
 ) -> FileSource:
     """The same, to be read in blocks. Raises as `read_update`.
 
     The file stays in use as long as the result is; but a compressed one is inflated into a file of no name, which
     goes with the result.
     """
-    if compression == "none":
+    if compression == PLAIN:
         (source,) = _open_vectors(file, (_PLAIN,), np.int16, num_params, _labels(UPDATE_FORMAT, expected))
     else:
         file.seek(0)
-        source = _spooled(_inflated(file, num_params, expected), num_params)
+        source = _spooled(_inflated(file, num_params, expected, compression), num_params)
     for block in blocks(num_params, _WRITE_BLOCK) if in_range else ():
         check_update_range(source.read(block.start, block.stop), block.start)
     return source
@@ -204,15 +204,19 @@ def write_float_model(
     return written + _write_values(target, floats)
 
 
-def max_update_bytes(num_params: int, compression: Compression = "none") -> int:
+def max_update_bytes(num_params: int, compression: Compression = PLAIN) -> int:
     """No valid update of the task is larger; a fetch that exceeds it can stop."""
-    values = 2 * num_params if compression == "none" else max_compressed_bytes(num_params)
+    values = 2 * num_params if compression == PLAIN else max_compressed_bytes(compression, num_params)
     return 8 + MAX_HEADER_BYTES + values
 
 
 def max_model_bytes(num_params: int, *, has_state: bool = False) -> int:
     """No valid integer model of the task is larger. has_state: whether the task has momentum."""
     return 8 + MAX_HEADER_BYTES + (8 if has_state else 4) * num_params
+
+
+def _format_of(compression: Compression) -> str:
+    return f"chainfl-update-{compression.name}/1"
 
 
 def _labels(payload_format: str, metadata: UpdateMetadata | ModelMetadata) -> dict[str, str]:
@@ -309,25 +313,27 @@ def _open_vectors(
     return [FileSource(file, start + i * length, num_params, np.dtype(dtype)) for i in range(len(names))]
 
 
-def _inflated(stream: BinaryIO, num_params: int, expected: UpdateMetadata) -> Iterator[Int16Array]:
-    """The values of a compressed update, a block at a time; all of it is right only once the last one has come."""
+def _inflated(
+    stream: BinaryIO, num_params: int, expected: UpdateMetadata, compression: Compression
+) -> Iterator[Int16Array]:
+    """The values of a compressed update, a group at a time; all of it is right only once the last one has come."""
     header, _ = _read_header(stream)
-    length = _compressed_length(header, num_params)
-    _check_labels(header.get("__metadata__"), _labels(COMPRESSED_FORMAT, expected))
-    yield from inflate_values(stream, length, num_params)
+    length = _compressed_length(header, num_params, compression)
+    _check_labels(header.get("__metadata__"), _labels(_format_of(compression), expected))
+    yield from inflate_values(stream, length, num_params, compression)
     if stream.read(1):
         raise PayloadTooLarge("the payload goes on after its values", expected=length)
 
 
-def _compressed_length(header: Mapping[str, Any], num_params: int) -> int:
-    if _PLAIN in header:
-        raise PayloadFormMismatch("the payload is plain, and the task's are compressed")
-    entry = header.get(_COMPRESSED)
-    if set(header) != {"__metadata__", _COMPRESSED} or not isinstance(entry, dict):
-        raise PayloadError(f"the payload does not hold just {_COMPRESSED}", tensors=sorted(header)[:5])
+def _compressed_length(header: Mapping[str, Any], num_params: int, compression: Compression) -> int:
+    name = compression.name
+    _require_form(header, (name,))
+    entry = header.get(name)
+    if set(header) != {"__metadata__", name} or not isinstance(entry, dict):
+        raise PayloadError(f"the payload does not hold just {name}", tensors=sorted(header)[:5])
     shape = entry.get("shape")
     length = shape[0] if isinstance(shape, list) and shape and type(shape[0]) is int else 0
-    limit = max_compressed_bytes(num_params)
+    limit = max_compressed_bytes(compression, num_params)
     if length > limit:
         raise PayloadTooLarge(f"the payload claims {length} compressed bytes", claimed=length, limit=limit)
     _check_tensor(entry, _entry("U8", [max(0, length)], 0, max(0, length)))
@@ -378,12 +384,16 @@ def _read_header(stream: BinaryIO) -> tuple[dict[str, Any], int]:
 
 
 def _check_tensors(header: Mapping[str, Any], names: Sequence[str], dtype: type[np.generic], num_params: int) -> None:
-    if _COMPRESSED in header:
-        raise PayloadFormMismatch("the payload is compressed, and the task's are plain")
+    _require_form(header, names)
     if set(header) != {"__metadata__", *names} or not all(isinstance(header[name], dict) for name in names):
         raise PayloadError(f"the payload does not hold just {', '.join(names)}", tensors=sorted(header)[:5])
     for name, expected in _entries(names, dtype, num_params).items():
         _check_tensor(header[name], expected)
+
+
+def _require_form(header: Mapping[str, Any], names: Sequence[str]) -> None:
+    if others := sorted(_UPDATE_TENSORS & set(header) - set(names)):
+        raise PayloadFormMismatch(f"the payload has the tensor {others[0]}, and the task's have {', '.join(names)}")
 
 
 def _check_tensor(entry: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -436,7 +436,7 @@ class _Verifier:
     def _scope(self) -> TaskScope:
         lineage, spec = self._lineage, self._known_spec()
         layout_hash = bytes.fromhex(spec.layout.hash)
-        compression = spec.payload.compression
+        compression = spec.payload.form()
         return TaskScope(lineage.chain_id, lineage.coordinator, lineage.task_id, spec.format, layout_hash, compression)
 
     def _known_spec(self) -> TaskSpec:

@@ -30,7 +30,7 @@ from chainfl.storage.port import BlobStore
 from chainfl.tasks.cids import cid_text
 from chainfl.tasks.spec import MAX_SPEC_BYTES, TaskSpec, parse, spec_cid
 from chainfl.tasks.state import CidOnChain, Format, RevealedUpdate, TaskView
-from chainfl.types import Address, Compression, Root, TaskId
+from chainfl.types import PLAIN, Address, Compression, Root, TaskId
 from chainfl.validation.checks import verify_update
 
 
@@ -43,7 +43,7 @@ class TaskScope:
     task_id: TaskId
     format: Format
     layout_hash: bytes
-    compression: Compression = "none"
+    compression: Compression = PLAIN
 
     def update_metadata(self, round_number: int, worker: Address, base_root: Root) -> UpdateMetadata:
         """The binding of one worker's update of one round."""

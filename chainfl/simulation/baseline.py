@@ -69,7 +69,7 @@ class Yardstick:
             RootDataScorer(self.spec, scope, account, self.trainer, root_data)
             for account, root_data in validators.items()
         ]
-        rounds = simulate_rounds(self.spec.format, genesis, trainers, scorers)
+        rounds = simulate_rounds(self.spec.format, genesis, trainers, scorers, self.spec.payload.form())
         return list(itertools.islice(rounds, self.spec.rounds))
 
 

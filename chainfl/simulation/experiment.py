@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from chainfl.errors import DatasetError, TrainingError, UsageError
 from chainfl.registry.material import TaskScope
 from chainfl.simulation.strategy import Number, Strategy
 from chainfl.simulation.tampering import Tampering
-from chainfl.tasks.spec import DatasetEntry, RegisteredModel, TrainingEntry, ValidationEntry
+from chainfl.tasks.spec import DatasetEntry, PayloadEntry, RegisteredModel, TrainingEntry, ValidationEntry
 from chainfl.tasks.state import ZERO_ADDRESS, Format
 from chainfl.tasks.training_rules import training_problems
 from chainfl.tasks.validation_rules import validation_problems
@@ -75,6 +75,7 @@ class LearningRecipe:
     training: TrainingEntry
     dataset: DatasetEntry
     validation: ValidationEntry
+    payload: PayloadEntry = field(default_factory=PayloadEntry)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,8 +128,8 @@ class Experiment:
     @property
     def scope(self) -> TaskScope:
         """What seeds and payloads are bound to."""
-        who = self.participants
-        return TaskScope(who.chain_id, who.coordinator, who.task_id, self.recipe.format, self.layout.hash())
+        who, form, sent = self.participants, self.recipe.format, self.recipe.payload.form()
+        return TaskScope(who.chain_id, who.coordinator, who.task_id, form, self.layout.hash(), sent)
 
     @property
     def shares(self) -> dict[Address, Dataset]:
@@ -258,7 +259,7 @@ def _recipe(
     problems = [*training_problems(training, form), *validation_problems(judging, form, len(split.workers))]
     if problems:
         raise UsageError(f"no task can have this: {'; '.join(problems)}", problems=problems)
-    return LearningRecipe(form, training, entry, judging)
+    return LearningRecipe(form, training, entry, judging, strategy.payload())
 
 
 def _check_accounts(accounts: Participants, split: FederatedSplit) -> None:

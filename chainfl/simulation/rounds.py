@@ -20,7 +20,7 @@ from chainfl.tasks import payouts
 from chainfl.tasks.state import MAX_WEIGHT, Economics, Format
 from chainfl.tasks.votes import REJECTION, Vote
 from chainfl.training.settings import NO_MEMORY, Memory
-from chainfl.types import Address, Root, Wei
+from chainfl.types import PLAIN, Address, Compression, Root, Wei
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +83,11 @@ class EverybodyCounts:
 
 
 def simulate_rounds(
-    form: Format, genesis: Int32Array, workers: Mapping[Address, UpdateTrainer], validators: Sequence[Scorer]
+    form: Format,
+    genesis: Int32Array,
+    workers: Mapping[Address, UpdateTrainer],
+    validators: Sequence[Scorer],
+    compression: Compression = PLAIN,
 ) -> Iterator[SimulatedRound]:
     """Round after round, without end. Everybody takes part in each, and all validators have the same stake.
 
@@ -92,7 +96,7 @@ def simulate_rounds(
     standing = Standing(genesis)
     while True:
         trained = {worker: standing.train(worker, trainer) for worker, trainer in workers.items()}
-        played, standing = play_round(form, standing, workers, trained, validators)
+        played, standing = play_round(form, standing, workers, trained, validators, compression)
         yield played
 
 
@@ -102,6 +106,7 @@ def play_round(
     workers: Mapping[Address, UpdateTrainer],
     trained: Mapping[Address, TrainedUpdate],
     validators: Sequence[Scorer],
+    compression: Compression = PLAIN,
 ) -> tuple[SimulatedRound, Standing]:
     """What becomes of a round's updates, and where the task stands then.
 
@@ -111,7 +116,8 @@ def play_round(
     """
     number = standing.played + 1
     encoded = {
-        worker: encode_update(update.delta, standing.residuals.get(worker), form) for worker, update in trained.items()
+        worker: encode_update(update.delta, standing.residuals.get(worker), form, compression)
+        for worker, update in trained.items()
     }
     votes = [found for scorer in validators if (found := _vote(scorer, standing, encoded, number)) is not None]
     tallied = _tally(encoded, votes, len(validators))

@@ -187,7 +187,7 @@ def _outcomes(stage: Stage) -> list[str]:
 def scope_of(stage: Stage) -> TaskScope:
     """What the task's payloads are bound to."""
     deployment, spec = stage.deployment, stage.spec
-    layout_hash, compression = bytes.fromhex(spec.layout.hash), spec.payload.compression
+    layout_hash, compression = bytes.fromhex(spec.layout.hash), spec.payload.form()
     return TaskScope(deployment.chain_id, deployment.coordinator, stage.task_id, spec.format, layout_hash, compression)
 
 

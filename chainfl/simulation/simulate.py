@@ -43,7 +43,7 @@ from chainfl.training.datasets import Dataset, concatenate
 from chainfl.training.inputs import as_model, as_splits, one_thread
 from chainfl.training.prediction import cross_entropy, predict
 from chainfl.training.trainer import LocalTrainer
-from chainfl.types import Address, Root
+from chainfl.types import Address, Compression, Root
 
 LOCAL_EXAMPLES = 256
 """Of each client's data, on which the global model is measured after each round."""
@@ -245,11 +245,11 @@ class Laboratory:
         self, fleet: Fleet, screen: Screen, standing: Standing, last: RoundMetrics
     ) -> tuple[Standing, RoundMetrics]:
         """One round after another. Raises TrainingError when in the first one nobody can train."""
-        watch, form = Stopwatch(), self.experiment.recipe.format
+        watch, scope = Stopwatch(), self.experiment.scope
         runs = self._train(fleet, screen, standing)
         trained_for = watch.seconds()
         sent = self._tampered(standing.played + 1, _updates(runs))
-        played, after = play_round(form, standing, self.trainers, sent, self.scorers)
+        played, after = play_round(scope.format, standing, self.trainers, sent, self.scorers, scope.compression)
         quality, local = self.measure(after.model)
         return after, RoundMetrics(
             round=played.number,
@@ -304,7 +304,7 @@ class Laboratory:
     def _bytes_up(self, played: SimulatedRound, base_root: Root) -> int:
         scope = self.experiment.scope
         return sum(
-            _update_bytes(update.values, scope.update_metadata(played.number, account, base_root))
+            _update_bytes(update.values, scope.update_metadata(played.number, account, base_root), scope.compression)
             for account, update in played.encoded.items()
         )
 
@@ -337,8 +337,8 @@ def _findings(runs: Mapping[Address, LocalRun]) -> list[str]:
     return [finding for update in _updates(runs).values() for finding in update.findings]
 
 
-def _update_bytes(values: Int16Array, metadata: UpdateMetadata) -> int:
-    return write_update(_Counter(), values, metadata)  # type: ignore[arg-type]
+def _update_bytes(values: Int16Array, metadata: UpdateMetadata, compression: Compression) -> int:
+    return write_update(_Counter(), values, metadata, compression)  # type: ignore[arg-type]
 
 
 def _sample(share: Dataset) -> Dataset:

@@ -11,9 +11,11 @@ from typing import Any, Final, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from chainfl.errors import UsageError
+from chainfl.tasks.payload_rules import payload_problems
 from chainfl.tasks.spec import (
     DEFAULT_MODEL_SCALE_BITS,
     DEFAULT_UPDATE_SCALE_BITS,
+    PayloadEntry,
     TrainingEntry,
     ValidationEntry,
     default_format,
@@ -34,7 +36,8 @@ class Strategy:
     algorithm, parameters: of local training, by the names that a task's [training] has. rule: `mean`, `median` or
     `trimmed_mean`, which drops the share `trim` at each end. server_rate, server_momentum: of the server's step, exact
     fractions. judging: entries of a task's [validation]; they matter with validators. clients_per_round: so many,
-    drawn anew for each round; None is everybody. numbers: further fields of `Format`, by name.
+    drawn anew for each round; None is everybody. compression, keep: of a task's [payload], what is sent of an update:
+    `deflate`, `int8`, `int4`, or `topk` with the share that it keeps. numbers: further fields of `Format`, by name.
     Raises UsageError for what no task can have.
     """
 
@@ -46,6 +49,8 @@ class Strategy:
     server_momentum: Number = Fraction(0)
     judging: Mapping[str, Any] = field(default_factory=dict)
     clients_per_round: int | None = None
+    compression: str = "none"
+    keep: Number | None = None
     model_scale_bits: int = DEFAULT_MODEL_SCALE_BITS
     update_scale_bits: int = DEFAULT_UPDATE_SCALE_BITS
     numbers: Mapping[str, int] = field(default_factory=dict)
@@ -95,6 +100,13 @@ class Strategy:
     def validation(self) -> ValidationEntry:
         """What every validator does. Raises UsageError with every problem."""
         return _entry(ValidationEntry, self.judging)
+
+    def payload(self) -> PayloadEntry:
+        """The form of the updates' files. Raises UsageError with every problem."""
+        entry = _entry(PayloadEntry, {"compression": self.compression, "keep": self.keep})
+        if problems := list(payload_problems(entry)):
+            raise UsageError(f"no task can have this: {'; '.join(problems)}", problems=problems)
+        return entry
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name; fractions as text."""

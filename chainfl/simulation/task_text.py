@@ -44,6 +44,8 @@ def _lines(experiment: Experiment, rounds: int, reward: str, archive: Path | Non
     yield from _table(recipe.dataset.model_dump(mode="json", exclude_defaults=True), "dataset")
     yield from _table(recipe.training.model_dump(mode="json", exclude_defaults=True), "training")
     yield from _table(_format(recipe.format), "format")
+    if sent := recipe.payload.model_dump(mode="json", exclude_defaults=True):
+        yield from _table(sent, "payload")
     if judging := recipe.validation.model_dump(mode="json", exclude_defaults=True):
         yield from _table(judging, "validation")
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
+from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -18,11 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from chainfl.errors import InvalidCid, SpecificationError, SpecificationMismatch
 from chainfl.storage.cid import RAW, make_cid, parse_cid
 from chainfl.tasks.cids import cid_on_chain
+from chainfl.tasks.payload_rules import payload_problems
 from chainfl.tasks.rules import problems_of
 from chainfl.tasks.state import ZERO_ROOT, Bounds, Economics, Format, TaskParams, TaskView, Windows
 from chainfl.tasks.training_rules import training_problems
 from chainfl.tasks.validation_rules import validation_problems
-from chainfl.types import Address, Cid, Compression, Root, Wei
+from chainfl.types import Address, Cid, Compression, CompressionName, Root, Wei
 
 MAX_SPEC_BYTES = 1 << 20
 TOKEN = 10**18
@@ -175,9 +177,19 @@ class DatasetEntry(_Strict):
 
 
 class PayloadEntry(_Strict):
-    """The form of the updates' files. compression: `deflate` where bytes are dearer than a little time."""
+    """The form of the updates' files (docs/protocol.md, Files). compression: `deflate` loses nothing, the others do.
 
-    compression: Compression = "none"
+    keep: of `topk`, the share of an update's values that is sent.
+    """
+
+    left_out_by_default = frozenset({"keep"})
+
+    compression: CompressionName = "none"
+    keep: Rate | None = None
+
+    def form(self) -> Compression:
+        """As readers and writers of updates take it."""
+        return Compression(self.compression, Fraction(self.keep or 1))
 
 
 class ValidationEntry(_Strict):
@@ -335,6 +347,11 @@ class Recipe(Protocol):
         """What a validator does."""
         ...
 
+    @property
+    def payload(self) -> PayloadEntry:
+        """The form of the updates' files, and what of an update they hold."""
+        ...
+
 
 def build(**fields: Any) -> TaskSpec:
     """A specification of one's own. Raises SpecificationError with every problem found."""
@@ -425,6 +442,7 @@ def _problems(spec: TaskSpec) -> Iterator[str]:
     if not broken:
         yield from problems_of(spec.to_params())
     yield from _layout_problems(spec)
+    yield from payload_problems(spec.payload)
     yield from training_problems(spec.training, spec.format)
     yield from validation_problems(spec.validation, spec.format, spec.workers.max)
     if len(spec.to_bytes()) > MAX_SPEC_BYTES:

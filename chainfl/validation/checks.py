@@ -8,7 +8,7 @@ from chainfl.encoding.arrays import Int16Array
 from chainfl.encoding.chunk_tree import UpdateCommitment, check_update_root
 from chainfl.encoding.payload import UpdateMetadata, read_update
 from chainfl.errors import PayloadError, ValueOutOfRange
-from chainfl.types import Compression
+from chainfl.types import PLAIN, Compression
 
 
 def verify_update(
@@ -18,7 +18,7 @@ def verify_update(
     chunk_params: int,
     binding: UpdateMetadata,
     commitment: UpdateCommitment,
-    compression: Compression = "none",
+    compression: Compression = PLAIN,
 ) -> Int16Array:
     """The values of a fetched update after every check. returns: (P,) int16.
 

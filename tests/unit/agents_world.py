@@ -101,7 +101,7 @@ class World:
         self.spec = specs.build(**fields | changes)
         self.store.put_bytes(self.spec.to_bytes())
         self.chain = FakeChain(self.spec.to_params())
-        compression = self.spec.payload.compression
+        compression = self.spec.payload.form()
         self.scope = TaskScope(CHAIN_ID, COORDINATOR, TASK, self.spec.format, LAYOUT_HASH, compression)
         self.accounts = {
             Role.WORKER: [account_of(100 + i) for i in range(workers)],

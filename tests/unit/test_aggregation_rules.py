@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from chainfl.aggregation.mean import weighted_sum
 from chainfl.aggregation.median import lower_median
 from chainfl.aggregation.rules import READ_BLOCK, WeightedSource, apply_rule, group_sums, rule_sum, total_of, walk
-from chainfl.aggregation.selection import select_ranks, selection_network
+from chainfl.aggregation.selection import COLUMNS, select_ranks, selection_network
 from chainfl.aggregation.server_step import Momentum, Server, ServerStep, check_momentum
 from chainfl.aggregation.trimmed_mean import trim_count, trimmed_sum
 from chainfl.disputes.proofs import rank_positions
@@ -72,7 +72,8 @@ def test_select_ranks__any_range__those_values(data):
     last = data.draw(st.integers(first, count - 1))
     column = data.draw(st.lists(st.integers(-32768, 32767), min_size=count, max_size=count))
     rows = [np.array([value], np.int16) for value in column]
-    seen = sorted(int(row[0]) for row in select_ranks(rows, first, last))
+    [(_, found)] = select_ranks(rows, first, last)
+    seen = sorted(int(row[0]) for row in found)
     assert seen == sorted(column)[first : last + 1]
 
 
@@ -90,6 +91,30 @@ def test_selection_network__median_of_32__less_than_the_whole_sort():
 def test_weighted_sum__largest_values_and_weights__exact():
     rows = [np.array([-32768, 32767], np.int16)] * 200
     assert weighted_sum(rows, [10_000] * 200).tolist() == [-32768 * 2_000_000, 32767 * 2_000_000]
+
+
+@given(st.data())
+def test_weighted_sum__any_weights__as_python_integers(data):
+    weight = st.one_of(st.sampled_from([0, 1, 7, 5_000, 10_000]), st.integers(0, 10_000))
+    weights = data.draw(st.lists(weight, min_size=1, max_size=40))
+    columns = [data.draw(st.lists(st.integers(-32768, 32767), min_size=len(weights), max_size=len(weights)))] * 2
+    rows = [np.array(values, np.int16) for values in zip(*columns, strict=True)]
+    expected = [sum(w * v for w, v in zip(weights, column, strict=True)) for column in columns]
+    assert weighted_sum(rows, weights).tolist() == expected
+
+
+def test_weighted_sum__more_rows_of_one_weight_than_an_int32_holds__exact():
+    rows = [np.array([-32768, 32767], np.int16)] * 70_000
+    assert weighted_sum([*rows, rows[0]], [6] * 70_000 + [5]).tolist() == [-32768 * 420_005, 32767 * 420_005]
+
+
+@pytest.mark.parametrize("size", [COLUMNS - 1, COLUMNS, 2 * COLUMNS + 3])
+def test_order_rules__several_blocks_of_columns__as_sorting(size):
+    rng = np.random.default_rng(size)
+    rows = [rng.integers(-32768, 32767, size, np.int16) for _ in range(7)]
+    ordered = np.sort(np.stack(rows), axis=0).astype(np.int64)
+    np.testing.assert_array_equal(lower_median(rows), ordered[3])
+    np.testing.assert_array_equal(trimmed_sum(rows, 2), ordered[2:5].sum(axis=0))
 
 
 @pytest.mark.parametrize(("size", "groups"), [(1, 5), (2, 3), (4, 2), (5, 0), (64, 0)])

@@ -30,7 +30,23 @@ def test_simulate__json__is_the_report(capsys):
     assert report["configuration"]["training"]["algorithm"] == "scaffold"
 
 
-@pytest.mark.parametrize("change", [("--strategy", "fedmagic"), ("--partition", "by-taste"), ("--learning-rate", "x")])
+def test_simulate__topk__sends_fewer_bytes_and_is_a_task_that_does(tmp_path, capsys):
+    sizes = []
+    for form in ((), ("--compression", "topk", "--keep", "0.01")):
+        assert run([*TINY, *form, "--json", "--task-file", str(tmp_path / "task.toml")]) == 0
+        sizes.append(json.loads(capsys.readouterr().out)["last_round"]["bytes_up"])
+    assert 20 * sizes[1] < sizes[0]
+    file = task_file(tomllib.loads((tmp_path / "task.toml").read_text()), {})
+    assert (file.payload.compression, file.payload.keep) == ("topk", "0.01")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("--strategy", "fedmagic"), ("--partition", "by-taste"), ("--learning-rate", "x"), ("--compression", "topk")],
+)
 def test_simulate__impossible__ends_as_a_usage_error(change, capsys):
     assert run([*TINY, *change]) == 11
+    if change[0] == "--compression":
+        assert "keep is missing" in capsys.readouterr().err
+        return
     assert "there are" in capsys.readouterr().err or change[0] == "--learning-rate"

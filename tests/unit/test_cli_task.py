@@ -472,6 +472,27 @@ def test_create__dataset_cid_and_compression__stand_in_the_specification(shell):
     assert "--shard auto" in shell.err
 
 
+def test_create__topk__stands_in_the_specification(shell):
+    shell.use(free=10 * TOKEN)
+    flags = ("--preset", "digits", "--reward", "10", "--compression", "topk", "--keep", "0.01")
+    assert shell("task", "create", *flags, "--yes", "--json") == 0
+    document = json.loads(shell.out)
+    spec = parse(shell.store.blobs[document["spec_cid"]], bytes.fromhex(document["spec_hash"][2:]))
+    assert (spec.payload.compression, spec.payload.keep) == ("topk", "0.01")
+
+
+def test_create__topk_without_a_share__is_refused_before_anything_is_sent(shell):
+    shell.use(free=10 * TOKEN)
+    flags = ("--preset", "digits", "--reward", "10", "--compression", "topk", "--yes")
+    assert shell("task", "create", *flags) != 0
+    assert "payload.keep is missing" in shell.err
+
+
+def test_task_file__share_as_a_number__is_taken():
+    document = {"preset": "digits", "reward": "1", "payload": {"compression": "topk", "keep": 0.01}}
+    assert task_file(document, {}, Path()).payload.keep == "0.01"
+
+
 def test_task_file__described_set__stands_above_the_preset_and_below_the_file():
     store = MemoryStore()
     cid = small_set(store)

@@ -14,7 +14,8 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chainfl.encoding.compression import BLOCK_VALUES, compress_values, inflate_values, max_compressed_bytes
+from chainfl.encoding.compression import compress_values, inflate_values, max_compressed_bytes
+from chainfl.encoding.packing import GROUP_VALUES
 from chainfl.encoding.payload import UpdateMetadata, max_update_bytes, open_update, read_update, write_update
 from chainfl.errors import (
     EncodingError,
@@ -27,9 +28,10 @@ from chainfl.errors import (
     PayloadTruncated,
     ValueOutOfRange,
 )
-from chainfl.types import Address, Root, TaskId
+from chainfl.types import PLAIN, Address, Compression, Root, TaskId
 
 BINDING = UpdateMetadata(TaskId(7), 3, Address("0x" + "ab" * 20), Root(bytes(32)), 31337, Address("0x" + "cd" * 20))
+DEFLATE = Compression("deflate")
 SMALL = np.array([0, -1, 1, 32_767, -32_767, 300], np.int16)
 
 
@@ -39,17 +41,17 @@ def like_an_update(count: int) -> np.ndarray:
 
 
 def compressed(values) -> bytes:
-    return b"".join(compress_values(values))
+    return b"".join(compress_values(values, DEFLATE))
 
 
-def payload(values=SMALL, compression="deflate") -> bytes:
+def payload(values=SMALL, compression=DEFLATE) -> bytes:
     target = io.BytesIO()
     assert write_update(target, values, BINDING, compression) == len(target.getvalue())
     return target.getvalue()
 
 
 def read(data, *, count=SMALL.size, expected=BINDING, **options):
-    return read_update(data, num_params=count, expected=expected, compression="deflate", **options)
+    return read_update(data, num_params=count, expected=expected, compression=DEFLATE, **options)
 
 
 def with_header(body: bytes, **changes: object) -> bytes:
@@ -60,31 +62,32 @@ def with_header(body: bytes, **changes: object) -> bytes:
     return len(header).to_bytes(8, "little") + header + body
 
 
-@pytest.mark.parametrize("count", [1, 2, BLOCK_VALUES - 1, BLOCK_VALUES, BLOCK_VALUES + 1])
+@pytest.mark.parametrize("count", [1, 2, GROUP_VALUES - 1, GROUP_VALUES, GROUP_VALUES + 1])
 def test_inflate__what_was_compressed__the_same_values(count):
     values = like_an_update(count)
     data = compressed(values)
-    np.testing.assert_array_equal(np.concatenate(list(inflate_values(io.BytesIO(data), len(data), count))), values)
+    found = list(inflate_values(io.BytesIO(data), len(data), count, DEFLATE))
+    np.testing.assert_array_equal(np.concatenate(found), values)
 
 
 @given(st.lists(st.integers(-32_768, 32_767), min_size=1, max_size=300))
 def test_inflate__any_values__the_same(listed):
     values = np.array(listed, np.int16)
     data = compressed(values)
-    assert len(data) <= max_compressed_bytes(values.size)
+    assert len(data) <= max_compressed_bytes(DEFLATE, values.size)
     np.testing.assert_array_equal(
-        np.concatenate(list(inflate_values(io.BytesIO(data), len(data), len(listed)))), values
+        np.concatenate(list(inflate_values(io.BytesIO(data), len(data), len(listed), DEFLATE))), values
     )
 
 
 def test_compress__noise__stays_within_the_stated_size():
-    values = np.random.default_rng(0).integers(-32_768, 32_768, 3 * BLOCK_VALUES).astype(np.int16)
-    assert len(compressed(values)) <= max_compressed_bytes(values.size)
+    values = np.random.default_rng(0).integers(-32_768, 32_768, 3 * GROUP_VALUES).astype(np.int16)
+    assert len(compressed(values)) <= max_compressed_bytes(DEFLATE, values.size)
 
 
 def test_write_update__like_a_real_one__takes_little_more_than_half():
     values = like_an_update(100_000)
-    assert len(payload(values)) < 0.6 * len(payload(values, "none"))
+    assert len(payload(values)) < 0.6 * len(payload(values, PLAIN))
     assert payload(values) == payload(values)
 
 
@@ -96,11 +99,11 @@ def test_write_update__compressed__is_still_a_file_that_safetensors_reads():
 
 @pytest.mark.parametrize("as_file", [False, True], ids=["bytes", "file"])
 def test_read_update__compressed__the_same_values(tmp_path, as_file):
-    assert len(payload()) <= max_update_bytes(SMALL.size, "deflate")
+    assert len(payload()) <= max_update_bytes(SMALL.size, DEFLATE)
     if as_file:
         (tmp_path / "update").write_bytes(payload())
         with (tmp_path / "update").open("rb") as file:
-            source = open_update(file, num_params=SMALL.size, expected=BINDING, compression="deflate")
+            source = open_update(file, num_params=SMALL.size, expected=BINDING, compression=DEFLATE)
         np.testing.assert_array_equal(source.read(1, 5), SMALL[1:5])
         np.testing.assert_array_equal(source.read(0, 6), SMALL)
     else:
@@ -108,7 +111,7 @@ def test_read_update__compressed__the_same_values(tmp_path, as_file):
 
 
 MALFORMED = [
-    (payload(compression="none"), PayloadFormMismatch),
+    (payload(compression=PLAIN), PayloadFormMismatch),
     (payload()[:-1], PayloadTruncated),
     (payload() + b"x", PayloadTooLarge),
     (b"", PayloadTruncated),
@@ -134,7 +137,7 @@ def test_read_update__malformed__its_own_error(tmp_path, data, error):
     assert type(raised.value) is error
     (tmp_path / "update").write_bytes(data)
     with (tmp_path / "update").open("rb") as file, pytest.raises(error):
-        open_update(file, num_params=SMALL.size, expected=BINDING, compression="deflate")
+        open_update(file, num_params=SMALL.size, expected=BINDING, compression=DEFLATE)
 
 
 def test_read_update__compressed_where_the_task_is_plain__its_own_error():
@@ -153,9 +156,9 @@ def test_read_update__value_out_of_range__refused_unless_it_is_to_be_proven():
         read(data, count=1)
     assert read(data, count=1, in_range=False).tolist() == [-32_768]
     with pytest.raises(ValueOutOfRange):
-        write_update(io.BytesIO(), np.array([-32_768], np.int16), BINDING, "deflate")
+        write_update(io.BytesIO(), np.array([-32_768], np.int16), BINDING, DEFLATE)
     with pytest.raises(EncodingError):
-        write_update(io.BytesIO(), np.zeros((2, 2), np.int16), BINDING, "deflate")
+        write_update(io.BytesIO(), np.zeros((2, 2), np.int16), BINDING, DEFLATE)
 
 
 @pytest.mark.parametrize("inflated", [64 << 20, 1 << 12], ids=["bomb", "endless blocks"])

@@ -15,6 +15,7 @@ from chainfl.agents.worker import Worker
 from chainfl.simulation.experiment import Participants
 from chainfl.simulation.simulate import simulate
 from chainfl.simulation.strategy import Strategy
+from chainfl.tasks.cids import cid_text
 from chainfl.tasks.spec import DatasetEntry
 from chainfl.tasks.state import Role
 from chainfl.training.datasets import Dataset
@@ -54,6 +55,7 @@ class LearningWorld(World):
             rounds=ROUNDS,
             training=strategy.training(**LOCAL),
             format=strategy.format(NUM_PARAMS),
+            payload=strategy.payload(),
             dataset=DatasetEntry(name="clusters", input_shape=[FEATURES], num_classes=CLASSES),
             **changes,
         )
@@ -69,12 +71,20 @@ class LearningWorld(World):
         return self.players[account]
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    ["fedavg", "fedprox", "scaffold", "fednova", "feddyn", "fedavgm", "fedmedian", "fedtrimmedavg"],
-)
-def test_simulate__accounts_of_a_task__has_its_final_root(tmp_path, strategy):
-    chosen = Strategy.named(strategy, numbers={"chunk_params": 16})
+STRATEGIES = ["fedavg", "fedprox", "scaffold", "fednova", "feddyn", "fedavgm", "fedmedian", "fedtrimmedavg"]
+COMPRESSED: list[tuple[str, dict[str, str]]] = [
+    ("fedavg", {"compression": "deflate"}),
+    ("fedavg", {"compression": "int8"}),
+    ("fedavg", {"compression": "int4"}),
+    ("fedavg", {"compression": "topk", "keep": "0.05"}),
+    ("scaffold", {"compression": "int4"}),
+    ("scaffold", {"compression": "topk", "keep": "0.05"}),
+]
+
+
+@pytest.mark.parametrize(("strategy", "changes"), [*((name, {}) for name in STRATEGIES), *COMPRESSED])
+def test_simulate__accounts_of_a_task__has_its_final_root(tmp_path, strategy, changes):
+    chosen = Strategy.named(strategy, numbers={"chunk_params": 16}, **changes)
     workers, validators = ([account_of(first + i) for i in range(count)] for first, count in ((100, 3), (200, 2)))
     shares = {account: data(40, seed) for seed, account in enumerate([*workers, *validators])}
     world = LearningWorld(tmp_path, chosen, shares)
@@ -91,5 +101,8 @@ def test_simulate__accounts_of_a_task__has_its_final_root(tmp_path, strategy):
         participants=Participants(tuple(workers), tuple(validators), CHAIN_ID, COORDINATOR, TASK),
         **LOCAL,
     )
+    for metrics in found.rounds[1:]:
+        revealed = world.ports[workers[0]].revealed_updates(TASK, metrics.round, 0)
+        assert metrics.bytes_up == sum(len(world.store.blobs[cid_text(update.cid)]) for update in revealed)
     assert [metrics.root for metrics in found.rounds] == [world.chain.models[i][0].hex() for i in range(ROUNDS + 1)]
     assert len({metrics.root for metrics in found.rounds}) == ROUNDS + 1

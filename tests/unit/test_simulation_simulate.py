@@ -76,6 +76,18 @@ def test_simulate__same_call__has_the_same_bits_and_another_seed_has_not():
     assert run().root != run(seed=2).root
 
 
+@pytest.mark.parametrize(
+    "changes", [{"compression": "int8"}, {"compression": "int4"}, {"compression": "topk", "keep": 0.05}]
+)
+def test_simulate__compressed__has_the_same_bits_on_every_call_and_feeds_back(tmp_path, changes):
+    strategy = Strategy(**changes)
+    found = run(strategy=strategy, rounds=3)
+    assert run(strategy=strategy, rounds=3, processes=2).root == found.root
+    run(strategy=strategy, rounds=2, out=tmp_path)
+    assert run(strategy=strategy, rounds=3, out=tmp_path).root == found.root, "with the residuals of the folder"
+    assert found.root != run(rounds=3).root
+
+
 @pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "fedprox"])
 def test_simulate__several_processes__have_the_bits_of_one(strategy):
     one, two = run(strategy=strategy), run(strategy=strategy, processes=2)

@@ -8,7 +8,7 @@ import pytest
 
 from chainfl.errors import UsageError
 from chainfl.simulation.strategy import STRATEGIES, Strategy
-from chainfl.tasks.spec import TrainingEntry, ValidationEntry, default_format
+from chainfl.tasks.spec import PayloadEntry, TrainingEntry, ValidationEntry, default_format
 from chainfl.tasks.state import Rule
 
 LOCAL = {"steps": 3, "batch_size": 4, "learning_rate": 0.05}
@@ -83,6 +83,29 @@ def test_strategy__parameters_as_numbers__become_the_entries_own_types():
     strategy = Strategy("fedprox", {"proximal_mu": 0.5, "accumulation": 2, "optimizer": {"name": "sgd"}})
     entry = strategy.training(**LOCAL, local_epochs=2)
     assert (entry.proximal_mu, entry.accumulation, entry.local_epochs) == ("0.5", 2, 2)
+
+
+def test_strategy__compression__is_a_tasks_payload_entry():
+    assert Strategy().payload() == PayloadEntry()
+    assert Strategy.named("scaffold", compression="topk", keep=0.005).payload() == PayloadEntry(
+        compression="topk", keep="0.005"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"compression": "zip"},
+        {"compression": "topk"},
+        {"compression": "topk", "keep": 0},
+        {"compression": "topk", "keep": 2},
+        {"compression": "topk", "keep": "few"},
+        {"compression": "int8", "keep": 0.1},
+    ],
+)
+def test_strategy__compression_that_no_task_has__is_a_usage_error(change):
+    with pytest.raises(UsageError):
+        Strategy(**change).payload()
 
 
 def test_strategy__told__is_json_of_plain_values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import fields, replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from chainfl.storage.cid import RAW, make_cid
 from chainfl.tasks import spec as specs
 from chainfl.tasks.rules import MAX_OPEN_GAMES, game_bond, largest_proof, longest_game_s, longest_round_s, problems_of
 from chainfl.tasks.state import Bounds, Rule, TaskParams, TaskView
-from chainfl.types import Address
+from chainfl.types import Address, Compression
 
 CID = make_cid(RAW, bytes(range(32)))
 TENSORS = [
@@ -436,11 +437,24 @@ def test_spec__shards_and_compression__come_back_and_change_the_hash():
     assert spec.spec_hash() != make_spec().spec_hash()
 
 
+@pytest.mark.parametrize("entry", [{"compression": "int4"}, {"compression": "topk", "keep": "0.01"}])
+def test_spec__lossy_payloads__come_back_as_they_were_written(entry):
+    spec = make_spec(payload=entry)
+    assert specs.parse_own(spec.to_bytes()) == spec
+    assert json.loads(spec.to_bytes())["payload"] == entry
+    assert spec.payload.form() == Compression(entry["compression"], Fraction(entry.get("keep", 1)))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"payload": {"compression": "zip"}},
         {"payload": {"level": 3}},
+        {"payload": {"compression": "topk"}},
+        {"payload": {"compression": "topk", "keep": "0"}},
+        {"payload": {"compression": "topk", "keep": "1.01"}},
+        {"payload": {"compression": "topk", "keep": 0.01}},
+        {"payload": {"compression": "int8", "keep": "0.5"}},
         {"dataset": {"name": "d", "input_shape": [1], "num_classes": 2, "description_cid": "b" + "a" * 58}},
         {"dataset": {"name": "d", "input_shape": [1], "num_classes": 2, "description_cid": "Qm"}},
     ],

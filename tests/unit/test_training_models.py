@@ -11,6 +11,7 @@ from chainfl.training.models import MODELS, build_model, check_model
 from chainfl.training.state import vector_of
 
 CNN = {"height": 8, "width": 8, "num_classes": 10, "channels": 4, "hidden": 8}
+PAPER = {"height": 28, "width": 28, "num_classes": 10}
 MLP = {"in_features": 64, "num_classes": 10, "hidden": 8}
 
 
@@ -29,7 +30,23 @@ def test_build_model__same_seed__same_bits_and_caller_keeps_its_generator():
     assert not np.array_equal(first, other)
 
 
-@pytest.mark.parametrize(("name", "params"), [("cnn", CNN), ("mlp", MLP)])
+def test_build_model__net_of_the_papers__its_size_and_its_dropout():
+    net = build_model("paper_cnn", PAPER, 0)
+    images = torch.rand(4, 1, 28, 28)
+    assert check_model("paper_cnn", PAPER) == 21_840
+    assert net(images).shape == (4, 10)
+    assert not torch.equal(net(images), net(images))
+    net.eval()
+    assert torch.equal(net(images), net(images))
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 40), (28, 28), (32, 31)])
+def test_build_model__net_of_the_papers_on_any_size__fits(height, width):
+    net = build_model("paper_cnn", PAPER | {"height": height, "width": width}, 0)
+    assert net(torch.zeros(2, 1, height, width)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("name", "params"), [("cnn", CNN), ("mlp", MLP), ("paper_cnn", PAPER)])
 def test_check_model__any_model__is_the_length_of_its_vector(name, params):
     assert check_model(name, params) == len(vector_of(build_model(name, params, 0)))
 
@@ -46,6 +63,7 @@ def test_check_model__any_model__is_the_length_of_its_vector(name, params):
         ("cnn", CNN | {"channels": True}, "whole number"),
         ("cnn", CNN | {"channels": "16"}, "whole number"),
         ("cnn", CNN | {"blocks": 4}, "leave nothing"),
+        ("paper_cnn", PAPER | {"width": 15}, "width must be from 16"),
         ("mlp", MLP | {"hidden": 10**9, "layers": -1}, "hidden must be.*layers must be"),
         ("mlp", MLP | {"in_features": 1 << 24, "hidden": 65_536}, "more than"),
     ],

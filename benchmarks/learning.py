@@ -1,0 +1,293 @@
+"""What federated learning comes to where it is hard: tables with every seed.
+
+    python benchmarks/learning.py noniid [--json PATH] [--case NAME] [--seeds N] [--flower 0] [--processes N]
+                                         [--data FOLDER] [--results FOLDER]
+
+`noniid`: MNIST among 10 workers who have one digit, two, or mostly one; the net of the papers (`paper_cnn`), every
+update an integer. Beside it, from the same split and the same first weights: one trainer with all the data and as many
+gradient steps as one worker takes, and Flower's FedAvg over the same workers with the same local steps.
+
+Every run that ends is a line in learning-noniid.jsonl, and is not run again; one that is cut goes on after its last
+whole round. A case is run again when its settings change, or the versions of what it computes with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from _flower import VERSION, flower
+from _report import ROOT, Row, arguments, commit, report, versions
+
+from chainfl.errors import DatasetError
+from chainfl.simulation.experiment import split_for
+from chainfl.simulation.simulate import simulate
+from chainfl.simulation.strategy import Strategy
+from chainfl.training.datasets import DatasetSplits, concatenate, load_mnist
+from chainfl.training.inputs import as_model, one_thread
+from chainfl.training.settings import LocalTraining
+from chainfl.training.trainer import LocalTrainer
+
+MODEL, CLIENTS = "paper_cnn", 10
+PACKAGES = ("torch", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One experiment. targets: the accuracy in % to reach after so many rounds, the last of which ends it.
+
+    strategy: fields of `Strategy`. known: what others, or earlier controls, reached.
+    """
+
+    name: str
+    partition: str
+    targets: Mapping[int, float]
+    steps: int
+    learning_rate: str
+    momentum: str
+    batch_size: int
+    strategy: Mapping[str, Any] = field(default_factory=dict)
+    known: str = ""
+
+    @property
+    def rounds(self) -> int:
+        """Of the whole experiment."""
+        return max(self.targets)
+
+    def settings(self, kind: str, seed: int) -> dict[str, Any]:
+        """What the numbers of a run follow from."""
+        kept = {key: value for key, value in asdict(self).items() if key not in ("name", "targets", "known")}
+        if kind != "chainfl":
+            kept.pop("strategy")  # whoever changes only that need not run the others again
+        beside = {"flower": VERSION} if kind == "flower" else {}
+        return {"kind": kind, "seed": seed, "rounds": self.rounds, **kept, **versions(PACKAGES), **beside}
+
+
+NONIID = (
+    Case(
+        name="skewed",
+        partition="skewed:0.8",
+        targets={10: 97.0},
+        steps=200,
+        learning_rate="0.05",
+        momentum="0.9",
+        batch_size=64,
+        strategy={"algorithm": "scaffold"},
+        known="a paper 9.8%",
+    ),
+    Case(
+        name="two-digits",
+        partition="classes:2",
+        targets={25: 95.0, 50: 97.0},
+        steps=60,
+        learning_rate="0.05",
+        momentum="0.9",
+        batch_size=64,
+        strategy={"algorithm": "scaffold"},
+        known="Flower's published 96.9% at 50 with 60,000 images",
+    ),
+    Case(
+        name="one-digit",
+        partition="classes:1",
+        targets={50: 96.0},
+        steps=1,
+        learning_rate="0.4",
+        momentum="0",
+        batch_size=256,
+        strategy={"server_momentum": "9/10"},
+        known="FedBench 68.9%",
+    ),
+    Case(
+        name="one-digit-10-steps",
+        partition="classes:1",
+        targets={50: 93.0},
+        steps=10,
+        learning_rate="0.0025",
+        momentum="0",
+        batch_size=64,
+        strategy={"server_momentum": "9/10", "server_rate": 8},
+        known="FedBench 68.9%",
+    ),
+)
+
+
+# --- one run -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """What all runs share. folder: of the results. data: MNIST's."""
+
+    folder: Path
+    data: Path
+    splits: DatasetSplits
+    processes: int
+
+    def run(self, case: Case, kind: str, seed: int) -> dict[str, Any]:
+        """The line of one run: settings, accuracies by round (of the centralised one where a target is), seconds."""
+        settings = case.settings(kind, seed)
+        for line in self._lines():
+            if line["settings"] == settings:
+                return line
+        started = time.perf_counter()
+        accuracies = KINDS[kind](self, case, seed)
+        seconds = round(time.perf_counter() - started, 1)
+        line = {"case": case.name, "settings": settings, "accuracies": accuracies, "seconds": seconds}
+        self._append(line | {"commit": commit()})
+        told = ", ".join(f"{100 * accuracies[str(number)]:.2f}% at {number}" for number in case.targets)
+        print(f"{case.name}, {kind}, seed {seed}: {told}, {seconds:.0f} s", flush=True)
+        return line
+
+    @property
+    def path(self) -> Path:
+        """Of the results."""
+        return self.folder / "learning-noniid.jsonl"
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        """Whole or not at all, as far as a kill of this process goes: it is one write."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def federated(bench: Bench, case: Case, seed: int) -> dict[str, float]:
+    """chainfl's own run. Its folder, from which a cut run goes on, stays beside the results."""
+    digest = hashlib.sha256(json.dumps(case.settings("chainfl", seed), sort_keys=True).encode()).hexdigest()[:8]
+    found = simulate(
+        MODEL,
+        bench.splits,
+        clients=CLIENTS,
+        partition=case.partition,
+        strategy=Strategy(**case.strategy),
+        rounds=case.rounds,
+        steps=case.steps,
+        batch_size=case.batch_size,
+        learning_rate=case.learning_rate,
+        momentum=case.momentum,
+        seed=seed,
+        out=bench.folder / "learning-noniid" / f"{case.name}-{seed}-{digest}",
+        processes=bench.processes,
+    )
+    return {str(number): accuracy for number, accuracy in enumerate(found.accuracies)}
+
+
+def centralised(bench: Bench, case: Case, seed: int) -> dict[str, float]:
+    """One trainer with all the workers' data, from the same weights, with as many steps as a worker has taken."""
+    split, _ = split_for(
+        bench.splits, case.partition, clients=CLIENTS, validators=0, root_examples=0, root_data=None, seed=seed
+    )
+    whole, accuracies = concatenate(list(split.workers)), {}
+    with one_thread():
+        trainer = LocalTrainer(as_model(MODEL, whole.shape, whole.num_classes, None, seed).module)
+        start = trainer.initial_vector
+        for number in case.targets:
+            training = LocalTraining(
+                steps=number * case.steps,
+                batch_size=case.batch_size,
+                learning_rate=float(case.learning_rate),
+                momentum=float(case.momentum),
+            )
+            trained = trainer.train(start, whole, training, seed=seed)
+            accuracies[str(number)] = trainer.evaluate(start + trained.delta, split.test).accuracy
+    return accuracies
+
+
+def beside_flower(bench: Bench, case: Case, seed: int) -> dict[str, float]:
+    """Flower's FedAvg with the same workers, weights and local training."""
+    found = flower(
+        "_flower_learning.py",
+        data=str(bench.data),
+        model=MODEL,
+        clients=CLIENTS,
+        partition=case.partition,
+        rounds=case.rounds,
+        steps=case.steps,
+        batch_size=case.batch_size,
+        learning_rate=float(case.learning_rate),
+        momentum=float(case.momentum),
+        seed=seed,
+    )
+    return {str(number): accuracy for number, accuracy in enumerate(found["accuracies"])}
+
+
+KINDS: Mapping[str, Callable[[Bench, Case, int], dict[str, float]]] = {
+    "chainfl": federated,
+    "centralised": centralised,
+    "flower": beside_flower,
+}
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def rows_of(bench: Bench, case: Case, seeds: int, kinds: Sequence[str]) -> list[Row]:
+    """A row for each target: the median over the seeds, and every seed of everybody in words."""
+    runs = {kind: [bench.run(case, kind, seed) for seed in range(seeds)] for kind in kinds}
+    rows = []
+    for number, target in case.targets.items():
+        by_kind = {kind: [100 * run["accuracies"][str(number)] for run in runs[kind]] for kind in kinds}
+        named = f"{case.name}: {case.strategy.get('algorithm', 'fedavg')}, {case.steps} steps, round {number}"
+        words = "; ".join(f"{kind} {_listed(found)}" for kind, found in by_kind.items())
+        rows.append(
+            Row(named, statistics.median(by_kind["chainfl"]), "%", "; ".join((words, case.known)), target, "higher")
+        )
+    seconds = statistics.median(run["seconds"] for run in runs["chainfl"])
+    return [*rows, Row(f"{case.name}: time of a run", seconds, "s", f"{bench.processes} processes")]
+
+
+def _listed(found: Sequence[float]) -> str:
+    return " ".join(f"{value:.2f}" for value in found)
+
+
+def noniid(options: Any) -> list[Row]:
+    """The rows of all cases, or of the one asked for."""
+    data = Path(options.data)
+    try:
+        splits = load_mnist(data)
+    except DatasetError as error:
+        raise SystemExit(f"{error}\nMNIST is no part of chainfl: name a folder with its four files by --data") from None
+    cases = [case for case in NONIID if options.case in ("", case.name)]
+    if not cases:
+        raise SystemExit(f"no case is called {options.case!r}; there are {', '.join(case.name for case in NONIID)}")
+    folder = Path(options.results)
+    folder.mkdir(parents=True, exist_ok=True)
+    bench = Bench(folder, data, splits, options.processes)
+    kinds = [kind for kind in KINDS if options.flower or kind != "flower"]
+    return [row for case in cases for row in rows_of(bench, case, options.seeds, kinds)]
+
+
+TABLES: Mapping[str, Callable[[Any], list[Row]]] = {"noniid": noniid}
+
+
+def main() -> None:
+    table = TABLES.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    if table is None and "--help" not in sys.argv:
+        raise SystemExit(f"say which table: python benchmarks/learning.py {'|'.join(TABLES)}")
+    options = arguments(
+        __doc__ or "",
+        sys.argv[2:] if table else sys.argv[1:],
+        case=("", "only the case of this name"),
+        seeds=(3, "seeds, from 0 on"),
+        flower=(1, "0 leaves Flower out"),
+        processes=(1, "in which the workers train; the bits are the same"),
+        data=(str(ROOT.parent / "shared" / "data" / "mnist"), "folder with MNIST's four files"),
+        results=(str(ROOT / ".build" / "bench"), "where the runs are kept"),
+    )
+    assert table is not None
+    report(f"learning, {sys.argv[1]}: {CLIENTS} workers, MNIST", table(options), options.json, PACKAGES)
+
+
+if __name__ == "__main__":
+    main()
