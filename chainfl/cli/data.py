@@ -113,8 +113,10 @@ def _last_changed(folder: Path) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
+    from chainfl.storage.files import write_whole
+
     try:
-        path.write_bytes(content)
+        write_whole(path, content)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", path=str(path)) from error
 

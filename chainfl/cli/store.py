@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from chainfl.cli.context import App, pass_app
 from chainfl.cli.options import CID, TASK, json_option
 from chainfl.cli.output import MARKS, say, show, show_facts, show_json
 from chainfl.errors import UsageError
+from chainfl.scratch import scratch_folder
 from chainfl.types import Cid, TaskId
 
 if TYPE_CHECKING:
@@ -196,8 +196,8 @@ def _to_stdout(app: App, cid: Cid, max_bytes: int) -> None:
     """Nothing is written before all of it is verified, so it goes through a temporary file."""
     if sys.stdout.isatty():
         raise UsageError("content may be binary and would garble the terminal; name a file with --out, or pipe it")
-    with tempfile.TemporaryDirectory(prefix="chainfl-") as folder:
-        copy = Path(folder) / "content"
+    with scratch_folder() as folder:
+        copy = folder / "content"
         with _looking(app.store, cid, GATEWAY_SECONDS):
             app.store.get_file(cid, copy, max_bytes=max_bytes)
         with copy.open("rb") as content:

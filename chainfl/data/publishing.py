@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from chainfl.data.croissant import MAX_SHARDS, Description, ShardEntry, Words
 from chainfl.data.shards import Partition, cut, form_of, write_shard
 from chainfl.errors import CidMismatch, PayloadTooLarge, StorageError, UsageError
+from chainfl.scratch import scratch_folder
 from chainfl.storage.files import open_source, pieces, writing
 from chainfl.storage.port import BlobStore
 from chainfl.storage.several import SeveralStores
@@ -65,8 +65,8 @@ def publish(dataset: Dataset, store: BlobStore, words: Words, cutting: Cutting, 
 
 def _put_shard(part: Dataset, store: BlobStore) -> tuple[ShardEntry, bool]:
     """The shard's entry, and whether it had to be put: not where every place that keeps content confirms it."""
-    with tempfile.TemporaryDirectory(prefix="chainfl-") as folder:
-        path = Path(folder) / "shard.npz"
+    with scratch_folder() as folder:
+        path = folder / "shard.npz"
         with writing(path.parent), path.open("wb") as target:
             write_shard(part, target)
         cid, sha256 = _identify(path)

@@ -137,6 +137,15 @@ def pending_file(folder: Path, prefix: str = "") -> Iterator[PendingFile]:
         pending.close()
 
 
+def write_whole(target: Path, data: bytes | memoryview) -> None:
+    """Makes `target` a file of these bytes in one step, and removes what killed ones left of it. Raises OSError."""
+    folder, prefix = target.parent, f".{target.name}."
+    remove_orphans(folder, prefix)
+    with pending_file(folder, prefix) as pending:
+        pending.write(data)
+        pending.publish(target)
+
+
 def remove_orphans(folder: Path, prefix: str = "") -> None:
     """Removes pending files whose writer has died: those whose lock is free. Raises OSError."""
     for entry in os.scandir(folder):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +31,7 @@ from chainfl.errors import (
     StoreUnreachable,
     TokenMissing,
 )
+from chainfl.scratch import scratch_folder
 from chainfl.storage.cid import cid_to_bytes
 from chainfl.storage.port import BlobStore, FarStore
 from chainfl.types import Cid
@@ -169,8 +169,8 @@ class SeveralStores:
         if isinstance(store, Node):
             store.pin(cid)
         elif not store.has(cid):
-            with tempfile.TemporaryDirectory(prefix="chainfl-") as folder:
-                copy = Path(folder) / "content"
+            with scratch_folder() as folder:
+                copy = folder / "content"
                 self.get_file(cid, copy, max_bytes=_MAX_COPY_BYTES)
                 return store.put_file(copy)
         return cid
