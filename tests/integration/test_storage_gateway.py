@@ -10,8 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections import Counter
@@ -22,6 +20,7 @@ from pathlib import Path
 
 import gateway_server as faulty
 import pytest
+from at_once import READY, go, run_at_once, waiting
 from gateway_server import Gateway, Request, blocks_of
 from kubo import KuboDaemon, require_ipfs_binary
 
@@ -553,39 +552,21 @@ def test_get__larger_than_allowed__is_refused_after_the_root(cache: BlockCache, 
 
 # --- processes -----------------------------------------------------------------------------------
 
-FETCH = textwrap.dedent("""
-    import sys
-    from pathlib import Path
-    from chainfl.storage.cache import BlockCache
-    from chainfl.storage.gateway import GatewayStore
-    from chainfl.types import Cid
-    url, root, cid, target = sys.argv[1:]
-    store = GatewayStore([url], cache=BlockCache(Path(root), max_bytes=64 << 20))
-    print("ready", flush=True)
-    sys.stdin.readline()
-    store.get_file(Cid(cid), Path(target), max_bytes=1 << 30)
-""")
+FETCH = f"""
+from pathlib import Path
+from chainfl.storage.cache import BlockCache
+from chainfl.storage.gateway import GatewayStore
+from chainfl.types import Cid
+{READY}
+url, root, cid, target = sys.argv[1:]
+store = GatewayStore([url], cache=BlockCache(Path(root), max_bytes=64 << 20))
+store.get_file(Cid(cid), Path(target), max_bytes=1 << 30)
+"""
 
 
 def fetching(gateway: Gateway, cache: BlockCache, cid: Cid, target: Path) -> subprocess.Popen[str]:
     """A process that waits for a line before it fetches `cid` into `target`."""
-    return subprocess.Popen(
-        [sys.executable, "-c", FETCH, gateway.url, str(cache.root), cid, str(target)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def go(*processes: subprocess.Popen[str]) -> None:
-    """Waits until all are ready, then starts them at once."""
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
+    return waiting(FETCH, gateway.url, cache.root, cid, target)
 
 
 @pytest.mark.parametrize(
@@ -597,8 +578,7 @@ def test_get__eight_processes_at_once__ask_once(
     cache: BlockCache, honest: Gateway, tmp_path: Path, cid: Cid, data: bytes, asked: list[tuple[str, Cid]]
 ) -> None:
     processes = [fetching(honest, cache, cid, tmp_path / f"{number}") for number in range(8)]
-    go(*processes)
-    assert [process.wait(60) for process in processes] == [0] * 8
+    run_at_once(*processes)
     assert all((tmp_path / f"{number}").read_bytes() == data for number in range(8))
     assert honest.asked == asked
 

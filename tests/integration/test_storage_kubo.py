@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from at_once import READY, run_at_once, waiting
 from kubo import KuboDaemon, Relay, require_ipfs_binary
 
 from chainfl.errors import BlobNotFound, CidMismatch, MalformedDag, PayloadTooLarge, StoreFull, StoreUnreachable
@@ -463,6 +464,29 @@ def test_get_file__killed_while_it_reads__leaves_the_old_target_and_the_next_get
     assert target.read_bytes() == b"as it was"
     store.get_file(cid, target, max_bytes=len(data))
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [data]
+
+
+PUT_AND_GET = f"""
+from pathlib import Path
+from chainfl.storage.kubo import KuboStore
+{READY}
+store, source, target, cid = KuboStore(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+assert store.put_file(source) == cid
+assert store.is_pinned(cid)
+store.get_file(cid, target, max_bytes=source.stat().st_size)
+"""
+
+
+def test_store__eight_processes_put_and_get_the_same_content__all_of_them_see_it_whole(
+    daemon: KuboDaemon, store: KuboStore, tmp_path: Path
+) -> None:
+    data, source = unlike_any_other(9 * MIB + 5), tmp_path / "source"
+    source.write_bytes(data)
+    targets = [tmp_path / "shared"] * 4 + [tmp_path / f"{number}" for number in range(4)]
+    run_at_once(*[waiting(PUT_AND_GET, daemon.api, source, target, cid_of(data)) for target in targets])
+    assert {path.read_bytes() for path in targets} == {data}
+    assert daemon.ipfs("pin", "ls", "--type=recursive", "--quiet", cid_of(data)) == cid_of(data)
+    assert sorted(tmp_path.iterdir()) == sorted({source, *targets})
 
 
 def test_get_file__interrupted_while_the_daemon_looks_for_a_block__ends_at_once(

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from at_once import READY, run_at_once, waiting
 from kubo import KuboDaemon, Relay, link, private_swarm
 from pinning_service import TOKEN, Fault, PinningServer
 
@@ -62,6 +63,26 @@ def test_get__two_nodes_have_it__both_send_blocks_of_it(swarm: list[KuboDaemon],
     sent = [now - then for now, then in zip(map(sent_blocks, swarm[1:]), before, strict=True)]
     assert min(sent) > 5
     assert sum(sent) >= 61
+
+
+GET = f"""
+from pathlib import Path
+from chainfl.storage.kubo import KuboStore
+{READY}
+KuboStore(sys.argv[1]).get_file(sys.argv[2], Path(sys.argv[3]), max_bytes=1 << 30)
+"""
+
+
+def test_get__eight_processes_want_what_another_node_has__its_blocks_are_not_sent_for_each(
+    swarm: list[KuboDaemon], stores: list[KuboStore], tmp_path: Path
+) -> None:
+    data = content(15, 20 * MIB)
+    cid, before = stores[1].put_bytes(data), sent_blocks(swarm[1])
+    targets = [tmp_path / f"{number}" for number in range(8)]
+    run_at_once(*[waiting(GET, swarm[0].api, cid, target) for target in targets])
+    assert all(target.read_bytes() == data for target in targets)
+    # The daemon asks for a block once more where two processes want it in the moment in which it comes: a few of them.
+    assert 21 <= sent_blocks(swarm[1]) - before < 2 * 21
 
 
 def test_peers__linked__have_addresses_and_measured_round_trips(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from at_once import READY, run_at_once, waiting
 
 from chainfl.errors import (
     BlobNotFound,
@@ -454,15 +455,13 @@ def test_remove_orphans__file_of_a_living_writer__stays(tmp_path: Path) -> None:
 
 # --- several processes ---------------------------------------------------------------------------
 
-PUT_AND_GET = """
-import sys
+PUT_AND_GET = f"""
 from pathlib import Path
 from chainfl.storage.embedded import EmbeddedStore
+{READY}
 root, source, cid = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 target = root.parent / sys.argv[4]
 size = source.stat().st_size
-print("ready", flush=True)
-sys.stdin.readline()
 for turn in range(12):
     store = EmbeddedStore(root)
     assert store.put_file(source) == cid
@@ -476,17 +475,7 @@ def test_store__eight_processes_put_and_get_the_same_content__all_of_them_see_it
     store: EmbeddedStore, tmp_path: Path
 ) -> None:
     (tmp_path / "source").write_bytes(DATA)
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    processes = [run(PUT_AND_GET, store.root, tmp_path / "source", CID, "target", **pipes) for _ in range(8)]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    said = [process.communicate()[1] for process in processes]
-    assert ([process.returncode for process in processes], said) == ([0] * 8, [""] * 8)
+    run_at_once(*[waiting(PUT_AND_GET, store.root, tmp_path / "source", CID, "target") for _ in range(8)])
     assert visible(store) == [CID]
     assert (tmp_path / "target").read_bytes() == DATA
     assert not pending(tmp_path)
