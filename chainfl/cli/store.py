@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +12,7 @@ import click
 from chainfl.cli.context import App, pass_app
 from chainfl.cli.options import CID, TASK, json_option
 from chainfl.cli.output import MARKS, say, show, show_facts, show_json
+from chainfl.cli.progress import showing, working
 from chainfl.errors import UsageError
 from chainfl.scratch import scratch_folder
 from chainfl.types import Cid, TaskId
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 NOWHERE_EXIT: Final = 1
 MAX_GET_BYTES: Final = 1 << 40
-LARGE_BYTES: Final = 64 << 20
-"""From here on an add shows that it is at work."""
 GATEWAY_SECONDS: Final = 120
 """The longest that a store looks for one block: a gateway's patience; a daemon has less."""
 UNDER_WAY: Final = ("queued", "pinning")
@@ -53,8 +50,8 @@ def add(app: App, path: Path, as_json: bool) -> None:
     from chainfl.storage.several import SeveralStores
 
     places, size = SeveralStores.of(app.store), path.stat().st_size
-    with _working(f"adding {size:,} bytes", is_long=size >= LARGE_BYTES):
-        cid = app.store.put_file(path)
+    with showing("adding") as moved:
+        cid = app.store.put_file(path, moved=moved)
     standings = list(places.standings(cid)) if places.services else []
     if as_json:
         show_json({"cid": cid, "bytes": size, "store": app.store.describe(), "places": standings})
@@ -79,8 +76,7 @@ def get(app: App, cid: Cid, out: Path | None, force: bool, max_bytes: int) -> No
     if out.exists() and not force:
         raise UsageError(f"{out} is already there; replace it with --force")
     in_a_folder(out)
-    with _looking(app.store, cid, GATEWAY_SECONDS):
-        app.store.get_file(cid, out, max_bytes=max_bytes)
+    _get_file(app.store, cid, out, max_bytes)
     say(f"{out.stat().st_size:,} bytes in {out}, verified")
 
 
@@ -112,7 +108,8 @@ def pin(app: App, cid: Cid, as_json: bool) -> None:
     from chainfl.storage.several import PLACE_TIMEOUT_S, SeveralStores
 
     places = SeveralStores.of(app.store)
-    with _looking(places, cid, round(PLACE_TIMEOUT_S)):
+    _say_if_far(places, cid, round(PLACE_TIMEOUT_S))
+    with working("fetching"):
         places.keep(cid)
     _show_standings(places, cid, as_json)
 
@@ -198,10 +195,15 @@ def _to_stdout(app: App, cid: Cid, max_bytes: int) -> None:
         raise UsageError("content may be binary and would garble the terminal; name a file with --out, or pipe it")
     with scratch_folder() as folder:
         copy = folder / "content"
-        with _looking(app.store, cid, GATEWAY_SECONDS):
-            app.store.get_file(cid, copy, max_bytes=max_bytes)
+        _get_file(app.store, cid, copy, max_bytes)
         with copy.open("rb") as content:
             shutil.copyfileobj(content, sys.stdout.buffer, _PIECE)
+
+
+def _get_file(store: BlobStore, cid: Cid, target: Path, max_bytes: int) -> None:
+    _say_if_far(store, cid, GATEWAY_SECONDS)
+    with showing("fetching") as moved:
+        store.get_file(cid, target, max_bytes=max_bytes, moved=moved)
 
 
 def in_a_folder(out: Path) -> None:
@@ -210,29 +212,10 @@ def in_a_folder(out: Path) -> None:
         raise UsageError(f"there is no folder {out.parent}; make the folder first: mkdir -p {out.parent}")
 
 
-@contextmanager
-def _looking(store: BlobStore, cid: Cid, seconds: int) -> Iterator[None]:
+def _say_if_far(store: BlobStore, cid: Cid, seconds: int) -> None:
     """Says on a terminal that content which is not near is looked for, and how long that may take."""
-    is_far = sys.stderr.isatty() and not store.has(cid)
-    if is_far:
+    if sys.stderr.isatty() and not store.has(cid):
         say(f"looking for {cid} for up to {seconds} s")
-    with _working("fetching", is_long=is_far):
-        yield
-
-
-@contextmanager
-def _working(doing: str, *, is_long: bool) -> Iterator[None]:
-    """A sign of life with the time that has passed, for what may be long; on a terminal, to standard error."""
-    if not is_long or not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        bar.add_task(doing, total=None)
-        yield
 
 
 def _cid_of(source: BinaryIO) -> tuple[Cid, int]:

@@ -19,6 +19,7 @@ from chainfl.data.publishing import Tell
 from chainfl.data.shards import read_shard, write_shard
 from chainfl.errors import DatasetCorrupt, PayloadTooLarge, UsageError
 from chainfl.storage.files import pending_file, reading, remove_orphans, write_whole, writing
+from chainfl.storage.moved import Moved, unheard
 from chainfl.storage.port import BlobStore
 from chainfl.training.datasets import NPZ_NAME, Dataset, concatenate
 from chainfl.training.partition import Shard, label_counts
@@ -58,7 +59,7 @@ def chosen_shards(told: Description, choice: str | None) -> list[int]:
     return list(range(share.index, count + 1, share.count))
 
 
-def fetch_shard(store: BlobStore, told: Description, number: int, path: Path) -> bool:
+def fetch_shard(store: BlobStore, told: Description, number: int, path: Path, moved: Moved = unheard) -> bool:
     """Writes a shard to `path` unless it is there. returns: whether it had to be fetched.
 
     Raises what the store raises, and DatasetCorrupt when its SHA-256 or size is not what the description says.
@@ -66,7 +67,7 @@ def fetch_shard(store: BlobStore, told: Description, number: int, path: Path) ->
     shard = told.shards[number - 1]
     if _holds(path, shard.num_bytes, shard.sha256):
         return False
-    store.get_file(shard.cid, path, max_bytes=shard.num_bytes)
+    store.get_file(shard.cid, path, max_bytes=shard.num_bytes, moved=moved)
     if not _holds(path, shard.num_bytes, shard.sha256):
         with writing(path.parent):
             path.unlink(missing_ok=True)
@@ -101,10 +102,12 @@ def fetch(
     max_bytes: int,
     replace: bool,
     tell: Tell,
+    moved: Moved = unheard,
 ) -> bool:
     """Makes `folder` hold these shards as one dataset.npz. returns: False when it did so before.
 
-    Run again after an end of whatever kind, it fetches what is still missing. max_bytes: of all shards together.
+    Run again after an end of whatever kind, it fetches what is still missing. max_bytes: of all shards together;
+    moved: of the shard under way.
     Raises PayloadTooLarge, UsageError when the folder has other data and `replace` does not allow that, what
     `fetch_shard` and `open_shard` raise.
     """
@@ -121,7 +124,7 @@ def fetch(
         parts.mkdir(parents=True, exist_ok=True)
     for number in numbers:
         shard = told.shards[number - 1]
-        tell(number, shard, fetch_shard(store, told, number, parts / f"{shard.cid}.npz"))
+        tell(number, shard, fetch_shard(store, told, number, parts / f"{shard.cid}.npz", moved))
     _assemble(folder, cid, told, numbers)
     _remove(parts)
     return True

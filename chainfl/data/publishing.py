@@ -13,6 +13,7 @@ from chainfl.data.shards import Partition, cut, form_of, write_shard
 from chainfl.errors import CidMismatch, PayloadTooLarge, StorageError, UsageError
 from chainfl.scratch import scratch_folder
 from chainfl.storage.files import open_source, pieces, writing
+from chainfl.storage.moved import Moved, unheard
 from chainfl.storage.port import BlobStore
 from chainfl.storage.several import SeveralStores
 from chainfl.storage.unixfs import CidBuilder
@@ -42,10 +43,13 @@ class Cutting:
         return f"{self.partition}{skew}, seed {self.seed}"
 
 
-def publish(dataset: Dataset, store: BlobStore, words: Words, cutting: Cutting, tell: Tell) -> tuple[Cid, Description]:
+def publish(
+    dataset: Dataset, store: BlobStore, words: Words, cutting: Cutting, tell: Tell, moved: Moved = unheard
+) -> tuple[Cid, Description]:
     """Puts what is not published yet of shards and description. returns: the description and its CID.
 
     A shard counts as published once every store that writes has it, verified, and every pinning service confirms it.
+    moved: of the shard under way, first as it is looked for and then as it is put.
 
     The same set, words and cutting give the same CIDs on every machine. Raises UsageError, DatasetError for a set
     that cannot be cut so, DescriptionInvalid for words that cannot stand in a description, and what the store raises.
@@ -55,7 +59,7 @@ def publish(dataset: Dataset, store: BlobStore, words: Words, cutting: Cutting, 
     parts = cut(dataset, cutting.count, partition=cutting.partition, alpha=cutting.alpha, seed=cutting.seed)
     entries: list[ShardEntry] = []
     for number, part in enumerate(parts, 1):
-        entry, was_put = _put_shard(part, store)
+        entry, was_put = _put_shard(part, store, moved)
         entries.append(entry)
         tell(number, entry, was_put)
     form = form_of(dataset)
@@ -63,7 +67,7 @@ def publish(dataset: Dataset, store: BlobStore, words: Words, cutting: Cutting, 
     return store.put_bytes(described.to_bytes()), described
 
 
-def _put_shard(part: Dataset, store: BlobStore) -> tuple[ShardEntry, bool]:
+def _put_shard(part: Dataset, store: BlobStore, moved: Moved) -> tuple[ShardEntry, bool]:
     """The shard's entry, and whether it had to be put: not where every place that keeps content confirms it."""
     with scratch_folder() as folder:
         path = folder / "shard.npz"
@@ -71,14 +75,14 @@ def _put_shard(part: Dataset, store: BlobStore) -> tuple[ShardEntry, bool]:
             write_shard(part, target)
         cid, sha256 = _identify(path)
         entry = ShardEntry(cid, sha256, path.stat().st_size, tuple(map(int, label_counts(part))))
-        if _is_published(store, cid, path.with_name("copy.npz"), entry.num_bytes):
+        if _is_published(store, cid, path.with_name("copy.npz"), entry.num_bytes, moved):
             return entry, False
-        if (stored := store.put_file(path)) != cid:
+        if (stored := store.put_file(path, moved=moved)) != cid:
             raise CidMismatch(f"the store keeps as {stored} what is {cid}", cid=cid)
         return entry, True
 
 
-def _is_published(store: BlobStore, cid: Cid, copy: Path, num_bytes: int) -> bool:
+def _is_published(store: BlobStore, cid: Cid, copy: Path, num_bytes: int, moved: Moved) -> bool:
     """Whether each place that keeps content says that it keeps this, and each store among them gives it, verified."""
     places = SeveralStores.of(store)
     writers = [place for place in places.places if place.writes]
@@ -87,7 +91,7 @@ def _is_published(store: BlobStore, cid: Cid, copy: Path, num_bytes: int) -> boo
         return False
     try:
         for place in writers:
-            place.store.get_file(cid, copy, max_bytes=num_bytes)
+            place.store.get_file(cid, copy, max_bytes=num_bytes, moved=moved)
     except (StorageError, PayloadTooLarge) as error:
         log.warning("%s is damaged in the %s, and is put again: %s", cid, place.name, error)
         return False

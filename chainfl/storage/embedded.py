@@ -14,7 +14,6 @@ the second rename replaces equal bytes, which also heals a damaged object; no lo
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator
 from io import FileIO
@@ -22,7 +21,17 @@ from pathlib import Path
 
 from chainfl.errors import BlobNotFound, CidMismatch, PayloadTooLarge
 from chainfl.storage.cid import cid_to_bytes
-from chainfl.storage.files import PendingFile, open_source, pending_file, pieces, reading, remove_orphans, writing
+from chainfl.storage.files import (
+    PendingFile,
+    open_source,
+    pending_file,
+    pieces,
+    reading,
+    remove_orphans,
+    size_of,
+    writing,
+)
+from chainfl.storage.moved import Moved, counted, unheard
 from chainfl.storage.unixfs import CidBuilder, cid_of
 from chainfl.types import Cid
 
@@ -41,10 +50,10 @@ class EmbeddedStore:
             pending.write(data)
             return self._publish(pending, cid_of(data))
 
-    def put_file(self, path: Path) -> Cid:
+    def put_file(self, path: Path, *, moved: Moved = unheard) -> Cid:
         with open_source(path) as source, self._new_object() as pending:
             builder = CidBuilder()
-            for piece in pieces(source, path):
+            for piece in counted(pieces(source, path), size_of(source), moved):
                 builder.update(piece)
                 pending.write(piece)
             return self._publish(pending, builder.finish())
@@ -52,17 +61,17 @@ class EmbeddedStore:
     def get_bytes(self, cid: Cid, *, max_bytes: int) -> bytes:
         with self._object(cid, max_bytes) as source:
             with reading(self._path(cid)):
-                data = _read(source, os.fstat(source.fileno()).st_size)
+                data = _read(source, size_of(source))
             _check(cid, cid_of(data))
             return data
 
-    def get_file(self, cid: Cid, target: Path, *, max_bytes: int) -> None:
+    def get_file(self, cid: Cid, target: Path, *, max_bytes: int, moved: Moved = unheard) -> None:
         folder, prefix = target.parent, f".{target.name}."
         with self._object(cid, max_bytes) as source, writing(folder):
             remove_orphans(folder, prefix)
             with pending_file(folder, prefix) as pending:
                 builder = CidBuilder()
-                for piece in pieces(source, self._path(cid)):
+                for piece in counted(pieces(source, self._path(cid)), size_of(source), moved):
                     builder.update(piece)
                     pending.write(piece)
                 _check(cid, builder.finish())
@@ -109,7 +118,7 @@ class EmbeddedStore:
             except FileNotFoundError as error:
                 raise BlobNotFound(f"{cid} is not in {self.root}", cid=cid) from error
         with source:
-            size = os.fstat(source.fileno()).st_size
+            size = size_of(source)
             if size > max_bytes:
                 raise PayloadTooLarge(
                     f"{cid} has {size} bytes, at most {max_bytes} are allowed", size=size, limit=max_bytes

@@ -61,6 +61,11 @@ def open_source(path: Path) -> Iterator[FileIO]:
         yield stream
 
 
+def size_of(source: FileIO) -> int:
+    """The bytes of an open file; 0 for a pipe."""
+    return os.fstat(source.fileno()).st_size
+
+
 def pieces(source: FileIO, path: Path) -> Iterator[memoryview]:
     """The rest of `source` through one reused buffer: use each piece before the next one is asked for."""
     buffer = memoryview(bytearray(PIECE_BYTES))

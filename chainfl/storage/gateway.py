@@ -39,6 +39,7 @@ from chainfl.storage.cid import cid_to_bytes, digest_of
 from chainfl.storage.daemons import DaemonPool
 from chainfl.storage.files import pending_file, remove_orphans, writing
 from chainfl.storage.http import Answer, Deadline, HttpClient, Limits, parse_url
+from chainfl.storage.moved import Moved, unheard
 from chainfl.storage.racing import Attempt, Pace, Race, Server, in_order, nobody_gave
 from chainfl.storage.readahead import ReadAhead
 from chainfl.storage.unixfs import MAX_BLOCK_BYTES, block_cids, read_dag
@@ -91,7 +92,7 @@ class GatewayStore:
     def put_bytes(self, data: bytes) -> Cid:
         raise NoStoreWrites("gateways only read, nothing can be added to them")
 
-    def put_file(self, path: Path) -> Cid:
+    def put_file(self, path: Path, *, moved: Moved = unheard) -> Cid:
         raise NoStoreWrites("gateways only read, nothing can be added to them")
 
     def get_bytes(self, cid: Cid, *, max_bytes: int) -> bytes:
@@ -100,14 +101,14 @@ class GatewayStore:
             out.writelines(leaves)
         return out.getvalue()
 
-    def get_file(self, cid: Cid, target: Path, *, max_bytes: int) -> None:
+    def get_file(self, cid: Cid, target: Path, *, max_bytes: int, moved: Moved = unheard) -> None:
         cid_to_bytes(cid)
         folder, prefix = target.parent, f".{target.name}."
         with writing(folder):
             remove_orphans(folder, prefix)
             with (
                 pending_file(folder, prefix) as pending,
-                contextlib.closing(self._leaves(cid, max_bytes)) as leaves,
+                contextlib.closing(self._leaves(cid, max_bytes, moved)) as leaves,
             ):
                 for leaf in leaves:
                     pending.write(leaf)
@@ -130,12 +131,12 @@ class GatewayStore:
             f"gateways {', '.join(server.describe(now) for server in self._gateways.servers)}; {self._cache.describe()}"
         )
 
-    def _leaves(self, cid: Cid, max_bytes: int) -> Generator[bytes, None, None]:
+    def _leaves(self, cid: Cid, max_bytes: int, moved: Moved = unheard) -> Generator[bytes, None, None]:
         # One transfer of a file at a time, on this machine; what is here needs none.
         here = self._holds(cid, max_bytes)
         turn = contextlib.nullcontext() if here else self._cache.alone(cid, "dag")
         with turn as goes_on, contextlib.closing(_Transfer(self._gateways, self._cache, cid)) as transfer:
-            for leaf in read_dag(cid, transfer.fetch, max_bytes=max_bytes, expect=transfer.expect):
+            for leaf in read_dag(cid, transfer.fetch, max_bytes=max_bytes, expect=transfer.expect, moved=moved):
                 if goes_on:
                     goes_on()
                 yield leaf

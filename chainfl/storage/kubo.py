@@ -44,8 +44,9 @@ from chainfl.errors import (
 )
 from chainfl.storage.cid import DAG_PB, cid_to_bytes, codec_of
 from chainfl.storage.daemons import DaemonPool
-from chainfl.storage.files import PIECE_BYTES, open_source, pending_file, reading, remove_orphans, writing
+from chainfl.storage.files import PIECE_BYTES, open_source, pending_file, reading, remove_orphans, size_of, writing
 from chainfl.storage.http import HttpClient, Limits
+from chainfl.storage.moved import Moved, unheard
 from chainfl.storage.readahead import ReadAhead
 from chainfl.storage.unixfs import MAX_BLOCK_BYTES, UNIXFS_V1_2025, CidBuilder, block_cids, read_dag
 from chainfl.types import Cid
@@ -152,8 +153,8 @@ class KuboStore:
         with _HashedStream(io.BytesIO(data)) as stream:
             return self._add(stream)
 
-    def put_file(self, path: Path) -> Cid:
-        with open_source(path) as source, _HashedStream(source, path) as stream:
+    def put_file(self, path: Path, *, moved: Moved = unheard) -> Cid:
+        with open_source(path) as source, _HashedStream(source, path, moved) as stream:
             return self._add(stream)
 
     def get_bytes(self, cid: Cid, *, max_bytes: int) -> bytes:
@@ -162,12 +163,12 @@ class KuboStore:
             out.write(leaf)
         return out.getvalue()
 
-    def get_file(self, cid: Cid, target: Path, *, max_bytes: int) -> None:
+    def get_file(self, cid: Cid, target: Path, *, max_bytes: int, moved: Moved = unheard) -> None:
         folder, prefix = target.parent, f".{target.name}."
         with writing(folder):
             remove_orphans(folder, prefix)
             with pending_file(folder, prefix) as pending:
-                for leaf in self._leaves(cid, max_bytes):
+                for leaf in self._leaves(cid, max_bytes, moved):
                     pending.write(leaf)
                 pending.publish(target)
 
@@ -256,9 +257,9 @@ class KuboStore:
             self.pin(cid)  # says why it could not
         return cid
 
-    def _leaves(self, cid: Cid, max_bytes: int) -> Iterator[bytes]:
+    def _leaves(self, cid: Cid, max_bytes: int, moved: Moved = unheard) -> Iterator[bytes]:
         with ReadAhead(self._fetch, workers=FETCHES_AT_ONCE, window=WINDOW_BLOCKS) as ahead:
-            yield from read_dag(cid, ahead.fetch, max_bytes=max_bytes, expect=ahead.expect)
+            yield from read_dag(cid, ahead.fetch, max_bytes=max_bytes, expect=ahead.expect, moved=moved)
 
     def _holds(self, cid: Cid, max_bytes: int) -> bool:
         """Whether the daemon has all blocks of the content itself and it states no more than `max_bytes`.
@@ -316,8 +317,10 @@ class _HashedStream:
     Each piece is hashed while it is sent, in a thread beside: together they would take as long as both.
     """
 
-    def __init__(self, source: io.BytesIO | FileIO, path: Path | None = None) -> None:
+    def __init__(self, source: io.BytesIO | FileIO, path: Path | None = None, moved: Moved = unheard) -> None:
         self._source = source
+        self._moved = moved
+        self._sent = 0
         self._path = path or Path("memory")
         self._builder = CidBuilder()
         self._beside = DaemonPool(1, "hash")
@@ -335,6 +338,8 @@ class _HashedStream:
         with reading(self._path):
             data = self._source.read(size) or b""
         self._await()
+        self._moved(self._sent, size_of(self._source) if isinstance(self._source, FileIO) else 0)
+        self._sent += len(data)
         self._hashed = self._beside.submit(self._builder.update, data)
         return data
 

@@ -33,6 +33,7 @@ from chainfl.errors import (
 )
 from chainfl.scratch import scratch_folder
 from chainfl.storage.cid import cid_to_bytes
+from chainfl.storage.moved import Moved, Slowest, unheard
 from chainfl.storage.port import BlobStore, FarStore
 from chainfl.types import Cid
 
@@ -147,15 +148,21 @@ class SeveralStores:
     # --- writing -----------------------------------------------------------------------------------
 
     def put_bytes(self, data: bytes) -> Cid:
-        return self._published(lambda store: store.put_bytes(data))
+        return self._published(lambda place: place.store.put_bytes(data))
 
-    def put_file(self, path: Path) -> Cid:
-        return self._published(lambda store: store.put_file(path))
+    def put_file(self, path: Path, *, moved: Moved = unheard) -> Cid:
+        slowest = Slowest(moved, [place.name for place in self._writers])
+
+        def put(place: Place) -> Cid:
+            with slowest.going(place.name) as heard:
+                return place.store.put_file(path, moved=heard)
+
+        return self._published(put)
 
     def keep(self, cid: Cid) -> None:
         """What a put does, for content that the network or one of the stores already has. Raises NotPublished."""
         cid_to_bytes(cid)
-        self._published(lambda store: self._kept(store, cid))
+        self._published(lambda place: self._kept(place.store, cid))
 
     def drop(self, cid: Cid) -> None:
         cid_to_bytes(cid)
@@ -175,7 +182,7 @@ class SeveralStores:
                 return store.put_file(copy)
         return cid
 
-    def _published(self, put: Callable[[BlobStore], Cid]) -> Cid:
+    def _published(self, put: Callable[[Place], Cid]) -> Cid:
         if not self._writers:
             raise NoStoreWrites("none of the stores in `storage` takes content")
         return _Publication(put, self._writers, self._node, self.services, self._timeout_s).outcome(self._quorum)
@@ -185,8 +192,8 @@ class SeveralStores:
     def get_bytes(self, cid: Cid, *, max_bytes: int) -> bytes:
         return self._first(cid, self.places, lambda store: store.get_bytes(cid, max_bytes=max_bytes))
 
-    def get_file(self, cid: Cid, target: Path, *, max_bytes: int) -> None:
-        self._first(cid, self.places, lambda store: store.get_file(cid, target, max_bytes=max_bytes))
+    def get_file(self, cid: Cid, target: Path, *, max_bytes: int, moved: Moved = unheard) -> None:
+        self._first(cid, self.places, lambda store: store.get_file(cid, target, max_bytes=max_bytes, moved=moved))
 
     def prefetch(self, cid: Cid, *, max_bytes: int) -> None:
         far = [place for place in self.places if isinstance(place.store, FarStore)]
@@ -231,7 +238,7 @@ class _Publication:
 
     def __init__(
         self,
-        put: Callable[[BlobStore], Cid],
+        put: Callable[[Place], Cid],
         writers: Sequence[Place],
         node: Place | None,
         services: Sequence[Service],
@@ -239,7 +246,7 @@ class _Publication:
     ) -> None:
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
-        self._puts = {place.name: _started(put, place.store) for place in writers}
+        self._puts = {place.name: _started(put, place) for place in writers}
         self._accepted = {service.name: threading.Event() for service in services}
         self._pins = {service.name: _started(self._pin, service, node) for service in services}
         self._places = self._puts | self._pins

@@ -550,6 +550,16 @@ def test_get__larger_than_allowed__is_refused_after_the_root(cache: BlockCache, 
     assert honest.asked == [("raw", CID)]
 
 
+def test_get_file__stream_is_cut__is_heard_leaf_by_leaf_all_the_same(
+    cache: BlockCache, honest: Gateway, tmp_path: Path
+) -> None:
+    honest.faults.append(faulty.once(faulty.cuts_stream_after(5)))
+    heard: list[tuple[int, int]] = []
+    store = store_of(cache, honest)
+    store.get_file(CID, tmp_path / "target", max_bytes=len(DATA), moved=lambda *told: heard.append(told))
+    assert heard == [(min(number * MIB, len(DATA)), len(DATA)) for number in range(1, len(LEAVES) + 1)]
+
+
 # --- processes -----------------------------------------------------------------------------------
 
 FETCH = f"""

@@ -73,6 +73,18 @@ def test_put__any_size__same_cid_in_both_stores_and_the_content_in_each(
     assert target.read_bytes() == store.get_bytes(cid, max_bytes=size) == data
 
 
+def test_put_file_and_get_file__of_several_chunks__are_heard_to_the_end(store: KuboStore, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(DATA)
+    put: list[tuple[int, int]] = []
+    got: list[tuple[int, int]] = []
+    cid = store.put_file(tmp_path / "source", moved=lambda *told: put.append(told))
+    store.get_file(cid, tmp_path / "target", max_bytes=len(DATA), moved=lambda *told: got.append(told))
+    assert got == [(min(number * MIB, len(DATA)), len(DATA)) for number in range(1, 6)]
+    assert put[-1] == (len(DATA), len(DATA))
+    assert put == sorted(put)
+    assert len(put) > 5
+
+
 def test_put__daemon_configured_otherwise__the_command_line_differs_and_we_do_not(
     daemon: KuboDaemon, store: KuboStore, tmp_path: Path
 ) -> None:

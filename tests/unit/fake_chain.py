@@ -37,6 +37,7 @@ from chainfl.errors import (
     TransactionReverted,
     UnexpectedPhase,
 )
+from chainfl.storage.moved import unheard
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks import commitments, phases
 from chainfl.tasks.payouts import slash_amount
@@ -101,7 +102,7 @@ class MemoryStore:
         self.blobs[cid] = bytes(data)
         return cid
 
-    def put_file(self, path):
+    def put_file(self, path, *, moved=unheard):
         return self.put_bytes(path.read_bytes())
 
     def get_bytes(self, cid: Cid, *, max_bytes: int) -> bytes:
@@ -109,7 +110,7 @@ class MemoryStore:
             raise BlobNotFound(f"no {cid}", cid=cid)
         return self.blobs[cid]
 
-    def get_file(self, cid, target, *, max_bytes):
+    def get_file(self, cid, target, *, max_bytes, moved=unheard):
         target.write_bytes(self.get_bytes(cid, max_bytes=max_bytes))
 
     def has(self, cid: Cid) -> bool:

@@ -135,5 +135,8 @@ def test_show__a_published_set__is_its_datasheet(shell):
 
 def test_publish__on_a_terminal__shows_a_bar_instead_of_lines(shell, monkeypatch):
     monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True, raising=False)
-    publish(shell, "--shards", "2")
+    cid = publish(shell, "--shards", "2")
     assert ", done" not in shell.err
+    assert "publishing, 2 of 2 shards done" in shell.err
+    assert shell("data", "fetch", cid, "--out", "mine") == 0
+    assert "fetching, 2 of 2 shards done" in shell.err

@@ -95,7 +95,7 @@ def test_get__larger_than_allowed__is_refused(shell):
 
 @pytest.mark.parametrize(("error", "code"), [(StoreFull, 64), (StoreReadOnly, 65)])
 def test_add__the_store_cannot_take_it__names_the_folder(shell, monkeypatch, error, code):
-    def refuse(self, path):
+    def refuse(self, path, **options):
         raise error("cannot", path="/stores/here")
 
     monkeypatch.setattr(EmbeddedStore, "put_file", refuse)
@@ -120,6 +120,18 @@ def test_get__to_standard_output__is_the_content_and_takes_no_memory_for_it(shel
     monkeypatch.setattr(sys, "stdout", out)
     assert run(["store", "get", cid_of(CONTENT)]) == 0
     assert out.buffer.getvalue() == CONTENT
+
+
+def test_add_and_get__on_a_terminal__show_bytes_and_elsewhere_nothing_more(shell, monkeypatch):
+    commands = (("store", "add", "file"), ("store", "get", cid_of(CONTENT), "--out", "copy", "--force"))
+    for command in commands:
+        shell(*command)
+        assert len(shell.err.splitlines()) == 1
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True, raising=False)
+    for command, doing in zip(commands, ("adding", "fetching"), strict=True):
+        assert shell(*command) == 0
+        assert doing in shell.err
+        assert "6/6 bytes" in shell.err
 
 
 @pytest.mark.parametrize("command", ["get", "pin"])

@@ -28,14 +28,14 @@ class Counting(MemoryStore):
         self.got: list[str] = []
         self.broken = broken
 
-    def put_file(self, path):
+    def put_file(self, path, **options):
         if len(self.put) == self.broken:
             raise KeyboardInterrupt
         cid = super().put_file(path)
         self.put.append(cid)
         return cid
 
-    def get_file(self, cid, target, *, max_bytes):
+    def get_file(self, cid, target, *, max_bytes, **options):
         if len(self.got) == self.broken:
             raise KeyboardInterrupt
         self.got.append(cid)

@@ -32,7 +32,7 @@ class Node(MemoryStore):
         self.pinned.add(cid)
         return cid
 
-    def put_file(self, path: Path) -> Cid:
+    def put_file(self, path: Path, **options: object) -> Cid:
         self.puts += 1
         return super().put_file(path)
 

@@ -32,6 +32,7 @@ from chainfl.storage.cache import BlockCache
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.storage.factory import confirming_stores, open_store
 from chainfl.storage.gateway import GatewayStore
+from chainfl.storage.moved import Moved, unheard
 from chainfl.storage.several import Place, SeveralStores, Standing
 from chainfl.storage.unixfs import cid_of
 from chainfl.types import Cid
@@ -57,7 +58,7 @@ class Shelf:
         self.kept[cid] = data
         return cid
 
-    def put_file(self, path: Path) -> Cid:
+    def put_file(self, path: Path, *, moved: Moved = unheard) -> Cid:
         if not path.exists():
             raise UsageError(f"cannot read {path}")
         return self.put_bytes(path.read_bytes())
@@ -70,7 +71,7 @@ class Shelf:
             raise CidMismatch(f"other bytes for {cid}", cid=cid)
         return self.kept[cid]
 
-    def get_file(self, cid: Cid, target: Path, *, max_bytes: int) -> None:
+    def get_file(self, cid: Cid, target: Path, *, max_bytes: int, moved: Moved = unheard) -> None:
         target.write_bytes(self.get_bytes(cid, max_bytes=max_bytes))
 
     def has(self, cid: Cid) -> bool:
