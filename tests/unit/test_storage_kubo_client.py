@@ -64,7 +64,8 @@ class FakeClient:
         self.block = self.files = self.swarm = self
         self.pin = FakePins(self)
 
-    def version(self) -> dict[str, str]:
+    def version(self, *, timeout: tuple[int, int]) -> dict[str, str]:
+        assert timeout[1] < self.settings["timeout"][1]
         self._fail()
         return {"Version": self.says_version}
 
@@ -89,7 +90,11 @@ class FakeClient:
             self.pins.add(cid)
         return {"Hash": self.answer or cid}
 
-    def get(self, cid: str, *, stream: bool, opts: dict[str, str], offline: bool = False) -> Any:
+    def get(
+        self, cid: str, *, stream: bool, opts: dict[str, str], timeout: tuple[int, int], offline: bool = False
+    ) -> Any:
+        # A search ends by the daemon's own clock; one that hangs is waited for no longer than needed.
+        assert (timeout[1] > int(opts["timeout"].removesuffix("s"))) != offline
         self._fail()
         (self.looked_at if offline else self.fetched).append(cid)
         if cid not in self.blocks:
@@ -100,8 +105,9 @@ class FakeClient:
     def _parts(self, block: bytes) -> Iterator[Iterator[bytes]]:
         yield (block[at : at + 50_000] for at in range(0, len(block), 50_000))
 
-    def stat(self, cid: str, *, offline: bool) -> dict[str, Any]:
+    def stat(self, cid: str, *, offline: bool, timeout: tuple[int, int]) -> dict[str, Any]:
         assert offline
+        assert timeout[1] < self.settings["timeout"][1]
         self._fail()
         self.looked_at.append(cid)
         if cid not in self.blocks:
