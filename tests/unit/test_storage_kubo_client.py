@@ -328,7 +328,7 @@ def test_pin__not_found_in_time__is_not_found(store: KuboStore) -> None:
 
 @pytest.mark.parametrize("version", ["0.35.0", "0.41.3", "0.42.0-dev", "1.0.0", "custom"])
 def test_kubo_store__version_that_can_work__is_taken(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    monkeypatch.setattr(FakeClient, "version", lambda _: {"Version": version})
+    monkeypatch.setattr(FakeClient, "version", lambda _, timeout: {"Version": version})
     monkeypatch.setattr(ipfshttpclient, "Client", FakeClient)
     assert version in KuboStore(API).describe()
 
@@ -337,7 +337,7 @@ def test_kubo_store__version_that_can_work__is_taken(monkeypatch: pytest.MonkeyP
 def test_kubo_store__version_that_cannot_work__is_refused_with_the_one_to_install(
     monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    monkeypatch.setattr(FakeClient, "version", lambda _: {"Version": version})
+    monkeypatch.setattr(FakeClient, "version", lambda _, timeout: {"Version": version})
     monkeypatch.setattr(ipfshttpclient, "Client", FakeClient)
     with pytest.raises(StoreUnsupported, match=version) as caught:
         KuboStore(API)
