@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from chainfl.errors import TemporaryFull
+
 _PREFIX: Final = "chainfl-scratch-"
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -20,11 +22,14 @@ def scratch_folder() -> Iterator[Path]:
     """A folder for this user's eyes alone among the system's temporary files, removed at the end.
 
     Its owner holds a lock on it, which dies with the process: whatever a killed one left is removed here first. Where
-    folders take no locks, none is ever taken for a killed one's. Raises OSError.
+    folders take no locks, none is ever taken for a killed one's. Raises TemporaryFull where none can be made.
     """
-    parent = Path(tempfile.gettempdir())
-    _remove_abandoned(parent)
-    folder, lock = _create(parent)
+    try:
+        parent = Path(tempfile.gettempdir())
+        _remove_abandoned(parent)
+        folder, lock = _create(parent)
+    except OSError as error:
+        raise TemporaryFull(f"no temporary folder can be made: {error}", path=tempfile.tempdir or "them") from error
     try:
         yield folder
     finally:
@@ -33,6 +38,11 @@ def scratch_folder() -> Iterator[Path]:
             shutil.rmtree(folder)
         finally:
             os.close(lock)
+
+
+def is_scratch(path: Path) -> bool:
+    """Whether it is in such a folder."""
+    return any(part.startswith(_PREFIX) for part in path.parts)
 
 
 def _create(parent: Path) -> tuple[Path, int]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from chainfl.storage.moved import Moved
 
 DEFAULT_MAX_BYTES: Final = 16 << 30
+WORDS: Final = ("--name", "--licence", "--description", "--creator", "--date", "--version", "--url")
+"""The options that go into a description."""
 _MAX_SHOWN_CLASSES: Final = 20
 
 
@@ -84,7 +86,7 @@ def publish(app: App, folder: Path, out: Path | None, as_json: bool, **options: 
         try:
             cid, described = publish(dataset, app.store, words, cutting, tell, moved)
         except DescriptionInvalid as error:  # here the publisher is the user, and the words are options
-            raise UsageError(str(error)) from error
+            raise UsageError(f"{error}. See {', '.join(WORDS)}") from error
     if out is not None:
         _write(out, described.to_bytes())
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -49,7 +50,8 @@ def add(app: App, path: Path, as_json: bool) -> None:
     """Keep a file's content and print its CID; with pinning services, also say where each of them is with it."""
     from chainfl.storage.several import SeveralStores
 
-    places, size = SeveralStores.of(app.store), path.stat().st_size
+    size = _size_of_file(path)
+    places = SeveralStores.of(app.store)
     with showing("adding") as moved:
         cid = app.store.put_file(path, moved=moved)
     standings = list(places.standings(cid)) if places.services else []
@@ -88,6 +90,7 @@ def cid(path: Path, as_json: bool) -> None:
     if str(path) == "-":
         found, size = _cid_of(sys.stdin.buffer)
     else:
+        _size_of_file(path)
         try:
             with path.open("rb") as source:
                 found, size = _cid_of(source)
@@ -206,6 +209,14 @@ def _get_file(store: BlobStore, cid: Cid, target: Path, max_bytes: int) -> None:
         store.get_file(cid, target, max_bytes=max_bytes, moved=moved)
 
 
+def _size_of_file(path: Path) -> int:
+    """Its bytes. Raises UsageError for a pipe or a device: it may have no end, or wait for one who writes for ever."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"{path} is no ordinary file; write into one first what comes out of it", path=path)
+    return found.st_size
+
+
 def in_a_folder(out: Path) -> None:
     """Raises UsageError for a file whose folder is not there."""
     if not out.absolute().parent.is_dir():
@@ -226,4 +237,6 @@ def _cid_of(source: BinaryIO) -> tuple[Cid, int]:
     while piece := source.read(_PIECE):
         builder.update(piece)
         size += len(piece)
+        if size > MAX_GET_BYTES:
+            raise UsageError(f"it goes on after {MAX_GET_BYTES:,} bytes, and no content is that large")
     return builder.finish(), size

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
-from chainfl.errors import BlobNotFound, CidMismatch, PayloadTooLarge
+from chainfl.errors import BlobNotFound, ContentDamaged, PayloadTooLarge
 from chainfl.storage.cid import cid_to_bytes
 from chainfl.storage.files import (
     PendingFile,
@@ -62,7 +62,7 @@ class EmbeddedStore:
         with self._object(cid, max_bytes) as source:
             with reading(self._path(cid)):
                 data = _read(source, size_of(source))
-            _check(cid, cid_of(data))
+            self._check(cid, cid_of(data))
             return data
 
     def get_file(self, cid: Cid, target: Path, *, max_bytes: int, moved: Moved = unheard) -> None:
@@ -74,7 +74,7 @@ class EmbeddedStore:
                 for piece in counted(pieces(source, self._path(cid)), size_of(source), moved):
                     builder.update(piece)
                     pending.write(piece)
-                _check(cid, builder.finish())
+                self._check(cid, builder.finish())
                 pending.publish(target)
 
     def has(self, cid: Cid) -> bool:
@@ -88,6 +88,16 @@ class EmbeddedStore:
         existing = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
         free_gb = shutil.disk_usage(existing).free // 10**9
         return f"embedded store in {self.root} ({free_gb} GB free)"
+
+    def _check(self, wanted: Cid, found: Cid) -> None:
+        if found != wanted:
+            path = self._path(wanted)
+            repair = (
+                "Put the file there again with `chainfl store add FILE`, which replaces it. Where only others have it: "
+                f"`chainfl store unpin {wanted}` removes it here, and the next read asks them."
+            )
+            told = f"what the embedded store has as {wanted} in {path} is damaged: it is {found}"
+            raise ContentDamaged(told, cid=wanted, found=found, repair=repair)
 
     def _path(self, cid: Cid) -> Path:
         cid_to_bytes(cid)  # a name from a stranger becomes part of a path only once it is known to be a CID
@@ -133,8 +143,3 @@ def _read(source: FileIO, size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
-
-
-def _check(wanted: Cid, found: Cid) -> None:
-    if found != wanted:
-        raise CidMismatch(f"the object stored as {wanted} is {found}; it was not used", cid=wanted, found=found)

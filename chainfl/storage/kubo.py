@@ -11,6 +11,7 @@ before it pins, and what fails after that stands in a trailer that no client her
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import re
@@ -34,6 +35,7 @@ from chainfl.errors import (
     BlobNotFound,
     CidMismatch,
     ConfigError,
+    ContentDamaged,
     MalformedDag,
     PayloadTooLarge,
     StorageError,
@@ -42,9 +44,18 @@ from chainfl.errors import (
     StoreUnreachable,
     StoreUnsupported,
 )
-from chainfl.storage.cid import DAG_PB, cid_to_bytes, codec_of
+from chainfl.storage.cid import DAG_PB, cid_to_bytes, codec_of, digest_of
 from chainfl.storage.daemons import DaemonPool
-from chainfl.storage.files import PIECE_BYTES, open_source, pending_file, reading, remove_orphans, size_of, writing
+from chainfl.storage.files import (
+    PIECE_BYTES,
+    open_source,
+    pending_file,
+    pieces,
+    reading,
+    remove_orphans,
+    size_of,
+    writing,
+)
 from chainfl.storage.http import HttpClient, Limits
 from chainfl.storage.moved import Moved, unheard
 from chainfl.storage.readahead import ReadAhead
@@ -193,6 +204,30 @@ class KuboStore:
     def describe(self) -> str:
         return f"Kubo {self.version()} at {self._api}"
 
+    def mend(self, path: Path) -> Cid:
+        """A put of a file that the daemon may have with damaged blocks, which an add would leave as they are.
+
+        Until it returns the content is not pinned. Raises ContentDamaged where a damaged block is part of something
+        else that is pinned.
+        """
+        # Nothing is removed before all of it could be read.
+        blocks: list[Cid] = []
+        with open_source(path) as source:
+            builder = CidBuilder(lambda cid, _: blocks.append(cid))
+            for piece in pieces(source, path):
+                builder.update(piece)
+        self.drop(cid := builder.finish())
+        for block in blocks:
+            if not self._is_whole(block):
+                self._remove(block, cid)
+        return self.put_file(path)
+
+    def verify(self, cid: Cid) -> None:
+        """Reads all of the content that the daemon has itself, and keeps nothing. Raises what reading it raises."""
+        with self._blaming_the_disk(cid):
+            for _ in read_dag(cid, self._fetch_offline, max_bytes=_HAS_MAX_BYTES):
+                pass
+
     # --- what only a daemon has --------------------------------------------------------------------
 
     def pin(self, cid: Cid, *, timeout_s: int = _PIN_TIMEOUT_S) -> None:
@@ -213,8 +248,12 @@ class KuboStore:
 
     def count_pins(self) -> int:
         """How many contents the daemon keeps."""
+        return len(self.pins())
+
+    def pins(self) -> tuple[str, ...]:
+        """What the daemon keeps: CIDs of whatever kind."""
         with self._translated():
-            return len(self._client.pin.ls(type="recursive")["Keys"])
+            return tuple(self._client.pin.ls(type="recursive")["Keys"])
 
     def version(self) -> str:
         """The daemon's, as it says it."""
@@ -238,14 +277,55 @@ class KuboStore:
     def connect(self, address: str) -> None:
         """Connects the daemon to another node. address: a multiaddress with a peer id. Raises StoreUnreachable."""
         # Not the client's `swarm.connect`: it sends every character of the address as one more address.
-        base, _, _, _ = ipfshttpclient.http_common.multiaddr_to_url_data(self._address, "api/v0")
-        url = f"{base}swarm/connect?{urllib.parse.urlencode({'arg': address})}"
-        limits = Limits(_CONNECT_TIMEOUT_S, _DIAL_TIMEOUT_S, _DIAL_TIMEOUT_S)
-        with HttpClient([base]).post(url, max_bytes=_MAX_ANSWER_BYTES, limits=limits) as answer:
-            if answer.status != 200:
-                raise StoreUnreachable(f"the daemon at {self._api} cannot connect to {address}: {_said(answer.body())}")
+        status, body = self._ask("swarm/connect", address)
+        if status != 200:
+            raise StoreUnreachable(f"the daemon at {self._api} cannot connect to {address}: {_said(body)}")
 
     # --- internals ---------------------------------------------------------------------------------
+
+    def _ask(self, command: str, argument: str) -> tuple[int, bytes]:
+        """Status and body of a command that the client has not, or not right."""
+        base, _, _, _ = ipfshttpclient.http_common.multiaddr_to_url_data(self._address, "api/v0")
+        url = f"{base}{command}?{urllib.parse.urlencode({'arg': argument})}"
+        limits = Limits(_CONNECT_TIMEOUT_S, _DIAL_TIMEOUT_S, _DIAL_TIMEOUT_S)
+        with HttpClient([base]).post(url, max_bytes=_MAX_ANSWER_BYTES, limits=limits) as answer:
+            return answer.status, answer.body()
+
+    def _is_whole(self, block: Cid) -> bool:
+        """Whether the daemon gives the block as it must be, or has none."""
+        try:
+            return hashlib.sha256(self._fetch_offline(block)).digest() == digest_of(block)
+        except BlobNotFound:
+            return True
+        except (CidMismatch, MalformedDag):
+            return False
+
+    def _remove(self, block: Cid, root: Cid) -> None:
+        status, body = self._ask("block/rm", block)
+        # It answers 200 for a block that it keeps, too, with the reason beside its name.
+        if status != 200 or (refused := _refused(body)):
+            why = refused if status == 200 else _said(body)
+            told = f"the damaged block {block} cannot be removed from the Kubo daemon at {self._api}: {why}"
+            raise ContentDamaged(told, cid=root, block=block, repair=self._repair(root, block))
+
+    @contextlib.contextmanager
+    def _blaming_the_disk(self, root: Cid) -> Iterator[None]:
+        """What does not match its CID is on the daemon's own disk: a block of a peer it checks before it keeps it."""
+        try:
+            yield
+        except CidMismatch as error:
+            block = error.evidence.get("cid") or root
+            told = (
+                f"the block {block} of {root} is damaged in the repository of the Kubo daemon at {self._api}: {error}"
+            )
+            raise ContentDamaged(told, cid=root, block=block, repair=self._repair(root, block)) from error
+
+    def _repair(self, root: Cid, block: Cid) -> str:
+        ipfs = f"ipfs --api {self._address}"
+        return (
+            f"Remove the block with `{ipfs} pin rm {root}` and `{ipfs} block rm {block}`; then put the file there anew "
+            f"with `chainfl store add FILE`, or let the daemon fetch it from others with `chainfl store pin {root}`."
+        )
 
     def _add(self, stream: _HashedStream) -> Cid:
         _refuse_too_old(self.version())
@@ -263,7 +343,10 @@ class KuboStore:
         return cid
 
     def _leaves(self, cid: Cid, max_bytes: int, moved: Moved = unheard) -> Iterator[bytes]:
-        with ReadAhead(self._fetch, workers=FETCHES_AT_ONCE, window=WINDOW_BLOCKS) as ahead:
+        with (
+            self._blaming_the_disk(cid),
+            ReadAhead(self._fetch, workers=FETCHES_AT_ONCE, window=WINDOW_BLOCKS) as ahead,
+        ):
             yield from read_dag(cid, ahead.fetch, max_bytes=max_bytes, expect=ahead.expect, moved=moved)
 
     def _holds(self, cid: Cid, max_bytes: int) -> bool:
@@ -399,6 +482,14 @@ def _said(body: bytes) -> str:
         return str(json.loads(body)["Message"])
     except (ValueError, KeyError, TypeError):
         return body[:_SHOWN_BYTES].decode("utf-8", "replace")
+
+
+def _refused(body: bytes) -> str:
+    """Why blocks were not removed: of lines of JSON, each about one block, what the first failure says."""
+    with contextlib.suppress(ValueError, AttributeError):
+        told = (json.loads(line).get("Error") for line in body.splitlines())
+        return next((str(why) for why in told if why), "")
+    return body[:_SHOWN_BYTES].decode("utf-8", "replace")
 
 
 def _multiaddr(api: str) -> str:

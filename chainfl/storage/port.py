@@ -63,3 +63,12 @@ class FarStore(Protocol):
         Raises what `BlobStore.get_bytes` does.
         """
         ...
+
+
+@runtime_checkable
+class MendingStore(Protocol):
+    """A store in which a put leaves damage as it is."""
+
+    def mend(self, path: Path) -> Cid:
+        """Puts the file in place of whatever the store has of it. Raises ContentDamaged where that cannot be."""
+        ...

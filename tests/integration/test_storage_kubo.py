@@ -23,7 +23,15 @@ import pytest
 from at_once import READY, run_at_once, waiting
 from kubo import KuboDaemon, Relay, require_ipfs_binary
 
-from chainfl.errors import BlobNotFound, CidMismatch, MalformedDag, PayloadTooLarge, StoreFull, StoreUnreachable
+from chainfl.errors import (
+    BlobNotFound,
+    CidMismatch,
+    ContentDamaged,
+    MalformedDag,
+    PayloadTooLarge,
+    StoreFull,
+    StoreUnreachable,
+)
 from chainfl.storage.cid import DAG_PB, cid_to_bytes, make_cid
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.storage.factory import open_store
@@ -244,12 +252,51 @@ def test_get__block_damaged_on_the_daemons_disk__is_a_mismatch_until_it_is_remov
         (tmp_path / "target").write_bytes(b"as it was")
         with pytest.raises(CidMismatch) as caught:
             store.get_file(cid, tmp_path / "target", max_bytes=len(data))
-        assert "Remove the block" in caught.value.hint
+        assert f"Remove the block with `ipfs --api {daemon.api} pin rm {cid}`" in caught.value.hint
+        assert f"block rm {leaf}`" in caught.value.hint
+        assert daemon.api in str(caught.value)
+        with pytest.raises(CidMismatch):
+            store.verify(cid)
         assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"as it was"]
         store.drop(cid)
         daemon.ipfs("block", "rm", leaf)
         assert store.put_bytes(data) == cid
         assert store.get_bytes(cid, max_bytes=len(data)) == data
+
+
+def _damage(daemon: KuboDaemon, block: str) -> None:
+    path = daemon.block_path(block)
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+@pytest.mark.parametrize("checks", ["true", "false"])
+def test_mend__blocks_damaged_on_the_daemons_disk__are_whole_and_pinned_again(tmp_path: Path, checks: str) -> None:
+    data = unlike_any_other(3 * MIB)
+    (tmp_path / "file").write_bytes(data)
+    with KuboDaemon(require_ipfs_binary(), {"Datastore.HashOnRead": checks}) as daemon:
+        store = KuboStore(daemon.api)
+        cid = store.put_bytes(data)
+        leaves = daemon.ipfs("refs", cid).splitlines()
+        for block in (leaves[2], cid):
+            _damage(daemon, block)
+            assert store.mend(tmp_path / "file") == cid
+            store.verify(cid)
+            assert store.is_pinned(cid)
+            assert store.get_bytes(cid, max_bytes=len(data)) == data
+
+
+def test_mend__damaged_block_is_part_of_something_else_that_is_pinned__says_how_to_remove_it(tmp_path: Path) -> None:
+    shared = unlike_any_other(MIB)
+    (tmp_path / "file").write_bytes(shared)
+    with KuboDaemon(require_ipfs_binary()) as daemon:
+        store = KuboStore(daemon.api)
+        store.put_bytes(shared + unlike_any_other(MIB))
+        cid = store.put_bytes(shared)
+        _damage(daemon, cid)
+        with pytest.raises(ContentDamaged, match=r"cannot be removed .* pinned") as caught:
+            store.mend(tmp_path / "file")
+        assert f"block rm {cid}`" in caught.value.hint
 
 
 def test_put__daemon_dies_in_the_middle__is_unreachable_and_nothing_is_visible(

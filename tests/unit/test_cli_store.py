@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,10 +16,12 @@ from agents_world import World
 from cli_fakes import Shell, isolate, shell_with_chain
 from fake_chain import MemoryStore, account_of
 
+from chainfl.cli import store as store_command
 from chainfl.cli.context import App
 from chainfl.cli.main import run
 from chainfl.errors import StoreFull, StoreReadOnly
 from chainfl.storage.embedded import EmbeddedStore
+from chainfl.storage.files import PendingFile
 from chainfl.storage.gateway import GatewayStore
 from chainfl.storage.several import Place, SeveralStores
 from chainfl.storage.unixfs import cid_of
@@ -353,3 +358,53 @@ def test_prune__only_a_service_keeps_it__is_dropped_there(played, monkeypatch, s
     assert cellar.dropped == {cid for number in (1, 2, 3) for cid in updates_of(world, number, WORKER)}
     assert shell("store", "prune", "1", "--json") == 0
     assert json.loads(shell.out)["payloads"] == 0
+
+
+# --- what is no file, and no place for a store ---------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["add", "cid"])
+def test_add_and_cid__a_pipe_or_a_device__is_refused_at_once(shell, tmp_path, command):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("pipe", "/dev/zero"):
+        assert shell("store", command, path) == 11
+        assert "no ordinary file" in shell.err
+
+
+def test_cid__standard_input_without_an_end__is_refused_at_its_bound(shell, monkeypatch):
+    monkeypatch.setattr(store_command, "MAX_GET_BYTES", 10)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(bytes(11))))
+    assert shell("store", "cid", "-") == 11
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "/proc/chainfl"])
+def test_add__store_dir_cannot_be_a_folder__says_which_setting(shell, monkeypatch, folder):
+    monkeypatch.setenv("CHAINFL_STORE_DIR", folder)
+    assert shell("store", "add", "file") == 60
+    assert "hint:" in shell.err
+    assert "store_dir" in shell.err
+
+
+def test_get__temporary_folder_full__the_hint_names_tmpdir(shell, tmp_path, monkeypatch, capsys):
+    shell("store", "add", "file")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(PendingFile, "write", full)
+    out = SimpleNamespace(buffer=io.BytesIO(), isatty=lambda: False, flush=lambda: None)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert run(["store", "get", cid_of(CONTENT)]) == 64
+    err = capsys.readouterr().err
+    assert "TMPDIR" in err
+    assert "store_dir" not in err
+
+
+def test_get__no_temporary_folder_can_be_made__the_hint_names_tmpdir(shell, tmp_path, monkeypatch, capsys):
+    shell("store", "add", "file")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    out = SimpleNamespace(buffer=io.BytesIO(), isatty=lambda: False, flush=lambda: None)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert run(["store", "get", cid_of(CONTENT)]) == 64
+    assert "TMPDIR" in capsys.readouterr().err

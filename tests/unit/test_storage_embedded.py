@@ -203,7 +203,9 @@ def test_get__two_objects_swapped__are_mismatches(store: EmbeddedStore) -> None:
     object_path(store, first).write_bytes(b"second")
     with pytest.raises(CidMismatch) as caught:
         store.get_bytes(first, max_bytes=100)
-    assert caught.value.evidence == {"cid": first, "found": second}
+    assert (caught.value.evidence["cid"], caught.value.evidence["found"]) == (first, second)
+    assert str(object_path(store, first)) in str(caught.value)
+    assert "`chainfl store add FILE`, which replaces it" in caught.value.hint
 
 
 def test_get__object_unreadable__is_a_storage_error_and_not_a_full_or_read_only_store(
