@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from chainfl.cli.context import App, pass_app
+from chainfl.cli.context import App, own_tasks, pass_app
 from chainfl.cli.options import TASK, json_option
 from chainfl.cli.output import MARKS, ether, hint_of, say, show, show_json
 from chainfl.errors import (
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 LOW_NATIVE_WEI: Final = 10**15
 """Below this a round's transactions may not be paid for on a public network."""
 PROBE_BYTES: Final = 64
-MAX_TASKS: Final = 50
-"""So many of the newest tasks are looked through for those that the account takes part in."""
 EMPTY_CID: Final = "bafkqaaa"
 """The empty content inside of its own CID, which every gateway gives without asking anybody."""
 FAILED_EXIT: Final = 1
@@ -264,7 +262,7 @@ def _content(app: App, task_id: TaskId | None) -> str:
     """Whether what the tasks are about can be had: each specification, and each current model."""
     from chainfl.storage.several import not_retrievable
 
-    tasks = [task_id] if task_id else list(_own_tasks(app))
+    tasks = [task_id] if task_id else list(own_tasks(app))
     wanted = {cid: words for task in tasks for cid, words in _cids_of(app.reader, task)}
     missing = not_retrievable(app.store, list(wanted))
     if missing:
@@ -273,21 +271,6 @@ def _content(app: App, task_id: TaskId | None) -> str:
     if not tasks:
         return "the account takes part in no task"
     return f"specification and current model of {len(tasks)} tasks can be had"
-
-
-def _own_tasks(app: App) -> Iterator[TaskId]:
-    """Those of the newest tasks that the account published or ever enrolled for."""
-    from chainfl.tasks.state import Role
-
-    account, reader = app.known_account, app.reader
-    newest = reader.num_tasks() if account else 0
-    for number in range(newest, max(0, newest - MAX_TASKS), -1):
-        task = TaskId(number)
-        assert account
-        if reader.task(task).requester == account or any(
-            reader.member(task, role, account).is_enrolled for role in Role
-        ):
-            yield task
 
 
 def _cids_of(reader: Operator, task: TaskId) -> Iterator[tuple[Cid, str]]:

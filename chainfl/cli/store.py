@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from chainfl.cli.context import App, pass_app
+from chainfl.cli.context import App, own_tasks, pass_app
 from chainfl.cli.options import CID, TASK, json_option
 from chainfl.cli.output import MARKS, say, show, show_facts, show_json
 from chainfl.cli.progress import showing, working
@@ -150,25 +150,36 @@ def status(app: App, cid: Cid, as_json: bool) -> int:
 def prune(app: App, task_id: TaskId, everybody: bool, dry_run: bool, as_json: bool) -> None:
     """Drop the payloads of a task's rounds that nobody can dispute any more: updates, and refuted aggregates.
 
-    Final models stay. Without its updates a round cannot be computed again: `chainfl model verify` then needs somebody
-    else to have them. An agent does the same by itself with `--retention models`. What is counted is what some place
-    keeps: content that a daemon holds unpinned goes with its next garbage collection, and is not.
+    Final models stay, and so does all else that this task, or another one that this machine knows, is about: its
+    specification, its data set. Without its updates a round cannot be computed again: `chainfl model verify` then
+    needs somebody else to have them. An agent does the same by itself with `--retention models`. What is counted is
+    what some place keeps: content that a daemon holds unpinned goes with its next garbage collection, and is not.
     """
-    from chainfl.agents.retention import droppable, past_dispute
+    from chainfl.agents.retention import droppable, past_dispute, protected
     from chainfl.storage.several import SeveralStores
 
     reader, places = app.reader, SeveralStores.of(app.store)
     account = None if everybody else app.account(None)
     task, view = reader.task(task_id), reader.round(task_id)
+    kept = protected(reader, app.store, sorted(_known_tasks(app) | {task_id}))
     dropped = 0
     for number in past_dispute(view):
-        cids = [cid for cid in sorted(droppable(reader, task_id, task, number, account)) if _is_kept(places, cid)]
+        cids = [cid for cid in sorted(droppable(reader, task_id, task, number, kept, account)) if _is_kept(places, cid)]
         for cid in cids if not dry_run else ():
             places.drop(cid)
         dropped += len(cids)
         say(f"round {number}: {len(cids)} payloads {'would go' if dry_run else 'dropped'}")
     if as_json:
         show_json({"task": task_id, "payloads": dropped, "dry_run": dry_run})
+
+
+def _known_tasks(app: App) -> frozenset[TaskId]:
+    """Those in which an agent of this machine was, and those in which the account takes part."""
+    from chainfl.agents.journal import deployment_folder, journalled_tasks
+
+    reader = app.reader
+    folder = deployment_folder(app.settings.state_dir, chain_id=reader.chain_id, coordinator=reader.coordinator)
+    return journalled_tasks(folder) | frozenset(own_tasks(app))
 
 
 def _is_kept(places: SeveralStores, cid: Cid) -> bool:

@@ -402,6 +402,12 @@ class FakePort:
     def model_location(self, task_id, round_number):
         return self.chain.models[max(n for n in self.chain.models if n <= round_number)]
 
+    def model_files(self, task_id, from_block):
+        params, final = self.chain.params, {root for root, _ in self.chain.models.values()}
+        posted = [one for group in self.chain.posted.values() for one in group if one.claim.model_root in final]
+        cids = {cid for one in posted for cid in (one.cid, one.float_cid)}
+        return frozenset(cids | {params.genesis_cid, params.genesis_float_cid})
+
     def slashes(self, task_id, account, from_block):
         return tuple(slash for who, slash in self.chain.slashed if account in (None, who))
 

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from agents_world import World
 from cli_fakes import Shell, isolate, shell_with_chain
 from fake_chain import MemoryStore, account_of
 
+from chainfl.agents.journal import deployment_folder
 from chainfl.cli import store as store_command
 from chainfl.cli.context import App
 from chainfl.cli.main import run
@@ -25,7 +27,7 @@ from chainfl.storage.files import PendingFile
 from chainfl.storage.gateway import GatewayStore
 from chainfl.storage.several import Place, SeveralStores
 from chainfl.storage.unixfs import cid_of
-from chainfl.tasks.cids import cid_text
+from chainfl.tasks.cids import cid_on_chain, cid_text
 
 CONTENT = b"hello\n"
 WORKER = account_of(100)
@@ -325,6 +327,33 @@ def test_prune__dry_run__says_and_drops_nothing(played):
     assert shell("store", "prune", "1", "--everybody", "--dry-run") == 0
     assert "round 1: 3 payloads would go" in shell.err
     assert world.store.blobs == before
+
+
+@pytest.mark.parametrize("options", [(), ("--everybody",)])
+def test_prune__a_worker_named_the_genesis_as_its_update__it_stays(played, options):
+    shell, world = played
+    genesis = world.chain.params.genesis_cid
+    mine = next(at for at, update in enumerate(world.chain.reveals[1]) if update.worker == WORKER)
+    world.chain.reveals[1][mine] = replace(world.chain.reveals[1][mine], cid=genesis)
+    assert shell("store", "prune", "1", *options) == 0
+    assert cid_text(genesis) in world.store.blobs
+
+
+def test_prune__a_worker_named_what_another_known_task_is_about__it_stays(played, monkeypatch):
+    shell, world = played
+    other = shell.store.put_bytes(b"a model of task 2")
+    world.chain.reveals[1][0] = replace(world.chain.reveals[1][0], cid=cid_on_chain(other))
+    reader = App({}).reader
+    folder = deployment_folder(App({}).settings.state_dir, chain_id=reader.chain_id, coordinator=reader.coordinator)
+    (folder / "task-2").mkdir(parents=True)
+    files = type(world.ports[WORKER]).model_files
+
+    def model_files(port, task_id, from_block):
+        return files(port, task_id, from_block) if task_id == 1 else frozenset({cid_on_chain(other)})
+
+    monkeypatch.setattr(type(world.ports[WORKER]), "model_files", model_files)
+    assert shell("store", "prune", "1", "--everybody") == 0
+    assert other in world.store.blobs
 
 
 def test_prune__again__finds_nothing(played):
