@@ -10,9 +10,13 @@ from functools import partial
 
 from chainfl.agents.background import Background
 from chainfl.agents.context import AgentContext
+from chainfl.agents.journal import journalled_tasks
 from chainfl.agents.ports import ChainPort
-from chainfl.errors import ChainflError, InvalidCid, JournalDamaged
+from chainfl.errors import ChainflError, InvalidCid, JournalDamaged, UsageError
+from chainfl.registry.material import fetch_spec
+from chainfl.storage.port import BlobStore
 from chainfl.tasks.cids import cid_text
+from chainfl.tasks.spec import ProgramModel, TaskSpec, spec_cid
 from chainfl.tasks.state import CidOnChain, RoundView, Snapshot, TaskView
 from chainfl.types import Address, Cid, TaskId
 
@@ -26,6 +30,8 @@ AGAIN_S = 60
 
 _RECORD = "retention.json"
 
+log = logging.getLogger(__name__)
+
 
 def past_dispute(view: RoundView) -> range:
     """The rounds whose payloads may go, oldest first: of a task that is over all, since nothing of it can be disputed
@@ -34,17 +40,55 @@ def past_dispute(view: RoundView) -> range:
     return range(1, last + 1)
 
 
+def protected(chain: ChainPort, store: BlobStore, tasks: Iterable[TaskId]) -> frozenset[Cid]:
+    """What is kept whoever names it, since a stranger may reveal any CID as that of an update: of each task the models
+    of its lineage with their float32 files, its specification, and what that names, each shard of a data set included.
+
+    What a specification names cannot be protected while nobody gives the specification: a warning says so.
+    """
+    return frozenset(cid for task_id in tasks for cid in _content_of(chain, store, task_id))
+
+
+def _content_of(chain: ChainPort, store: BlobStore, task_id: TaskId) -> Iterator[Cid]:
+    try:
+        task = chain.task(task_id)
+    except UsageError:  # of a chain that began anew, for one
+        return
+    yield spec_cid(task.spec_hash)
+    yield from _texts(chain.model_files(task_id, task.created_block))
+    try:
+        yield from named_by(store, fetch_spec(store, task))
+    except ChainflError as error:
+        log.warning("what task %d is about is not known, and so not protected from being dropped: %s", task_id, error)
+
+
+def named_by(store: BlobStore, spec: TaskSpec) -> Iterator[Cid]:
+    """The CIDs in a specification, and those of its data set's shards. Raises what reading the description raises."""
+    from chainfl.data.fetching import fetch_description
+
+    program = spec.model.cid if isinstance(spec.model, ProgramModel) else None
+    description = spec.dataset.description_cid
+    named = (spec.genesis.cid, spec.genesis.float_cid, program, spec.validation.root_set_cid, description)
+    yield from (Cid(cid) for cid in named if cid)
+    if description:
+        yield from (shard.cid for shard in fetch_description(store, Cid(description)).shards)
+
+
 def droppable(
-    chain: ChainPort, task_id: TaskId, task: TaskView, round_number: int, account: Address | None = None
+    chain: ChainPort,
+    task_id: TaskId,
+    task: TaskView,
+    round_number: int,
+    kept: frozenset[Cid],
+    account: Address | None = None,
 ) -> frozenset[Cid]:
     """What of a finished round need not be kept: its updates, and models that did not become final.
 
-    account: only what that account published; None for everybody's. The lineage's own models are never among them.
+    kept: what is `protected`. account: only what that account published; None for everybody's.
     """
     revealed = chain.revealed_updates(task_id, round_number, task.created_block)
     posted = chain.posted_aggregates(task_id, round_number, task.created_block)
     final, _ = chain.model_location(task_id, round_number)
-    kept = {cid for one in posted if one.claim.model_root == final for cid in (one.cid, one.float_cid)}
     fallen = {
         cid
         for one in posted
@@ -52,7 +96,7 @@ def droppable(
         for cid in (one.cid, one.float_cid)
     }
     updates = {update.cid for update in revealed if account in (None, update.worker)}
-    return frozenset(_texts((updates | fallen) - kept))
+    return frozenset(_texts(updates | fallen)) - kept
 
 
 def _texts(cids: Iterable[CidOnChain]) -> Iterator[Cid]:
@@ -128,7 +172,9 @@ class Retention:
     def _droppable(self, round_number: int) -> frozenset[Cid]:
         context = self._context
         chain, task_id = context.chain, context.scope.task_id
-        return droppable(chain, task_id, context.task, round_number, account=chain.account)
+        known = journalled_tasks(context.journal.folder.parents[1]) | {task_id}
+        kept = protected(chain, context.store, known)
+        return droppable(chain, task_id, context.task, round_number, kept, account=chain.account)
 
     def _remembered(self) -> int:
         path = self._context.journal.folder / _RECORD
