@@ -448,6 +448,15 @@ class GatewayLied(ServiceUnreachable):
     hint_template = "Take {service} out of `gateways`: it costs time, and no byte of it is used."
 
 
+class PinNotServed(BlobNotFound):
+    """A pinning service, or a node of one's own, says that it keeps what nobody gives."""
+
+    hint_template = (
+        "Look where it is with `chainfl store status {cid}`; put it there again with `chainfl store add FILE`, or give "
+        "it up with `chainfl store unpin {cid}`."
+    )
+
+
 class ServiceRefused(StorageError):
     """A pinning service answers, and will not: the token, the account's funds, or what was asked."""
 

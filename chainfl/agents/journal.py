@@ -267,7 +267,7 @@ def deployment_folder(state_dir: Path, *, chain_id: int, coordinator: str) -> Pa
 
 
 def journalled_tasks(folder: Path) -> frozenset[TaskId]:
-    """The tasks of one deployment, whose folder this is (two above an agent's), that an agent of this machine was in."""
+    """The tasks that agents of this machine were in. folder: of one deployment, two above an agent's."""
     numbers = (entry.name.removeprefix("task-") for entry in folder.glob("task-*"))
     return frozenset(TaskId(int(number)) for number in numbers if number.isascii() and number.isdigit())
 
