@@ -1,14 +1,18 @@
 """How fast content goes into and out of the stores, and a whole round of updates through a swarm.
 
     python benchmarks/storage.py [--json PATH] [--mb N] [--repeats N] [--updates N] [--params N]
+    python benchmarks/storage.py --large 1024 [--json PATH]
 
 The embedded store is compared with hashing the same bytes alone, Kubo with its own command line, each in the same
 run. The round: updates of 10 MB lie on three Kubo nodes; a fourth fetches them ahead, verifies and aggregates them.
+With --large nothing but this: a checkpoint of so many MiB goes to Kubo and comes back, each in a fresh process, which
+may hold a window of its blocks and not the file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import hashlib
 import json
 import secrets
@@ -46,6 +50,8 @@ PEERS = 3
 BASE_ROOT = Root(bytes(32))
 PIECE_BYTES = 1 << 20
 MIB = 1 << 20
+LARGE_MB = 50
+"""What streaming may take, whatever the size: the window of blocks, and what the HTTP client holds of each."""
 
 
 # --- one file ------------------------------------------------------------------------------------
@@ -111,6 +117,46 @@ def kubo_rows(folder: Path, daemon: Any, num_bytes: int, repeats: int) -> list[R
         ratios.append(spent[0] / spent[1])
     what = f"Kubo: add {num_bytes // MIB} MiB through chainfl, its CID computed here as well"
     return [Row(what, statistics.median(ratios), "x", "`ipfs add` of as much, same daemon", 1.15)]
+
+
+# --- a large file --------------------------------------------------------------------------------
+
+
+def add_large(api: str, source: str) -> None:
+    """In a fresh process: prints the CID, seconds, and bytes beyond the start."""
+    store = KuboStore(api)
+    with _peak():
+        started = time.perf_counter()
+        cid = store.put_file(Path(source))
+        spent = time.perf_counter() - started
+    print(json.dumps({"cid": cid, "seconds": spent}))
+
+
+def get_large(api: str, cid: str, target: str) -> None:
+    """In a fresh process: prints seconds, and bytes beyond the start."""
+    store = KuboStore(api)
+    with _peak():
+        started = time.perf_counter()
+        store.get_file(Cid(cid), Path(target), max_bytes=1 << 40)
+        spent = time.perf_counter() - started
+    print(json.dumps({"seconds": spent}))
+
+
+def large_rows(folder: Path, mib: int) -> list[Row]:
+    source, target = folder / "source", folder / "target"
+    with source.open("wb") as file:
+        for _ in range(mib):
+            file.write(secrets.token_bytes(MIB))
+    with KuboDaemon(_binary()) as daemon:
+        added = _measured("--add-large", daemon.api, str(source))
+        read = _measured("--get-large", daemon.api, added["cid"], str(target))
+    if not filecmp.cmp(source, target, shallow=False):
+        raise SystemExit("what came back is another file")
+    rows = []
+    for doing, done in (("added to Kubo", added), ("read back, verified", read)):
+        rows.append(Row(f"a file of {mib} MiB {doing}: peak memory", done["peak"] / 1e6, "MB", None, LARGE_MB))
+        rows.append(Row("  rate", mib * MIB / 1e6 / done["seconds"], "MB/s"))
+    return rows
 
 
 # --- a round -------------------------------------------------------------------------------------
@@ -234,6 +280,8 @@ def _binary() -> Path:
 
 
 INTERNAL: dict[str, Callable[..., None]] = {
+    "--add-large": add_large,
+    "--get-large": get_large,
     "--aggregate-at": aggregate,
     "--embedded-in": lambda folder: peak_of_embedded(Path(folder)),
 }
@@ -249,9 +297,10 @@ def main() -> None:
         repeats=(5, "repeats"),
         updates=(32, "updates of the round"),
         params=(5_000_000, "parameters of an update"),
+        large=(0, "MiB of a file to stream to Kubo and back, in place of all else"),
     )
     with tempfile.TemporaryDirectory() as folder:
-        rows = rows_of(options, Path(folder))
+        rows = large_rows(Path(folder), options.large) if options.large else rows_of(options, Path(folder))
     report("storage", [replace(row, value=round(row.value, 3)) for row in rows], options.json, ["ipfshttpclient"])
 
 

@@ -336,12 +336,20 @@ class StorageError(ChainflError):
     """Anything that went wrong between us and the bytes."""
 
     exit_code = 60
+    hint_template = "Run `chainfl doctor`: it looks at every store by itself and says what to do about it."
+
+
+class StoreUnusable(StorageError):
+    """The system takes no files there: it is below a file, or in a folder of the system's own."""
+
+    hint_template = "Choose a folder of your own that can hold files: `store_dir` for the store, --out for one file."
 
 
 class InvalidCid(StorageError):
     """Not a CID, or one of a version, codec or hash that is not supported."""
 
     exit_code = 61
+    hint_template = "Give a CID as `chainfl store add` prints it: bafkrei… or bafybei…, 59 characters and nothing else."
 
 
 class CidMismatch(StorageError):
@@ -349,6 +357,12 @@ class CidMismatch(StorageError):
 
     exit_code = 62
     hint_template = "The store is damaged or lies; the bytes were not used. Remove the block, or ask another store."
+
+
+class ContentDamaged(CidMismatch):
+    """What a store of one's own has on its disk is not what was put there. Putting it again is the way out."""
+
+    hint_template = "The bytes were not used. {repair}"
 
 
 class BlobNotFound(StorageError):
@@ -371,6 +385,12 @@ class StoreFull(StorageError):
 
     exit_code = 64
     hint_template = "Free space on the disk that holds {path}, or choose another folder with `store_dir`."
+
+
+class TemporaryFull(StoreFull):
+    """No space left among the system's temporary files."""
+
+    hint_template = "Free space on the disk that holds {path}, or name a folder on another one with TMPDIR."
 
 
 class StoreReadOnly(StorageError):
@@ -422,6 +442,21 @@ class ServiceUnreachable(StoreUnreachable):
     hint_template = "Check that {service} is up and that its address is right; what was fetched is kept."
 
 
+class GatewayLied(ServiceUnreachable):
+    """A gateway gave other bytes than were asked for, or is no gateway."""
+
+    hint_template = "Take {service} out of `gateways`: it costs time, and no byte of it is used."
+
+
+class PinNotServed(BlobNotFound):
+    """A pinning service, or a node of one's own, says that it keeps what nobody gives."""
+
+    hint_template = (
+        "Look where it is with `chainfl store status {cid}`; put it there again with `chainfl store add FILE`, or give "
+        "it up with `chainfl store unpin {cid}`."
+    )
+
+
 class ServiceRefused(StorageError):
     """A pinning service answers, and will not: the token, the account's funds, or what was asked."""
 
@@ -449,6 +484,15 @@ class DatasetCorrupt(DatasetError):
 
     exit_code = 72
     hint_template = "Fetch {file} again from where it was published."
+
+
+class ArraysUnfit(DatasetCorrupt):
+    """An .npz file is no labelled set; the message says what is wrong with its arrays."""
+
+    hint_template = (
+        "Whoever made {file} saves it again: `features` (n, …) of uint8 or finite floats, `labels` (n,) of integers "
+        "from 0; see `--data` in docs/operating.md."
+    )
 
 
 class TrainingError(ChainflError):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from chainfl.agents import chores, duties
 from chainfl.agents.actions import Act, Action, Do, Wait
+from chainfl.agents.background import Background
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext
 from chainfl.agents.evidence import Evidence
@@ -16,14 +19,18 @@ from chainfl.agents.player import Doing, Player, new_salt
 from chainfl.agents.ports import MAX_AT_ONCE, ChunkAnswer, NodesAnswer, SendResult, Sent
 from chainfl.encoding.layout import Layout
 from chainfl.encoding.payload import write_float_model, write_model
-from chainfl.errors import NodeBehind
+from chainfl.errors import CidMismatch, NodeBehind
 from chainfl.registry.replay import ReplayedRound, accepted_updates, replay_round
+from chainfl.storage.unixfs import cid_of
 from chainfl.tasks.cids import cid_on_chain
 from chainfl.tasks.commitments import aggregate_commitment
 from chainfl.tasks.phases import bond_of, exclusive_end, open_since, slot_holder, slot_start
-from chainfl.tasks.state import Game, Phase, Role, Snapshot
-from chainfl.types import Root
+from chainfl.tasks.state import Game, Phase, Role, RoundView, Snapshot
+from chainfl.types import Cid, Root
 
+UPLOAD_LOOK_S = 1.0
+"""How long one look at running uploads may take; they go on between the looks."""
+UPLOADS_AT_ONCE = 2
 OLD_SEED_BLOCKS = 200
 """The chain forgets a seed after 256 blocks. From here on it is drawn from, or rolled forward, by itself."""
 
@@ -125,6 +132,25 @@ def _ready(snapshot: Snapshot, memory: AggregatorMemory) -> Act | None:
     return None if memory.base_root == snapshot.round.model_root else Act(Do.PREPARE_AGGREGATE)
 
 
+@dataclass(frozen=True, slots=True)
+class Unpublished:
+    """An aggregate that is computed, and on its way to the store beside the loop.
+
+    payloads: what is published, by CID. started: of the monotonic clock. told: of it in the log.
+    """
+
+    aggregate: PreparedAggregate
+    payloads: Mapping[Cid, bytes]
+    started: float
+    told: Mapping[str, int]
+    uploads: Background = field(default_factory=lambda: Background(UPLOADS_AT_ONCE))
+
+    def is_for(self, view: RoundView) -> bool:
+        """Whether it is this attempt's, from this model: a reorg may have changed either."""
+        mine = self.aggregate
+        return (mine.round, mine.attempt, mine.base_root) == (view.round, view.attempt, view.model_root)
+
+
 class Aggregator(Player):
     """Carries out what `decide` says."""
 
@@ -135,6 +161,7 @@ class Aggregator(Player):
         self._layout = Layout.from_json(context.spec.layout.to_json())
         self._evidence: Evidence | None = None
         self._evidence_round = 0
+        self._unpublished: Unpublished | None = None
 
     def decide(self, snapshot: Snapshot, standing: Standing, now: int) -> Action:
         """See the function of the same name."""
@@ -195,37 +222,63 @@ class Aggregator(Player):
         return chain.is_excluded(snapshot.task_id, view.round, chain.account, snapshot.block)
 
     def _prepare(self, snapshot: Snapshot) -> None:
-        view, log = snapshot.round, self.context.log
-        log.emit("aggregating", accepted=view.accepted)
+        """Computes the aggregate, starts its uploads, or looks after them. Returns soon, whatever the store does.
+
+        It is in the journal, and so ready, once it is published. Raises what kept an upload from that.
+        """
+        if self._unpublished is None or not self._unpublished.is_for(snapshot.round):
+            self._unpublished = self._compute(snapshot)
+        work = self._unpublished
+        for cid, payload in work.payloads.items():
+            work.uploads.start(cid, partial(self._put, cid, payload))
+        work.uploads.wait(work.payloads, UPLOAD_LOOK_S)
+        if failure := next(filter(None, map(work.uploads.failure, work.payloads)), None):
+            raise failure
+        if all(map(work.uploads.is_done, work.payloads)):
+            self._mark_published(work)
+
+    def _compute(self, snapshot: Snapshot) -> Unpublished:
+        view = snapshot.round
+        self.context.log.emit("aggregating", accepted=view.accepted)
         started = time.monotonic()
         replayed = self._replay(snapshot)
-        exact, floats = io.BytesIO(), io.BytesIO()
-        write_model(exact, replayed.model, self.context.scope.model_metadata(), replayed.state)
-        scale_bits, architecture = self.context.scope.format.model_scale_bits, self.context.spec.architecture()
-        write_float_model(floats, self._layout, replayed.model, scale_bits, architecture)
+        exact, floats = self._payloads(replayed)
         aggregate = PreparedAggregate(
             round=view.round,
             attempt=view.attempt,
             base_root=view.model_root,
             root=replayed.root,
-            cid=self.context.publish(exact.getvalue()),
-            float_cid=self.context.publish(floats.getvalue()),
+            cid=cid_of(exact),
+            float_cid=cid_of(floats),
             salt=new_salt(),
             committed_block=0,
             state_root=replayed.state_root,
             group_roots=replayed.group_roots,
         )
-        self.context.journal.save_aggregate(aggregate)
         self.models.keep(replayed.root, replayed.model, replayed.state_root, replayed.state)
-        log.emit(
-            "aggregated",
-            seconds_aggregating=round(time.monotonic() - started, 3),
-            updates=replayed.num_updates,
-            total_weight=replayed.total_weight,
-            saturated=replayed.num_saturated,
-            bytes=exact.tell(),
-            root=replayed.root.hex(),
-        )
+        told = {"updates": replayed.num_updates, "total_weight": replayed.total_weight}
+        told |= {"saturated": replayed.num_saturated, "bytes": len(exact)}
+        return Unpublished(aggregate, {aggregate.cid: exact, aggregate.float_cid: floats}, started, told)
+
+    def _payloads(self, replayed: ReplayedRound) -> tuple[bytes, bytes]:
+        """The model as integers, which is what counts, and as floats, for whoever only uses it."""
+        exact, floats = io.BytesIO(), io.BytesIO()
+        write_model(exact, replayed.model, self.context.scope.model_metadata(), replayed.state)
+        scale_bits, architecture = self.context.scope.format.model_scale_bits, self.context.spec.architecture()
+        write_float_model(floats, self._layout, replayed.model, scale_bits, architecture)
+        return exact.getvalue(), floats.getvalue()
+
+    def _put(self, cid: Cid, payload: bytes) -> None:
+        published = self.context.store.put_bytes(payload)
+        if published != cid:
+            raise CidMismatch(f"the aggregate published as {published} is {cid}", cid=cid)
+
+    def _mark_published(self, work: Unpublished) -> None:
+        self.context.journal.save_aggregate(work.aggregate)
+        self.context.report.bytes_published += sum(map(len, work.payloads.values()))
+        self._unpublished = None
+        seconds = round(time.monotonic() - work.started, 3)
+        self.context.log.emit("aggregated", seconds_aggregating=seconds, **work.told, root=work.aggregate.root.hex())
 
     def _replay(self, snapshot: Snapshot) -> ReplayedRound:
         view, chain, scope = snapshot.round, self.context.chain, self.context.scope

@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from chainfl.errors import JournalDamaged, StorageError, StoreFull, StoreReadOnly, UsageError
 from chainfl.tasks.state import ZERO_ROOT, Claim
 from chainfl.training.settings import NO_MEMORY, Memory
-from chainfl.types import Cid, Root
+from chainfl.types import Cid, Root, TaskId
 
 _RESIDUAL = "residual.f32"
 _MEMORY = "memory.safetensors"
@@ -257,7 +257,19 @@ class Journal:
 
 def journal_folder(state_dir: Path, *, chain_id: int, coordinator: str, task_id: int, role: str, account: str) -> Path:
     """One folder for one agent in one task of one deployment, so that no two ever share a salt."""
-    return state_dir / f"{chain_id}-{coordinator.lower()}" / f"task-{task_id}" / f"{role}-{account.lower()}"
+    folder = deployment_folder(state_dir, chain_id=chain_id, coordinator=coordinator)
+    return folder / f"task-{task_id}" / f"{role}-{account.lower()}"
+
+
+def deployment_folder(state_dir: Path, *, chain_id: int, coordinator: str) -> Path:
+    """Where all journals of one deployment are."""
+    return state_dir / f"{chain_id}-{coordinator.lower()}"
+
+
+def journalled_tasks(folder: Path) -> frozenset[TaskId]:
+    """The tasks that agents of this machine were in. folder: of one deployment, two above an agent's."""
+    numbers = (entry.name.removeprefix("task-") for entry in folder.glob("task-*"))
+    return frozenset(TaskId(int(number)) for number in numbers if number.isascii() and number.isdigit())
 
 
 def _fields(record: PreparedUpdate | PreparedScores | PreparedAggregate) -> dict[str, Any]:

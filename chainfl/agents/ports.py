@@ -183,6 +183,10 @@ class ChainPort(Protocol):
         """Root and exact CID of the task's newest final model at or before `round_number` (0: genesis)."""
         ...
 
+    def model_files(self, task_id: TaskId, from_block: int) -> frozenset[CidOnChain]:
+        """The CIDs of all versions of the task's model, the genesis with them, each with its float32 file's."""
+        ...
+
     def slashes(self, task_id: TaskId, account: Address | None, from_block: int) -> tuple[Slash, ...]:
         """What the account (None: everybody) lost in the task since `from_block`, oldest first."""
         ...

@@ -16,6 +16,7 @@ from chainfl.chain.events import Log, LogFilter, scan_logs
 from chainfl.chain.keys import Signer
 from chainfl.chain.model_registry import Registry
 from chainfl.chain.networks import network_of_chain
+from chainfl.chain.records import Model
 from chainfl.chain.token import Token
 from chainfl.chain.transactions import GasBudget, TransactionSender, offer_fees
 from chainfl.chain.vault import Vault
@@ -219,6 +220,14 @@ class Web3ChainPort(DisputeCalls):
                 model = self.client.read(self.registry.model(found[0]), block)
                 return model.model_root, model.cid
         raise UsageError(f"task {task_id} does not exist", task_id=task_id)
+
+    def model_files(self, task_id: TaskId, from_block: int) -> frozenset[CidOnChain]:
+        """The CIDs of all versions of the task's model, the genesis with them, each with its float32 file's."""
+        event = self.registry.event("ModelRegistered")
+        wanted = LogFilter((self.registry.address,), tuple(event.topics(task_id=task_id)))
+        logs = scan_logs(self.client, wanted, from_block, reorg_depth=self.reorg_depth)
+        models: list[Model] = [event.decode(log.topics, log.data, model=Model)["model"] for log in logs]
+        return frozenset(cid for model in models for cid in (model.cid, model.float_cid))
 
     def _existing_models(self, task_id: TaskId, rounds: Sequence[int], block: Block) -> list[ModelId]:
         """The registered models among the rounds, in the order given."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -14,6 +14,7 @@ import click
 
 from chainfl.cli.output import Money, is_interactive, say
 from chainfl.errors import KeyfileError, NoContract
+from chainfl.types import TaskId
 
 if TYPE_CHECKING:
     from chainfl.chain.client import ChainClient
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+MAX_TASKS: Final = 50
+"""So many of the newest tasks are looked through for those that the account takes part in."""
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -149,6 +152,21 @@ class App:
     def start_log(self) -> None:
         """Sends Python's log to standard error at the level of the settings."""
         logging.basicConfig(level=self.settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+
+
+def own_tasks(app: App) -> Iterator[TaskId]:
+    """Those of the newest tasks that the account published or ever enrolled for."""
+    from chainfl.tasks.state import Role
+
+    account, reader = app.known_account, app.reader
+    newest = reader.num_tasks() if account else 0
+    for number in range(newest, max(0, newest - MAX_TASKS), -1):
+        task = TaskId(number)
+        assert account
+        if reader.task(task).requester == account or any(
+            reader.member(task, role, account).is_enrolled for role in Role
+        ):
+            yield task
 
 
 def pass_app(command: F) -> F:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +15,20 @@ import click
 from chainfl.cli.context import App, pass_app
 from chainfl.cli.options import CID, json_option
 from chainfl.cli.output import say, show, show_facts, show_json, show_table
+from chainfl.cli.progress import open_bar
 from chainfl.cli.store import in_a_folder
 from chainfl.errors import DescriptionInvalid, UsageError
+from chainfl.storage.moved import unheard
 from chainfl.types import Cid
 
 if TYPE_CHECKING:
     from chainfl.data.croissant import Description, ShardEntry, Words
     from chainfl.data.publishing import Tell
+    from chainfl.storage.moved import Moved
 
 DEFAULT_MAX_BYTES: Final = 16 << 30
+WORDS: Final = ("--name", "--licence", "--description", "--creator", "--date", "--version", "--url")
+"""The options that go into a description."""
 _MAX_SHOWN_CLASSES: Final = 20
 
 
@@ -76,11 +82,11 @@ def publish(app: App, folder: Path, out: Path | None, as_json: bool, **options: 
     cutting = Cutting(*(options[name] for name in ("shards", "partition", "alpha", "seed")))
     dataset = load_folder(folder)
     words = _words(options, folder, dataset.name)
-    with _progress("publishing", cutting.count) as tell:
+    with _progress("publishing", cutting.count) as (tell, moved):
         try:
-            cid, described = publish(dataset, app.store, words, cutting, tell)
+            cid, described = publish(dataset, app.store, words, cutting, tell, moved)
         except DescriptionInvalid as error:  # here the publisher is the user, and the words are options
-            raise UsageError(str(error)) from error
+            raise UsageError(f"{error}. See {', '.join(WORDS)}") from error
     if out is not None:
         _write(out, described.to_bytes())
     if as_json:
@@ -113,8 +119,10 @@ def _last_changed(folder: Path) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
+    from chainfl.storage.files import write_whole
+
     try:
-        path.write_bytes(content)
+        write_whole(path, content)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", path=str(path)) from error
 
@@ -147,8 +155,8 @@ def fetch(app: App, cid: Cid, shard: str | None, out: Path, max_bytes: int, forc
 
     told = fetch_description(app.store, cid)
     numbers = chosen_shards(told, shard)
-    with _progress("fetching", len(numbers)) as tell:
-        is_new = fetch(app.store, cid, told, numbers, out, max_bytes=max_bytes, replace=force, tell=tell)
+    with _progress("fetching", len(numbers)) as (tell, moved):
+        is_new = fetch(app.store, cid, told, numbers, out, max_bytes=max_bytes, replace=force, tell=tell, moved=moved)
     examples = sum(told.shards[number - 1].num_examples for number in numbers)
     if as_json:
         show_json({"cid": cid, "path": out / NPZ_NAME, "shards": numbers, "examples": examples, "fetched": is_new})
@@ -223,18 +231,14 @@ def _as_json(told: Description) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress(doing: str, count: int) -> Iterator[Tell]:
-    """A bar on a terminal, a line for each shard elsewhere; both to standard error."""
+def _progress(doing: str, count: int) -> Iterator[tuple[Tell, Moved]]:
+    """On a terminal a bar for the bytes of the shard under way, a line for each shard elsewhere; to standard error."""
     if not sys.stderr.isatty():
-        yield _say_shard
+        yield _say_shard, unheard
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"{doing} shards", total=count)
-        yield lambda _number, _shard, _moved: bar.advance(task)
+    done = itertools.count(1)
+    with open_bar(f"{doing}, 0 of {count} shards done") as bar:
+        yield lambda *_: bar.begin(f"{doing}, {next(done)} of {count} shards done"), bar.moved
 
 
 def _say_shard(number: int, shard: ShardEntry, was_moved: bool) -> None:

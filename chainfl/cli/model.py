@@ -293,6 +293,7 @@ def _write_model(app: App, target: Path, spec: TaskSpec, values: Int32Array, fou
 
     from chainfl.encoding.layout import Layout
     from chainfl.encoding.payload import max_model_bytes, write_float_model
+    from chainfl.storage.files import write_whole
     from chainfl.storage.unixfs import cid_of
 
     if exact:
@@ -304,7 +305,7 @@ def _write_model(app: App, target: Path, spec: TaskSpec, values: Int32Array, fou
     if cid_of(stream.getbuffer()) != cid_text(found.float_cid):
         raise LineageBroken("the float32 file that the aggregator registered is not this model; see --exact")
     try:
-        target.write_bytes(stream.getbuffer())
+        write_whole(target, stream.getbuffer())
     except OSError as error:
         raise UsageError(f"cannot write {target}: {error.strerror}", path=str(target)) from error
 

@@ -14,6 +14,7 @@ from chainfl.cli.options import ADDRESS, TASK, json_option
 from chainfl.cli.output import MARKS, plain, say, show, show_facts, show_json
 from chainfl.cli.words import outcome_words, phase_words
 from chainfl.errors import AuditFailed, LineageBroken, UsageError
+from chainfl.scratch import scratch_folder
 from chainfl.tasks.state import Outcome, Role
 from chainfl.types import Address, Root, TaskId
 
@@ -107,8 +108,6 @@ def audit(app: App, task_id: TaskId, number: int, account: Address | None, out: 
 
 
 def _audit(app: App, task_id: TaskId, number: int, sender: Address | None) -> tuple[RoundRecord, list[Check]]:
-    from tempfile import TemporaryDirectory
-
     from chainfl.agents.audit import audit_round, read_record
     from chainfl.agents.events import AgentReport, EventLog
     from chainfl.agents.journal import Journal
@@ -118,10 +117,10 @@ def _audit(app: App, task_id: TaskId, number: int, sender: Address | None) -> tu
     reader.task(task_id)  # an unknown task is told as such
     current = reader.round(task_id)
     record = read_record(reader, current, task_id, number, _outcome_of(reader, task_id, number))
-    with TemporaryDirectory(prefix="chainfl-audit-") as folder:
-        journal = Journal(Path(folder))
+    with scratch_folder() as folder:
+        journal = Journal(folder)
         log, report = EventLog("audit", Role.CHALLENGER), AgentReport(Role.CHALLENGER)
-        options = AgentOptions(state_dir=Path(folder), name="audit")
+        options = AgentOptions(state_dir=folder, name="audit")
         try:
             context = open_task(reader, app.store, task_id, journal, log, report, options)
             return record, list(audit_round(context, record, sender))

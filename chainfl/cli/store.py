@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import stat
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from chainfl.cli.context import App, pass_app
+from chainfl.cli.context import App, own_tasks, pass_app
 from chainfl.cli.options import CID, TASK, json_option
 from chainfl.cli.output import MARKS, say, show, show_facts, show_json
+from chainfl.cli.progress import showing, working
 from chainfl.errors import UsageError
+from chainfl.scratch import scratch_folder
 from chainfl.types import Cid, TaskId
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 NOWHERE_EXIT: Final = 1
 MAX_GET_BYTES: Final = 1 << 40
-LARGE_BYTES: Final = 64 << 20
-"""From here on an add shows that it is at work."""
 GATEWAY_SECONDS: Final = 120
 """The longest that a store looks for one block: a gateway's patience; a daemon has less."""
 UNDER_WAY: Final = ("queued", "pinning")
@@ -52,9 +50,10 @@ def add(app: App, path: Path, as_json: bool) -> None:
     """Keep a file's content and print its CID; with pinning services, also say where each of them is with it."""
     from chainfl.storage.several import SeveralStores
 
-    places, size = SeveralStores.of(app.store), path.stat().st_size
-    with _working(f"adding {size:,} bytes", is_long=size >= LARGE_BYTES):
-        cid = app.store.put_file(path)
+    size = _size_of_file(path)
+    places = SeveralStores.of(app.store)
+    with showing("adding") as moved:
+        cid = app.store.put_file(path, moved=moved)
     standings = list(places.standings(cid)) if places.services else []
     if as_json:
         show_json({"cid": cid, "bytes": size, "store": app.store.describe(), "places": standings})
@@ -79,8 +78,7 @@ def get(app: App, cid: Cid, out: Path | None, force: bool, max_bytes: int) -> No
     if out.exists() and not force:
         raise UsageError(f"{out} is already there; replace it with --force")
     in_a_folder(out)
-    with _looking(app.store, cid, GATEWAY_SECONDS):
-        app.store.get_file(cid, out, max_bytes=max_bytes)
+    _get_file(app.store, cid, out, max_bytes)
     say(f"{out.stat().st_size:,} bytes in {out}, verified")
 
 
@@ -92,6 +90,7 @@ def cid(path: Path, as_json: bool) -> None:
     if str(path) == "-":
         found, size = _cid_of(sys.stdin.buffer)
     else:
+        _size_of_file(path)
         try:
             with path.open("rb") as source:
                 found, size = _cid_of(source)
@@ -112,7 +111,8 @@ def pin(app: App, cid: Cid, as_json: bool) -> None:
     from chainfl.storage.several import PLACE_TIMEOUT_S, SeveralStores
 
     places = SeveralStores.of(app.store)
-    with _looking(places, cid, round(PLACE_TIMEOUT_S)):
+    _say_if_far(places, cid, round(PLACE_TIMEOUT_S))
+    with working("fetching"):
         places.keep(cid)
     _show_standings(places, cid, as_json)
 
@@ -150,25 +150,36 @@ def status(app: App, cid: Cid, as_json: bool) -> int:
 def prune(app: App, task_id: TaskId, everybody: bool, dry_run: bool, as_json: bool) -> None:
     """Drop the payloads of a task's rounds that nobody can dispute any more: updates, and refuted aggregates.
 
-    Final models stay. Without its updates a round cannot be computed again: `chainfl model verify` then needs somebody
-    else to have them. An agent does the same by itself with `--retention models`. What is counted is what some place
-    keeps: content that a daemon holds unpinned goes with its next garbage collection, and is not.
+    Final models stay, and so does all else that this task, or another one that this machine knows, is about: its
+    specification, its data set. Without its updates a round cannot be computed again: `chainfl model verify` then
+    needs somebody else to have them. An agent does the same by itself with `--retention models`. What is counted is
+    what some place keeps: content that a daemon holds unpinned goes with its next garbage collection, and is not.
     """
-    from chainfl.agents.retention import droppable, past_dispute
+    from chainfl.agents.retention import droppable, past_dispute, protected
     from chainfl.storage.several import SeveralStores
 
     reader, places = app.reader, SeveralStores.of(app.store)
     account = None if everybody else app.account(None)
     task, view = reader.task(task_id), reader.round(task_id)
+    kept = protected(reader, app.store, sorted(_known_tasks(app) | {task_id}))
     dropped = 0
     for number in past_dispute(view):
-        cids = [cid for cid in sorted(droppable(reader, task_id, task, number, account)) if _is_kept(places, cid)]
+        cids = [cid for cid in sorted(droppable(reader, task_id, task, number, kept, account)) if _is_kept(places, cid)]
         for cid in cids if not dry_run else ():
             places.drop(cid)
         dropped += len(cids)
         say(f"round {number}: {len(cids)} payloads {'would go' if dry_run else 'dropped'}")
     if as_json:
         show_json({"task": task_id, "payloads": dropped, "dry_run": dry_run})
+
+
+def _known_tasks(app: App) -> frozenset[TaskId]:
+    """Those in which an agent of this machine was, and those in which the account takes part."""
+    from chainfl.agents.journal import deployment_folder, journalled_tasks
+
+    reader = app.reader
+    folder = deployment_folder(app.settings.state_dir, chain_id=reader.chain_id, coordinator=reader.coordinator)
+    return journalled_tasks(folder) | frozenset(own_tasks(app))
 
 
 def _is_kept(places: SeveralStores, cid: Cid) -> bool:
@@ -196,12 +207,25 @@ def _to_stdout(app: App, cid: Cid, max_bytes: int) -> None:
     """Nothing is written before all of it is verified, so it goes through a temporary file."""
     if sys.stdout.isatty():
         raise UsageError("content may be binary and would garble the terminal; name a file with --out, or pipe it")
-    with tempfile.TemporaryDirectory(prefix="chainfl-") as folder:
-        copy = Path(folder) / "content"
-        with _looking(app.store, cid, GATEWAY_SECONDS):
-            app.store.get_file(cid, copy, max_bytes=max_bytes)
+    with scratch_folder() as folder:
+        copy = folder / "content"
+        _get_file(app.store, cid, copy, max_bytes)
         with copy.open("rb") as content:
             shutil.copyfileobj(content, sys.stdout.buffer, _PIECE)
+
+
+def _get_file(store: BlobStore, cid: Cid, target: Path, max_bytes: int) -> None:
+    _say_if_far(store, cid, GATEWAY_SECONDS)
+    with showing("fetching") as moved:
+        store.get_file(cid, target, max_bytes=max_bytes, moved=moved)
+
+
+def _size_of_file(path: Path) -> int:
+    """Its bytes. Raises UsageError for a pipe or a device: it may have no end, or wait for one who writes for ever."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"{path} is no ordinary file; write into one first what comes out of it", path=path)
+    return found.st_size
 
 
 def in_a_folder(out: Path) -> None:
@@ -210,29 +234,10 @@ def in_a_folder(out: Path) -> None:
         raise UsageError(f"there is no folder {out.parent}; make the folder first: mkdir -p {out.parent}")
 
 
-@contextmanager
-def _looking(store: BlobStore, cid: Cid, seconds: int) -> Iterator[None]:
+def _say_if_far(store: BlobStore, cid: Cid, seconds: int) -> None:
     """Says on a terminal that content which is not near is looked for, and how long that may take."""
-    is_far = sys.stderr.isatty() and not store.has(cid)
-    if is_far:
+    if sys.stderr.isatty() and not store.has(cid):
         say(f"looking for {cid} for up to {seconds} s")
-    with _working("fetching", is_long=is_far):
-        yield
-
-
-@contextmanager
-def _working(doing: str, *, is_long: bool) -> Iterator[None]:
-    """A sign of life with the time that has passed, for what may be long; on a terminal, to standard error."""
-    if not is_long or not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        bar.add_task(doing, total=None)
-        yield
 
 
 def _cid_of(source: BinaryIO) -> tuple[Cid, int]:
@@ -243,4 +248,6 @@ def _cid_of(source: BinaryIO) -> tuple[Cid, int]:
     while piece := source.read(_PIECE):
         builder.update(piece)
         size += len(piece)
+        if size > MAX_GET_BYTES:
+            raise UsageError(f"it goes on after {MAX_GET_BYTES:,} bytes, and no content is that large")
     return builder.finish(), size

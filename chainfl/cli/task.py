@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from chainfl.cli.options import ADDRESS, CID, COMPRESSIONS, MODEL, TASK, json_op
 from chainfl.cli.output import Money, duration, plain, say, show, show_facts, show_json, show_table
 from chainfl.cli.spending import Change, Consent, Spending, Step, report_sent, spend, spending_options
 from chainfl.errors import SpecificationError, StorageError
+from chainfl.scratch import scratch_folder
 from chainfl.tasks.payouts import estimate_round
 from chainfl.tasks.rules import longest_round_s
 from chainfl.tasks.state import ENROLLED_ROLES, Block, Economics, Format, Phase, RoundView, Rule, TaskView, Windows
@@ -111,8 +112,8 @@ class _Staging:
     def __init__(self) -> None:
         from chainfl.storage.embedded import EmbeddedStore
 
-        self._folder = tempfile.TemporaryDirectory(prefix="chainfl-")
-        self.store = EmbeddedStore(Path(self._folder.name))
+        self._folder = ExitStack()
+        self.store = EmbeddedStore(self._folder.enter_context(scratch_folder()))
 
     def publish(self, app: App, cids: tuple[Cid, ...]) -> None:
         """Copies the content into the operator's own store."""
@@ -124,7 +125,7 @@ class _Staging:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        self._folder.close()
 
 
 def _compose(

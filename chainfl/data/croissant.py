@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Final, cast
 
 from chainfl.data.shards import FeatureType, ShardForm
@@ -36,6 +37,9 @@ _FILE_TYPES: Final = ("cr:FileObject", "FileObject", "http://mlcommons.org/crois
 _SIZE: Final = re.compile(r"(0|[1-9][0-9]{0,15})(?: B)?", re.ASCII)
 _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_DAY_CHARS: Final = 10
+_VERSION: Final = re.compile(r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}", re.ASCII)
+_PAGE: Final = re.compile(r"https?://[^/?#\s]+[\x21-\x7e]*", re.ASCII | re.IGNORECASE)
 
 # What the specification's first appendix recommends, and our own prefix. Arrays under @json keep their order.
 _CONTEXT: Final[dict[str, Any]] = {
@@ -105,6 +109,15 @@ class Words:
     date: str
     version: str = "1.0.0"
     url: str = ""
+
+    def check(self) -> None:
+        """What other readers of Croissant ask beside what this one does. Raises DescriptionInvalid for the first."""
+        if not _is_date(self.date):
+            raise DescriptionInvalid(f"the date is {self.date!r}, not a day that there is, as YYYY-MM-DD")
+        if not _VERSION.fullmatch(self.version):
+            raise DescriptionInvalid(f"the version is {self.version!r}, not MAJOR.MINOR.PATCH, such as 1.0.0")
+        if self.url and not _PAGE.fullmatch(self.url):
+            raise DescriptionInvalid(f"the page is {self.url!r}, not an address that begins with https:// or http://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +250,16 @@ def _record_set(name: str, data_type: str, description: str) -> dict[str, Any]:
 # --- reading -------------------------------------------------------------------------------------
 
 
+def _is_date(text: str) -> bool:
+    if not _DATE.fullmatch(text):
+        return False
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
 def parse(data: bytes) -> Description:
     """The description that a stranger published. Raises DescriptionInvalid, which names the first thing wrong."""
     try:
@@ -272,15 +295,15 @@ def _words(document: Mapping[str, Any]) -> Words:
     creator = creators[0] if isinstance(creators, list) and creators else creators
     if not isinstance(creator, dict):
         raise DescriptionInvalid("creator is not a person or an organization")
-    date = _text(document, "datePublished", 64)
-    if not _DATE.match(date):
-        raise DescriptionInvalid(f"datePublished is {date!r}, not a date as YYYY-MM-DD")
+    published = _text(document, "datePublished", 64)
+    if not _is_date(published[:_DAY_CHARS]):  # others add the time of day
+        raise DescriptionInvalid(f"datePublished is {published!r}, not a date as YYYY-MM-DD")
     return Words(
         name=_text(document, "name", _MAX_NAME),
         licence=_text(document, "license", _MAX_NAME),
         description=_text(document, "description", _MAX_TEXT, lines=True),
         creator=_text(creator, "name", _MAX_NAME, "creator."),
-        date=date,
+        date=published,
         version=_text(document, "version", _MAX_NAME),
         url=_text(document, "url", 2048),
     )

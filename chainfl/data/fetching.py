@@ -18,7 +18,8 @@ from chainfl.data.croissant import MAX_DESCRIPTION_BYTES, Description, parse
 from chainfl.data.publishing import Tell
 from chainfl.data.shards import read_shard, write_shard
 from chainfl.errors import DatasetCorrupt, PayloadTooLarge, UsageError
-from chainfl.storage.files import pending_file, reading, remove_orphans, writing
+from chainfl.storage.files import pending_file, reading, remove_orphans, write_whole, writing
+from chainfl.storage.moved import Moved, unheard
 from chainfl.storage.port import BlobStore
 from chainfl.training.datasets import NPZ_NAME, Dataset, concatenate
 from chainfl.training.partition import Shard, label_counts
@@ -58,7 +59,7 @@ def chosen_shards(told: Description, choice: str | None) -> list[int]:
     return list(range(share.index, count + 1, share.count))
 
 
-def fetch_shard(store: BlobStore, told: Description, number: int, path: Path) -> bool:
+def fetch_shard(store: BlobStore, told: Description, number: int, path: Path, moved: Moved = unheard) -> bool:
     """Writes a shard to `path` unless it is there. returns: whether it had to be fetched.
 
     Raises what the store raises, and DatasetCorrupt when its SHA-256 or size is not what the description says.
@@ -66,7 +67,7 @@ def fetch_shard(store: BlobStore, told: Description, number: int, path: Path) ->
     shard = told.shards[number - 1]
     if _holds(path, shard.num_bytes, shard.sha256):
         return False
-    store.get_file(shard.cid, path, max_bytes=shard.num_bytes)
+    store.get_file(shard.cid, path, max_bytes=shard.num_bytes, moved=moved)
     if not _holds(path, shard.num_bytes, shard.sha256):
         with writing(path.parent):
             path.unlink(missing_ok=True)
@@ -101,30 +102,31 @@ def fetch(
     max_bytes: int,
     replace: bool,
     tell: Tell,
+    moved: Moved = unheard,
 ) -> bool:
     """Makes `folder` hold these shards as one dataset.npz. returns: False when it did so before.
 
-    Run again after an end of whatever kind, it fetches what is still missing. max_bytes: of all shards together.
+    Run again after an end of whatever kind, it fetches what is still missing. max_bytes: of all shards together;
+    moved: of the shard under way.
     Raises PayloadTooLarge, UsageError when the folder has other data and `replace` does not allow that, what
     `fetch_shard` and `open_shard` raise.
     """
     size = sum(told.shards[number - 1].num_bytes for number in numbers)
     if size > max_bytes:
         raise PayloadTooLarge(f"the shards have {size:,} bytes, at most {max_bytes:,} are allowed", limit=max_bytes)
-    target = folder / NPZ_NAME
+    target, parts = folder / NPZ_NAME, folder / _PARTS
     if _is_finished(folder, cid, numbers):
+        _remove(parts)  # a run may have been killed before it did
         return False
     if target.exists() and not replace:
         raise UsageError(f"{target} is there and is something else; name another folder, or replace it with --force")
-    parts = folder / _PARTS
     with writing(folder):
         parts.mkdir(parents=True, exist_ok=True)
     for number in numbers:
         shard = told.shards[number - 1]
-        tell(number, shard, fetch_shard(store, told, number, parts / f"{shard.cid}.npz"))
+        tell(number, shard, fetch_shard(store, told, number, parts / f"{shard.cid}.npz", moved))
     _assemble(folder, cid, told, numbers)
-    with writing(folder):
-        shutil.rmtree(parts)
+    _remove(parts)
     return True
 
 
@@ -140,11 +142,14 @@ def _assemble(folder: Path, cid: Cid, told: Description, numbers: Sequence[int])
             pending.publish(folder / NPZ_NAME)
 
 
+def _remove(parts: Path) -> None:
+    with writing(parts.parent):
+        if parts.exists():
+            shutil.rmtree(parts)
+
+
 def _write_record(folder: Path, record: Record) -> None:
-    remove_orphans(folder, f".{RECORD_NAME}.")
-    with pending_file(folder, f".{RECORD_NAME}.") as pending:
-        pending.write(json.dumps(asdict(record), sort_keys=True).encode() + b"\n")
-        pending.publish(folder / RECORD_NAME)
+    write_whole(folder / RECORD_NAME, json.dumps(asdict(record), sort_keys=True).encode() + b"\n")
 
 
 def _is_finished(folder: Path, cid: Cid, numbers: Sequence[int]) -> bool:

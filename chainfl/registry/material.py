@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from chainfl.encoding.arrays import Int16Array, Int32Array
 from chainfl.encoding.chunk_tree import (
@@ -26,6 +24,7 @@ from chainfl.encoding.payload import (
     read_checkpoint,
 )
 from chainfl.encoding.sources import FileSource
+from chainfl.scratch import scratch_folder
 from chainfl.storage.port import BlobStore
 from chainfl.tasks.cids import cid_text
 from chainfl.tasks.spec import MAX_SPEC_BYTES, TaskSpec, parse, spec_cid
@@ -124,8 +123,8 @@ def spool_update(
     """
     num_params = scope.format.num_params
     binding = scope.update_metadata(round_number, revealed.worker, base_root)
-    with ExitStack() as on_failure, tempfile.TemporaryDirectory(prefix="chainfl-") as folder:
-        path = Path(folder) / "update"
+    with ExitStack() as on_failure, scratch_folder() as folder:
+        path = folder / "update"
         store.get_file(cid_text(revealed.cid), path, max_bytes=max_update_bytes(num_params, scope.compression))
         file = on_failure.enter_context(path.open("rb"))
         source = open_update(

@@ -10,14 +10,14 @@ import math
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from chainfl.agents import wiring, worker
 from chainfl.agents.actions import Action, Wait
-from chainfl.agents.aggregator import Aggregator
+from chainfl.agents.aggregator import Aggregator, Unpublished
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext
 from chainfl.agents.evidence import Evidence
@@ -121,22 +121,13 @@ def _with_one_changed(values: AnyArray) -> AnyArray:
 class WithholdingAggregator(WrongAggregator):
     """Publishes nothing of the changed model. The games that follow ask it for nodes, and it stays silent."""
 
-    def _prepare(self, snapshot: Snapshot) -> None:
-        context = self.context
-        if self.cheats(snapshot):
-            self.context = _SilentContext(*(getattr(context, field.name) for field in fields(context)))
-        try:
-            super()._prepare(snapshot)
-        finally:
-            self.context = context
+    def _compute(self, snapshot: Snapshot) -> Unpublished:
+        cheats = self.cheats(snapshot)
+        work = super()._compute(snapshot)
+        return replace(work, payloads={}) if cheats else work
 
     def _questions(self, snapshot: Snapshot) -> list[tuple[int, Game]]:
         return [] if self._has_cheated else super()._questions(snapshot)
-
-
-class _SilentContext(AgentContext):
-    def publish(self, data: bytes) -> Cid:
-        return cid_of(data)
 
 
 # --- workers that break a rule -------------------------------------------------------------------

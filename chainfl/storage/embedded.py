@@ -14,15 +14,24 @@ the second rename replaces equal bytes, which also heals a damaged object; no lo
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
-from chainfl.errors import BlobNotFound, CidMismatch, PayloadTooLarge
+from chainfl.errors import BlobNotFound, ContentDamaged, PayloadTooLarge
 from chainfl.storage.cid import cid_to_bytes
-from chainfl.storage.files import PendingFile, open_source, pending_file, pieces, reading, remove_orphans, writing
+from chainfl.storage.files import (
+    PendingFile,
+    open_source,
+    pending_file,
+    pieces,
+    reading,
+    remove_orphans,
+    size_of,
+    writing,
+)
+from chainfl.storage.moved import Moved, counted, unheard
 from chainfl.storage.unixfs import CidBuilder, cid_of
 from chainfl.types import Cid
 
@@ -41,10 +50,10 @@ class EmbeddedStore:
             pending.write(data)
             return self._publish(pending, cid_of(data))
 
-    def put_file(self, path: Path) -> Cid:
+    def put_file(self, path: Path, *, moved: Moved = unheard) -> Cid:
         with open_source(path) as source, self._new_object() as pending:
             builder = CidBuilder()
-            for piece in pieces(source, path):
+            for piece in counted(pieces(source, path), size_of(source), moved):
                 builder.update(piece)
                 pending.write(piece)
             return self._publish(pending, builder.finish())
@@ -52,20 +61,20 @@ class EmbeddedStore:
     def get_bytes(self, cid: Cid, *, max_bytes: int) -> bytes:
         with self._object(cid, max_bytes) as source:
             with reading(self._path(cid)):
-                data = _read(source, os.fstat(source.fileno()).st_size)
-            _check(cid, cid_of(data))
+                data = _read(source, size_of(source))
+            self._check(cid, cid_of(data))
             return data
 
-    def get_file(self, cid: Cid, target: Path, *, max_bytes: int) -> None:
+    def get_file(self, cid: Cid, target: Path, *, max_bytes: int, moved: Moved = unheard) -> None:
         folder, prefix = target.parent, f".{target.name}."
         with self._object(cid, max_bytes) as source, writing(folder):
             remove_orphans(folder, prefix)
             with pending_file(folder, prefix) as pending:
                 builder = CidBuilder()
-                for piece in pieces(source, self._path(cid)):
+                for piece in counted(pieces(source, self._path(cid)), size_of(source), moved):
                     builder.update(piece)
                     pending.write(piece)
-                _check(cid, builder.finish())
+                self._check(cid, builder.finish())
                 pending.publish(target)
 
     def has(self, cid: Cid) -> bool:
@@ -79,6 +88,16 @@ class EmbeddedStore:
         existing = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
         free_gb = shutil.disk_usage(existing).free // 10**9
         return f"embedded store in {self.root} ({free_gb} GB free)"
+
+    def _check(self, wanted: Cid, found: Cid) -> None:
+        if found != wanted:
+            path = self._path(wanted)
+            repair = (
+                "Put the file there again with `chainfl store add FILE`, which replaces it. Where only others have it: "
+                f"`chainfl store unpin {wanted}` removes it here, and the next read asks them."
+            )
+            told = f"what the embedded store has as {wanted} in {path} is damaged: it is {found}"
+            raise ContentDamaged(told, cid=wanted, found=found, repair=repair)
 
     def _path(self, cid: Cid) -> Path:
         cid_to_bytes(cid)  # a name from a stranger becomes part of a path only once it is known to be a CID
@@ -109,7 +128,7 @@ class EmbeddedStore:
             except FileNotFoundError as error:
                 raise BlobNotFound(f"{cid} is not in {self.root}", cid=cid) from error
         with source:
-            size = os.fstat(source.fileno()).st_size
+            size = size_of(source)
             if size > max_bytes:
                 raise PayloadTooLarge(
                     f"{cid} has {size} bytes, at most {max_bytes} are allowed", size=size, limit=max_bytes
@@ -124,8 +143,3 @@ def _read(source: FileIO, size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
-
-
-def _check(wanted: Cid, found: Cid) -> None:
-    if found != wanted:
-        raise CidMismatch(f"the object stored as {wanted} is {found}; it was not used", cid=wanted, found=found)

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from chainfl.errors import ConfigError
+from chainfl.errors import ConfigError, StorageError
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.storage.port import BlobStore
 from chainfl.types import Cid
@@ -114,8 +114,11 @@ class _ServiceAtFirstUse:
         connect: Callable[[str], None] | None,
         timeout_s: float,
         accepted: Callable[[], None] | None,
+        failing: Callable[[StorageError], None] | None,
     ) -> None:
-        self._service.pin(cid, origins=origins, connect=connect, timeout_s=timeout_s, accepted=accepted)
+        self._service.pin(
+            cid, origins=origins, connect=connect, timeout_s=timeout_s, accepted=accepted, failing=failing
+        )
 
     def stand(self, cid: Cid) -> str:
         return self._service.stand(cid)

@@ -13,13 +13,23 @@ from io import FileIO
 from pathlib import Path
 from typing import Final
 
-from chainfl.errors import StorageError, StoreFull, StoreReadOnly, UsageError
+from chainfl.errors import StorageError, StoreFull, StoreReadOnly, StoreUnusable, TemporaryFull, UsageError
+from chainfl.scratch import is_scratch
 
 PENDING_SUFFIX: Final = ".part"
 PIECE_BYTES: Final = 1 << 20
 _FLUSH_BYTES: Final = 8 << 20
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY: Final = {errno.EROFS, errno.EACCES, errno.EPERM}
+_NO_FOLDER: Final = {
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.EISDIR,
+    errno.EINVAL,
+    errno.EOPNOTSUPP,
+    errno.ELOOP,
+}
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -27,15 +37,17 @@ _READ_ONLY: Final = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turns what the system says about writing below `folder` into StoreFull, StoreReadOnly or StorageError."""
+    """Turns what the system says about writing below `folder` into the StorageError that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise StoreFull(f"no space left to write below {folder}: {error}", path=folder) from error
+            full = TemporaryFull if is_scratch(folder) else StoreFull
+            raise full(f"no space left to write below {folder}: {error}", path=folder) from error
         if error.errno in _READ_ONLY:
             raise StoreReadOnly(f"cannot write below {folder}: {error}", path=folder) from error
-        raise StorageError(f"cannot write below {folder}: {error}", path=folder) from error
+        kind = StoreUnusable if error.errno in _NO_FOLDER else StorageError
+        raise kind(f"cannot write below {folder}: {error}", path=folder) from error
 
 
 @contextlib.contextmanager
@@ -59,6 +71,11 @@ def open_source(path: Path) -> Iterator[FileIO]:
         raise UsageError(f"cannot read {path}: {error}", path=path) from error
     with stream:
         yield stream
+
+
+def size_of(source: FileIO) -> int:
+    """The bytes of an open file; 0 for a pipe."""
+    return os.fstat(source.fileno()).st_size
 
 
 def pieces(source: FileIO, path: Path) -> Iterator[memoryview]:
@@ -135,6 +152,15 @@ def pending_file(folder: Path, prefix: str = "") -> Iterator[PendingFile]:
         yield pending
     finally:
         pending.close()
+
+
+def write_whole(target: Path, data: bytes | memoryview) -> None:
+    """Makes `target` a file of these bytes in one step, and removes what killed ones left of it. Raises OSError."""
+    folder, prefix = target.parent, f".{target.name}."
+    remove_orphans(folder, prefix)
+    with pending_file(folder, prefix) as pending:
+        pending.write(data)
+        pending.publish(target)
 
 
 def remove_orphans(folder: Path, prefix: str = "") -> None:

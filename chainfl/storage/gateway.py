@@ -2,9 +2,9 @@
 
 A single block is asked for as raw bytes, from the gateway that answers soonest, and from the next one beside it when
 that one is late (chainfl/storage/racing.py). A large file comes as one CAR stream from the gateway that had its root,
-read exactly as far as `read_dag` asks; when the stream is cut, stalls, lies or is not to be had, the rest comes as raw
-blocks, several at once. What came is in the cache, so a transfer that was cut asks only for what is missing, and one
-process of a machine fetches a file while the others wait for it.
+read exactly as far as `read_dag` asks; when the stream is cut, stalls, lies or is not to be had, or another gateway
+gives a late block sooner, the rest comes as raw blocks, several at once. What came is in the cache, so a transfer that
+was cut asks only for what is missing, and one process of a machine fetches a file while the others wait for it.
 Source: https://specs.ipfs.tech/http-gateways/trustless-gateway/
 """
 
@@ -19,9 +19,10 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from chainfl.errors import (
     BlobNotFound,
@@ -39,7 +40,8 @@ from chainfl.storage.cid import cid_to_bytes, digest_of
 from chainfl.storage.daemons import DaemonPool
 from chainfl.storage.files import pending_file, remove_orphans, writing
 from chainfl.storage.http import Answer, Deadline, HttpClient, Limits, parse_url
-from chainfl.storage.racing import Attempt, Pace, Race, Server, in_order, nobody_gave
+from chainfl.storage.moved import Moved, unheard
+from chainfl.storage.racing import Attempt, Pace, Race, Server, Slack, Won, in_order, nobody_gave
 from chainfl.storage.readahead import ReadAhead
 from chainfl.storage.unixfs import MAX_BLOCK_BYTES, block_cids, read_dag
 from chainfl.types import Cid
@@ -51,6 +53,8 @@ _STREAM_FROM: Final = 4
 """Children of the root from which on a stream is worth its request."""
 
 _ATTEMPTS: Final = 32
+_PIECE_BYTES: Final = 1 << 17
+"""What of a block has to come for its answer to be one that moves."""
 _NO_BOUND: Final = 1 << 62  # where the reader stops by itself
 _MISSING: Final = {404, 410, 504}
 _TOO_MANY: Final = 429
@@ -91,7 +95,7 @@ class GatewayStore:
     def put_bytes(self, data: bytes) -> Cid:
         raise NoStoreWrites("gateways only read, nothing can be added to them")
 
-    def put_file(self, path: Path) -> Cid:
+    def put_file(self, path: Path, *, moved: Moved = unheard) -> Cid:
         raise NoStoreWrites("gateways only read, nothing can be added to them")
 
     def get_bytes(self, cid: Cid, *, max_bytes: int) -> bytes:
@@ -100,14 +104,14 @@ class GatewayStore:
             out.writelines(leaves)
         return out.getvalue()
 
-    def get_file(self, cid: Cid, target: Path, *, max_bytes: int) -> None:
+    def get_file(self, cid: Cid, target: Path, *, max_bytes: int, moved: Moved = unheard) -> None:
         cid_to_bytes(cid)
         folder, prefix = target.parent, f".{target.name}."
         with writing(folder):
             remove_orphans(folder, prefix)
             with (
                 pending_file(folder, prefix) as pending,
-                contextlib.closing(self._leaves(cid, max_bytes)) as leaves,
+                contextlib.closing(self._leaves(cid, max_bytes, moved)) as leaves,
             ):
                 for leaf in leaves:
                     pending.write(leaf)
@@ -130,12 +134,12 @@ class GatewayStore:
             f"gateways {', '.join(server.describe(now) for server in self._gateways.servers)}; {self._cache.describe()}"
         )
 
-    def _leaves(self, cid: Cid, max_bytes: int) -> Generator[bytes, None, None]:
+    def _leaves(self, cid: Cid, max_bytes: int, moved: Moved = unheard) -> Generator[bytes, None, None]:
         # One transfer of a file at a time, on this machine; what is here needs none.
         here = self._holds(cid, max_bytes)
         turn = contextlib.nullcontext() if here else self._cache.alone(cid, "dag")
         with turn as goes_on, contextlib.closing(_Transfer(self._gateways, self._cache, cid)) as transfer:
-            for leaf in read_dag(cid, transfer.fetch, max_bytes=max_bytes, expect=transfer.expect):
+            for leaf in read_dag(cid, transfer.fetch, max_bytes=max_bytes, expect=transfer.expect, moved=moved):
                 if goes_on:
                     goes_on()
                 yield leaf
@@ -160,45 +164,69 @@ class _Gateways:
 
     def __init__(self, urls: Sequence[str], patience: Patience) -> None:
         self.servers = list(_servers(dict.fromkeys(map(_base, urls))))
-        self._patience = patience
+        self.patience = patience
         self._client = HttpClient(urls, limits=patience.block)
         self._pool = DaemonPool(_ATTEMPTS, "gateway")
 
-    def race(self, cid: Cid) -> Race:
-        """A race for one block among all that may be asked now. Raises InvalidCid."""
+    def race(self, cid: Cid, *, without: Server | None = None) -> Race:
+        """A race for one block among all that may be asked now, but one. Raises InvalidCid."""
         digest_of(cid)
-        order = in_order(self.servers, time.monotonic())
-        return Race(order, lambda attempt: self._block(attempt, cid), pool=self._pool, pace=self._patience.pace)
+        order = [server for server in in_order(self.servers, time.monotonic()) if server is not without]
+        return Race(order, lambda attempt: self._block(attempt, cid), pool=self._pool, pace=self.patience.pace)
 
-    @contextlib.contextmanager
-    def stream(self, server: Server, root: Cid) -> Iterator[Iterator[tuple[Cid, bytes]]]:
-        """The blocks below `root` as `server` streams them, each verified. Raises StorageError, then and later."""
-        url, limits = f"{server.url}/ipfs/{root}?{_CAR_QUERY}", self._patience.stream
-        with self._client.get(url, headers=_CAR, max_bytes=_NO_BOUND, limits=limits) as answer:
+    def stream(self, server: Server, root: Cid) -> _Stream:
+        """The blocks below `root` as `server` streams them."""
+        deadline = Deadline(self.patience.stream)
+        return _Stream(self._blocks_below(root, server, deadline), deadline)
+
+    def _blocks_below(self, root: Cid, server: Server, deadline: Deadline) -> Generator[tuple[Cid, bytes], None, None]:
+        url = f"{server.url}/ipfs/{root}?{_CAR_QUERY}"
+        with self._client.request("GET", url, headers=_CAR, max_bytes=_NO_BOUND, deadline=deadline) as answer:
             kind = _media_type(answer)
             if answer.status in _CAR_REFUSALS or (answer.status == 200 and kind != _CAR_TYPE):
                 raise StorageError(f"{server.name} has no CAR streams: {answer.status} {kind[:80]!r}")
             _check_status(answer, server.name, root)
-            yield _each_in_time(read_car(answer.read, root), answer, limits.total_s)
+            blocks = _each_in_time(read_car(answer.read, root), answer, self.patience.stream.total_s)
+            _expect(root, next(blocks, None))
+            yield from blocks
 
     def _block(self, attempt: Attempt, cid: Cid) -> bytes:
-        deadline = Deadline(self._patience.block)
+        deadline = Deadline(self.patience.block)
         attempt.on_cancel(deadline.cancel)
         name = attempt.server.name
         url = f"{attempt.server.url}/ipfs/{cid}?format=raw"
         with self._client.request("GET", url, headers=_RAW, max_bytes=_NO_BOUND, deadline=deadline) as answer:
             _check_status(answer, name, cid)
             attempt.began()
-            block = answer.read(MAX_BLOCK_BYTES + 1)
+            block = _received(answer, attempt)
         if hashlib.sha256(block).digest() == digest_of(cid):
             return block
+        told = f"{name} gave other bytes for {cid}"
         if not answer.framed and len(block) <= MAX_BLOCK_BYTES:
-            raise ServiceUnreachable(f"{name} gave other bytes for {cid}, or was cut", service=name)
+            raise ServiceUnreachable(f"{told}, or was cut", service=name, doubt="cut")
         if _media_type(answer) == _WEB_PAGE:
-            raise ServiceUnreachable(
-                f"{name} gave a web page for {cid}: it wants a login, or is no gateway", service=name
-            )
-        raise CidMismatch(f"{name} gave other bytes for {cid}", cid=cid, gateway=name)
+            told = f"{name} gave a web page for {cid}: it wants a login, or is no gateway"
+            raise ServiceUnreachable(told, service=name, doubt="page")
+        raise CidMismatch(told, cid=cid, gateway=name)
+
+
+class _Stream:
+    """One gateway's stream, read in a thread of its own, so that whoever waits for a block can look elsewhere."""
+
+    def __init__(self, blocks: Generator[tuple[Cid, bytes], None, None], deadline: Deadline) -> None:
+        self._blocks = blocks
+        self._deadline = deadline
+        self._thread = DaemonPool(1, "stream")
+
+    def next(self, cid: Cid) -> Future[bytes]:
+        """The block that comes next, verified. It fails with a StorageError if that is another one, or none."""
+        return self._thread.submit(lambda: _expect(cid, next(self._blocks, None)))
+
+    def close(self) -> None:
+        """Ends the request, also in the middle of a block."""
+        self._deadline.cancel()
+        self._thread.submit(self._blocks.close)
+        self._thread.shutdown()
 
 
 class _Transfer:
@@ -211,7 +239,9 @@ class _Transfer:
         self._through = cache.through(self._raced)
         self._expected: deque[Cid] = deque()
         self._holder: Server | None = None
-        self._stream: Iterator[tuple[Cid, bytes]] | None = None
+        self._stream: _Stream | None = None
+        self._slack = Slack(gateways.patience.pace.behind)
+        self._beside = DaemonPool(1, "rival")
         self._ahead: ReadAhead | None = None
         self._stack = contextlib.ExitStack()
         self._lock = threading.Lock()
@@ -251,30 +281,50 @@ class _Transfer:
         if self._holder is None or children < _STREAM_FROM or not self._holder.streams:
             self._read_ahead()
             return
-        try:
-            self._stream = self._stack.enter_context(self._gateways.stream(self._holder, self._root))
-            self._streamed(self._root)
-        except StorageError as error:
-            self._end_stream(error)
+        self._stream = self._gateways.stream(self._holder, self._root)
+        self._stack.callback(self._stream.close)
 
     def _streamed(self, cid: Cid) -> bytes:
-        """The stream's next block, kept. Raises StorageError if it is another or none."""
+        """The stream's next block, or another gateway's if that is sooner; kept. Raises StorageError if the stream has
+        another one or none."""
         assert self._stream is not None
-        found, block = next(self._stream, (None, b""))
-        if found != cid:
-            raise StorageError(f"a CAR stream has {found} where {cid} comes next", cid=cid)
+        started, coming = time.monotonic(), self._stream.next(cid)
+        wait([coming], self._slack.wait_s())
+        block = coming.result() if coming.done() else self._contested(cid, coming, started)
+        self._slack.spent(time.monotonic() - started, len(block))
         if not self._cache.holds(cid):
             self._cache.keep(cid, block)
         return block
+
+    def _contested(self, cid: Cid, coming: Future[bytes], started: float) -> bytes:
+        """A block that is late in the stream: from there, or from another gateway, which then gives the rest, too."""
+        assert self._holder is not None
+        race = self._gateways.race(cid, without=self._holder)
+        rival = self._beside.submit(self._run, race)
+        both: list[Future[Any]] = [coming, rival]
+        wait(both, return_when=FIRST_COMPLETED)
+        if not coming.done() and (won := rival.result()) is not None:
+            now = time.monotonic()
+            _log.info("%s streams %s too slowly: raw blocks from %s", self._holder.name, self._root, won.server.name)
+            self._holder.late(now, now - started)
+            self._leave_stream()
+            return won.block
+        race.stop()
+        self._slack.outlasted()
+        return coming.result()
 
     def _end_stream(self, error: StorageError) -> None:
         """Goes on with raw blocks, from other gateways where this one is to blame."""
         assert self._holder is not None
         _log.info("%s: raw blocks instead of a stream of %s: %s", self._holder.name, self._root, error)
-        self._holder.blamed(error, time.monotonic())
+        now = time.monotonic()
+        self._holder.blamed(error, now, asked_at=now)
         # Neither cut nor late nor missing: what it streams is not what is needed here.
         if not isinstance(error, ServiceUnreachable | BlobNotFound):
             self._holder.streams = False
+        self._leave_stream()
+
+    def _leave_stream(self) -> None:
         self._stack.close()
         self._stream = None
         self._read_ahead()
@@ -285,20 +335,23 @@ class _Transfer:
 
     def _raced(self, cid: Cid) -> bytes:
         race = self._gateways.race(cid)
-        with self._lock:
-            if self._closed:
-                raise ServiceUnreachable(f"{cid} is not needed any more", service="the gateway")
-            self._races.add(race)
-        try:
-            won = race.run()
-        finally:
-            with self._lock:
-                self._races.remove(race)
+        won = self._run(race)
         if won is None:
             raise nobody_gave(cid, self._gateways.servers, race.said)
         if cid == self._root:
             self._holder = won.server
         return won.block
+
+    def _run(self, race: Race) -> Won | None:
+        with self._lock:
+            if self._closed:
+                raise ServiceUnreachable(f"{self._root} is not needed any more", service="the gateway")
+            self._races.add(race)
+        try:
+            return race.run()
+        finally:
+            with self._lock:
+                self._races.remove(race)
 
 
 def _base(url: str) -> str:
@@ -319,6 +372,23 @@ def _servers(bases: Iterable[str]) -> Iterator[Server]:
         origin = parse_url(base).origin
         seen[origin] += 1
         yield Server(origin if seen[origin] == 1 else f"{origin} ({seen[origin]})", base)
+
+
+def _expect(cid: Cid, found: tuple[Cid, bytes] | None) -> bytes:
+    """The block of `cid`. Raises StorageError if a stream has another one in its place, or none."""
+    if found is None or found[0] != cid:
+        raise StorageError(f"a CAR stream has {found and found[0]} where {cid} comes next", cid=cid)
+    return found[1]
+
+
+def _received(answer: Answer, attempt: Attempt) -> bytes:
+    """The whole answer, and no more of it than tells that it is no block."""
+    pieces, left = [], MAX_BLOCK_BYTES + 1
+    while left and (piece := answer.read(min(_PIECE_BYTES, left))):
+        pieces.append(piece)
+        left -= len(piece)
+        attempt.moved()
+    return b"".join(pieces)
 
 
 def _media_type(answer: Answer) -> str:

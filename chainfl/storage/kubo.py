@@ -11,6 +11,7 @@ before it pins, and what fails after that stands in a trailer that no client her
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import re
@@ -34,6 +35,7 @@ from chainfl.errors import (
     BlobNotFound,
     CidMismatch,
     ConfigError,
+    ContentDamaged,
     MalformedDag,
     PayloadTooLarge,
     StorageError,
@@ -42,10 +44,20 @@ from chainfl.errors import (
     StoreUnreachable,
     StoreUnsupported,
 )
-from chainfl.storage.cid import DAG_PB, cid_to_bytes, codec_of
+from chainfl.storage.cid import DAG_PB, cid_to_bytes, codec_of, digest_of
 from chainfl.storage.daemons import DaemonPool
-from chainfl.storage.files import PIECE_BYTES, open_source, pending_file, reading, remove_orphans, writing
+from chainfl.storage.files import (
+    PIECE_BYTES,
+    open_source,
+    pending_file,
+    pieces,
+    reading,
+    remove_orphans,
+    size_of,
+    writing,
+)
 from chainfl.storage.http import HttpClient, Limits
+from chainfl.storage.moved import Moved, unheard
 from chainfl.storage.readahead import ReadAhead
 from chainfl.storage.unixfs import MAX_BLOCK_BYTES, UNIXFS_V1_2025, CidBuilder, block_cids, read_dag
 from chainfl.types import Cid
@@ -63,8 +75,13 @@ WINDOW_BLOCKS: Final = 16
 
 _CONNECT_TIMEOUT_S: Final = 5
 _ANSWER_TIMEOUT_S: Final = 120
+_SAY_TIMEOUT_S: Final = 15
+"""How long the daemon may take for what it knows by itself: its version, or a block that it has or has not."""
 _FETCH_TIMEOUT_S: Final = 30
 """How long the daemon may look for one block among its peers."""
+# The second is longer than the daemon's own limit, so that it can say itself that it found nothing.
+_SAY_LIMITS: Final = (_CONNECT_TIMEOUT_S, _SAY_TIMEOUT_S)
+_FETCH_LIMITS: Final = (_CONNECT_TIMEOUT_S, _FETCH_TIMEOUT_S + _SAY_TIMEOUT_S)
 _STALL_TIMEOUT_S: Final = 120
 """How long the daemon may take none of the bytes that are added."""
 _HAS_MAX_BYTES: Final = 1 << 34
@@ -152,8 +169,8 @@ class KuboStore:
         with _HashedStream(io.BytesIO(data)) as stream:
             return self._add(stream)
 
-    def put_file(self, path: Path) -> Cid:
-        with open_source(path) as source, _HashedStream(source, path) as stream:
+    def put_file(self, path: Path, *, moved: Moved = unheard) -> Cid:
+        with open_source(path) as source, _HashedStream(source, path, moved) as stream:
             return self._add(stream)
 
     def get_bytes(self, cid: Cid, *, max_bytes: int) -> bytes:
@@ -162,12 +179,12 @@ class KuboStore:
             out.write(leaf)
         return out.getvalue()
 
-    def get_file(self, cid: Cid, target: Path, *, max_bytes: int) -> None:
+    def get_file(self, cid: Cid, target: Path, *, max_bytes: int, moved: Moved = unheard) -> None:
         folder, prefix = target.parent, f".{target.name}."
         with writing(folder):
             remove_orphans(folder, prefix)
             with pending_file(folder, prefix) as pending:
-                for leaf in self._leaves(cid, max_bytes):
+                for leaf in self._leaves(cid, max_bytes, moved):
                     pending.write(leaf)
                 pending.publish(target)
 
@@ -186,6 +203,30 @@ class KuboStore:
 
     def describe(self) -> str:
         return f"Kubo {self.version()} at {self._api}"
+
+    def mend(self, path: Path) -> Cid:
+        """A put of a file that the daemon may have with damaged blocks, which an add would leave as they are.
+
+        Until it returns the content is not pinned. Raises ContentDamaged where a damaged block is part of something
+        else that is pinned.
+        """
+        # Nothing is removed before all of it could be read.
+        blocks: list[Cid] = []
+        with open_source(path) as source:
+            builder = CidBuilder(lambda cid, _: blocks.append(cid))
+            for piece in pieces(source, path):
+                builder.update(piece)
+        self.drop(cid := builder.finish())
+        for block in blocks:
+            if not self._is_whole(block):
+                self._remove(block, cid)
+        return self.put_file(path)
+
+    def verify(self, cid: Cid) -> None:
+        """Reads all of the content that the daemon has itself, and keeps nothing. Raises what reading it raises."""
+        with self._blaming_the_disk(cid):
+            for _ in read_dag(cid, self._fetch_offline, max_bytes=_HAS_MAX_BYTES):
+                pass
 
     # --- what only a daemon has --------------------------------------------------------------------
 
@@ -207,13 +248,17 @@ class KuboStore:
 
     def count_pins(self) -> int:
         """How many contents the daemon keeps."""
+        return len(self.pins())
+
+    def pins(self) -> tuple[str, ...]:
+        """What the daemon keeps: CIDs of whatever kind."""
         with self._translated():
-            return len(self._client.pin.ls(type="recursive")["Keys"])
+            return tuple(self._client.pin.ls(type="recursive")["Keys"])
 
     def version(self) -> str:
         """The daemon's, as it says it."""
         with self._translated():
-            return str(self._client.version()["Version"])
+            return str(self._client.version(timeout=_SAY_LIMITS)["Version"])
 
     def addresses(self) -> tuple[str, ...]:
         """Multiaddresses, with its peer id, under which other nodes reach this one; none while it is offline."""
@@ -232,14 +277,55 @@ class KuboStore:
     def connect(self, address: str) -> None:
         """Connects the daemon to another node. address: a multiaddress with a peer id. Raises StoreUnreachable."""
         # Not the client's `swarm.connect`: it sends every character of the address as one more address.
-        base, _, _, _ = ipfshttpclient.http_common.multiaddr_to_url_data(self._address, "api/v0")
-        url = f"{base}swarm/connect?{urllib.parse.urlencode({'arg': address})}"
-        limits = Limits(_CONNECT_TIMEOUT_S, _DIAL_TIMEOUT_S, _DIAL_TIMEOUT_S)
-        with HttpClient([base]).post(url, max_bytes=_MAX_ANSWER_BYTES, limits=limits) as answer:
-            if answer.status != 200:
-                raise StoreUnreachable(f"the daemon at {self._api} cannot connect to {address}: {_said(answer.body())}")
+        status, body = self._ask("swarm/connect", address)
+        if status != 200:
+            raise StoreUnreachable(f"the daemon at {self._api} cannot connect to {address}: {_said(body)}")
 
     # --- internals ---------------------------------------------------------------------------------
+
+    def _ask(self, command: str, argument: str) -> tuple[int, bytes]:
+        """Status and body of a command that the client has not, or not right."""
+        base, _, _, _ = ipfshttpclient.http_common.multiaddr_to_url_data(self._address, "api/v0")
+        url = f"{base}{command}?{urllib.parse.urlencode({'arg': argument})}"
+        limits = Limits(_CONNECT_TIMEOUT_S, _DIAL_TIMEOUT_S, _DIAL_TIMEOUT_S)
+        with HttpClient([base]).post(url, max_bytes=_MAX_ANSWER_BYTES, limits=limits) as answer:
+            return answer.status, answer.body()
+
+    def _is_whole(self, block: Cid) -> bool:
+        """Whether the daemon gives the block as it must be, or has none."""
+        try:
+            return hashlib.sha256(self._fetch_offline(block)).digest() == digest_of(block)
+        except BlobNotFound:
+            return True
+        except (CidMismatch, MalformedDag):
+            return False
+
+    def _remove(self, block: Cid, root: Cid) -> None:
+        status, body = self._ask("block/rm", block)
+        # It answers 200 for a block that it keeps, too, with the reason beside its name.
+        if status != 200 or (refused := _refused(body)):
+            why = refused if status == 200 else _said(body)
+            told = f"the damaged block {block} cannot be removed from the Kubo daemon at {self._api}: {why}"
+            raise ContentDamaged(told, cid=root, block=block, repair=self._repair(root, block))
+
+    @contextlib.contextmanager
+    def _blaming_the_disk(self, root: Cid) -> Iterator[None]:
+        """What does not match its CID is on the daemon's own disk: a block of a peer it checks before it keeps it."""
+        try:
+            yield
+        except CidMismatch as error:
+            block = error.evidence.get("cid") or root
+            told = (
+                f"the block {block} of {root} is damaged in the repository of the Kubo daemon at {self._api}: {error}"
+            )
+            raise ContentDamaged(told, cid=root, block=block, repair=self._repair(root, block)) from error
+
+    def _repair(self, root: Cid, block: Cid) -> str:
+        ipfs = f"ipfs --api {self._address}"
+        return (
+            f"Remove the block with `{ipfs} pin rm {root}` and `{ipfs} block rm {block}`; then put the file there anew "
+            f"with `chainfl store add FILE`, or let the daemon fetch it from others with `chainfl store pin {root}`."
+        )
 
     def _add(self, stream: _HashedStream) -> Cid:
         _refuse_too_old(self.version())
@@ -256,9 +342,12 @@ class KuboStore:
             self.pin(cid)  # says why it could not
         return cid
 
-    def _leaves(self, cid: Cid, max_bytes: int) -> Iterator[bytes]:
-        with ReadAhead(self._fetch, workers=FETCHES_AT_ONCE, window=WINDOW_BLOCKS) as ahead:
-            yield from read_dag(cid, ahead.fetch, max_bytes=max_bytes, expect=ahead.expect)
+    def _leaves(self, cid: Cid, max_bytes: int, moved: Moved = unheard) -> Iterator[bytes]:
+        with (
+            self._blaming_the_disk(cid),
+            ReadAhead(self._fetch, workers=FETCHES_AT_ONCE, window=WINDOW_BLOCKS) as ahead,
+        ):
+            yield from read_dag(cid, ahead.fetch, max_bytes=max_bytes, expect=ahead.expect, moved=moved)
 
     def _holds(self, cid: Cid, max_bytes: int) -> bool:
         """Whether the daemon has all blocks of the content itself and it states no more than `max_bytes`.
@@ -276,7 +365,7 @@ class KuboStore:
 
     def _look_for(self, cid: Cid) -> None:
         with self._turns, self._translated(cid):
-            self._client.block.stat(cid, offline=True)
+            self._client.block.stat(cid, offline=True, timeout=_SAY_LIMITS)
 
     def _fetch_offline(self, cid: Cid) -> bytes:
         return self._fetch(cid, offline=True)
@@ -284,7 +373,8 @@ class KuboStore:
     def _fetch(self, cid: Cid, *, offline: bool = False) -> bytes:
         block = bytearray()
         options = {"timeout": f"{_FETCH_TIMEOUT_S}s"}
-        get = partial(self._client.block.get, cid, stream=True, opts=options, offline=offline)
+        limits = _SAY_LIMITS if offline else _FETCH_LIMITS
+        get = partial(self._client.block.get, cid, stream=True, opts=options, offline=offline, timeout=limits)
         with self._turns, self._translated(cid), get() as parts:
             for part in parts:
                 block += part
@@ -316,8 +406,10 @@ class _HashedStream:
     Each piece is hashed while it is sent, in a thread beside: together they would take as long as both.
     """
 
-    def __init__(self, source: io.BytesIO | FileIO, path: Path | None = None) -> None:
+    def __init__(self, source: io.BytesIO | FileIO, path: Path | None = None, moved: Moved = unheard) -> None:
         self._source = source
+        self._moved = moved
+        self._sent = 0
         self._path = path or Path("memory")
         self._builder = CidBuilder()
         self._beside = DaemonPool(1, "hash")
@@ -335,6 +427,8 @@ class _HashedStream:
         with reading(self._path):
             data = self._source.read(size) or b""
         self._await()
+        self._moved(self._sent, size_of(self._source) if isinstance(self._source, FileIO) else 0)
+        self._sent += len(data)
         self._hashed = self._beside.submit(self._builder.update, data)
         return data
 
@@ -388,6 +482,14 @@ def _said(body: bytes) -> str:
         return str(json.loads(body)["Message"])
     except (ValueError, KeyError, TypeError):
         return body[:_SHOWN_BYTES].decode("utf-8", "replace")
+
+
+def _refused(body: bytes) -> str:
+    """Why blocks were not removed: of lines of JSON, each about one block, what the first failure says."""
+    with contextlib.suppress(ValueError, AttributeError):
+        told = (json.loads(line).get("Error") for line in body.splitlines())
+        return next((str(why) for why in told if why), "")
+    return body[:_SHOWN_BYTES].decode("utf-8", "replace")
 
 
 def _multiaddr(api: str) -> str:

@@ -176,15 +176,17 @@ class PinningService:
         connect: Callable[[str], None] | None = None,
         timeout_s: float = PIN_TIMEOUT_S,
         accepted: Callable[[], None] | None = None,
+        failing: Callable[[StorageError], None] | None = None,
     ) -> None:
         """Returns once the service says that it holds the content. Goes on with an earlier request for the same.
 
         origins: multiaddresses of nodes that have it; connect: makes one of those dial a delegate of the service;
-        accepted: called, perhaps again and again, while the service has the request and works on it without us.
+        accepted: called, perhaps again and again, while the service has the request and works on it without us;
+        failing: called with each failure after which it is tried again.
         Raises ServiceRefused when it will not, ServiceUnreachable when it has not within `timeout_s`.
         """
         cid_to_bytes(cid)
-        wait = _Waiting(self._closed, time.monotonic() + timeout_s)
+        wait = _Waiting(self._closed, time.monotonic() + timeout_s, failing)
         stand = wait.outlast(lambda: self.find(cid) or self._create(cid, origins))
         dialled: set[str] = set()
         while stand.status in ("queued", "pinning"):
@@ -311,11 +313,14 @@ class PinningService:
 
 
 class _Waiting:
-    """Pauses that grow, until a deadline, or until `closed` is set."""
+    """Pauses that grow, until a deadline, or until `closed` is set. failing: hears of each failure before its pause."""
 
-    def __init__(self, closed: threading.Event, deadline: float) -> None:
+    def __init__(
+        self, closed: threading.Event, deadline: float, failing: Callable[[StorageError], None] | None
+    ) -> None:
         self._closed = closed
         self._deadline = deadline
+        self._failing = failing
         self._next_s = _FIRST_PAUSE_S
 
     def outlast(self, ask: Callable[[], T]) -> T:
@@ -324,6 +329,8 @@ class _Waiting:
             try:
                 return ask()
             except ServiceUnreachable as error:
+                if self._failing:
+                    self._failing(error)
                 self.pause(error)
 
     def pause(self, failure: ServiceUnreachable) -> None:

@@ -1,8 +1,9 @@
 """Whom of several servers to ask for a thing, and when to ask a second one as well.
 
 The servers are strangers: some are slow, some dead, some lie. The one that answers soonest is asked first; when it
-lets its usual time pass the next is asked beside it, and the first good answer wins. Who failed goes to the back, for
-longer each time. Who gave other bytes than it was asked for is never asked again.
+lets its usual time pass, or its answer does not move on, the next is asked beside it, and the first good answer wins.
+Who failed goes to the back, for longer each time. Who gave other bytes than it was asked for is never asked again; nor
+who did so twice where it could have been an accident.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ _UNKNOWN_S: Final = 0.5
 _SMOOTHING: Final = 4
 _MAX_REST_S: Final = 60
 _MAX_SILENCE_S: Final = 3600
+_MAX_SLACK_S: Final = 60
+STREAM_FLOOR: Final = 1 << 20
+"""Bytes a second below which a stream is slow if another server is faster."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,16 @@ class Pace:
     """When a second server is asked, in seconds.
 
     soonest, latest: bounds of the wait for an answer to begin, which is otherwise three times what is usual;
-    unknown: the wait where nothing is known; finish: from the beginning of an answer to its end.
+    unknown: the wait where nothing is known; piece, finish: from the beginning of an answer to its next piece, and to
+    its end; behind: how far a stream may fall behind STREAM_FLOOR.
     """
 
     soonest: float = 0.2
     latest: float = 5
     unknown: float = 1
+    piece: float = 2
     finish: float = 15
+    behind: float = 3
 
     def hedge_s(self, server: Server) -> float:
         """How long `server` may take to begin before another one is asked as well."""
@@ -60,6 +67,7 @@ class Server:
         self.rests_until = 0.0  # at the back until then
         self.silent_until = 0.0  # not asked until then: it said so
         self.lie = ""  # what it gave; never asked again
+        self.doubted_at: float | None = None  # when it first gave what may be a lie or an accident
         self.streams = True  # whether a CAR stream of it is of use
         self.under_way = 0
         self._lock = threading.Lock()
@@ -86,6 +94,13 @@ class Server:
             self.rests_until = now + min(2**self.failures, _MAX_REST_S)
             self.failures = min(self.failures + 1, _MAX_REST_S)
 
+    def late(self, now: float, waited_s: float) -> None:
+        """It was overtaken by another after `waited_s`, which counts as the time that it takes."""
+        with self._lock:
+            usual_s = waited_s if self.usual_s is None else self.usual_s
+            self.usual_s = usual_s + (waited_s - usual_s) / _SMOOTHING
+        self.failed(now)
+
     def hushed(self, now: float, seconds: float) -> None:
         """It asked to be left alone for so long."""
         with self._lock:
@@ -98,10 +113,23 @@ class Server:
         if not known:
             _log.warning("%s is left out from now on, for it lied: %s", self.name, what)
 
-    def blamed(self, error: StorageError, now: float) -> None:
-        """What `error` says about it. A thing that it does not have is no fault of its own."""
+    def doubted(self, what: str, asked_at: float, now: float) -> None:
+        """It gave other bytes, and perhaps could not help it. Asked once more and doing it again, it lied."""
+        with self._lock:
+            again = self.doubted_at is not None and asked_at >= self.doubted_at
+            if self.doubted_at is None:
+                self.doubted_at = now
+        if again:
+            self.lied(f"{what}, for the second time")
+        else:
+            self.failed(now)
+
+    def blamed(self, error: StorageError, now: float, asked_at: float) -> None:
+        """What `error` says about it, which was asked at `asked_at`. A thing that it lacks is no fault of its own."""
         if isinstance(error, CidMismatch):
             self.lied(str(error))
+        elif "doubt" in error.evidence:
+            self.doubted(str(error), asked_at, now)
         elif "rest_s" in error.evidence:
             self.hushed(now, error.evidence["rest_s"])
         elif isinstance(error, ServiceUnreachable):
@@ -145,6 +173,7 @@ class Attempt:
         self.server = server
         self.asked_at = time.monotonic()
         self.began_at: float | None = None
+        self.moved_at = self.asked_at
         self.overdue = False
         self._events = events
         self._cancel: Callable[[], None] | None = None
@@ -153,8 +182,12 @@ class Attempt:
 
     def began(self) -> None:
         """Its answer begins to come."""
-        self.began_at = time.monotonic()
+        self.began_at = self.moved_at = time.monotonic()
         self._events.put(self)
+
+    def moved(self) -> None:
+        """Another piece of its answer has come."""
+        self.moved_at = time.monotonic()
 
     def on_cancel(self, cancel: Callable[[], None]) -> None:
         """What ends it early, from another thread; called at once if it is not wanted any more."""
@@ -176,12 +209,13 @@ class Attempt:
         """When another one is to be asked beside it."""
         if self.began_at is None:
             return self.asked_at + pace.hedge_s(self.server)
-        return self.began_at + pace.finish
+        return min(self.moved_at + pace.piece, self.began_at + pace.finish)
 
 
 Ask = Callable[[Attempt], bytes]
 """Asks the attempt's server: the right bytes, or a StorageError. CidMismatch: it lied. ServiceUnreachable with `rest_s`
-in its evidence: it asked to be left alone for so long."""
+in its evidence: it asked to be left alone for so long. With `doubt`: other bytes that may be an accident, "cut" or
+"page"."""
 
 
 class Race:
@@ -206,7 +240,8 @@ class Race:
                 try:
                     attempt = self._events.get(timeout=self._hedge_in_s())
                 except queue.Empty:
-                    self._hedge()
+                    if not self._hedge_in_s():  # more of an answer may have come meanwhile
+                        self._hedge()
                     continue
                 if attempt in self._running and self._running[attempt].done():
                     block = self._judged(attempt, self._running.pop(attempt))
@@ -259,10 +294,11 @@ class Race:
 
     def _blame(self, attempt: Attempt, error: StorageError, now: float) -> None:
         server = attempt.server
-        server.blamed(error, now)
-        # An answer that was cut may come whole the second time; who was late or did not answer at all would not.
+        server.blamed(error, now, attempt.asked_at)
+        # An answer that was cut may come whole the second time; a late one, a web page or none at all would not.
         cut = attempt.began_at is not None and isinstance(error, ServiceUnreachable)
-        if cut and not error.evidence.get("late") and server.name not in self._again:
+        hopeless = error.evidence.get("late") or error.evidence.get("doubt") == "page"
+        if cut and not hopeless and server.name not in self._again:
             self._again.add(server.name)
             self._waiting.append(server)
 
@@ -270,10 +306,35 @@ class Race:
         now = time.monotonic()
         for attempt, future in self._running.items():
             if attempt.overdue:
-                attempt.server.failed(now)
+                attempt.server.late(now, now - attempt.asked_at)
             future.cancel()
             attempt.cancel()
         self._running.clear()
+
+
+class Slack:
+    """How long a stream is still waited for before another server is tried beside it.
+
+    It may fall behind STREAM_FLOOR by `most_s`, and is given at least as long as the floor allows for a block. Once it
+    has outlasted its rivals, which are no faster then, it may fall behind by twice as much.
+    """
+
+    def __init__(self, most_s: float) -> None:
+        self._most_s = most_s
+        self._left_s = most_s
+
+    def wait_s(self) -> float:
+        """For the next block."""
+        return max(self._left_s, min(1.0, self._most_s))
+
+    def spent(self, seconds: float, num_bytes: int) -> None:
+        """So many bytes came within so many seconds."""
+        self._left_s = min(self._most_s, self._left_s - seconds + num_bytes / STREAM_FLOOR)
+
+    def outlasted(self) -> None:
+        """Nobody was sooner."""
+        self._most_s = min(2 * self._most_s, _MAX_SLACK_S)
+        self._left_s = self._most_s
 
 
 def nobody_gave(thing: str, servers: Sequence[Server], said: dict[str, StorageError]) -> StorageError:

@@ -1,20 +1,25 @@
 """Several stores as one: reads from the first that has the content, writes to all, published when enough confirm.
 
 A place is a store that writes, or a pinning service; each is asked in a thread of its own, so that none waits for
-another. A put returns once `quorum` places have confirmed the content, every store has answered or let its time pass,
-and every service has taken the request; services that are still fetching go on by themselves.
+another. A put returns once `quorum` places have confirmed the content and the others have had a moment to do so, or
+longer where bytes still move. What is under way then goes on beside the caller, and holds up no process that ends.
+
+A read takes the content from the first place that says that it keeps it, else from the first that gives its first
+block. Nobody is waited for while another could answer, and a place that did not answer is left alone for a while.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
+import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar, runtime_checkable
 
@@ -32,14 +37,26 @@ from chainfl.errors import (
     StoreUnreachable,
     TokenMissing,
 )
+from chainfl.scratch import scratch_folder
 from chainfl.storage.cid import cid_to_bytes
+from chainfl.storage.moved import Moved, Slowest, unheard
 from chainfl.storage.port import BlobStore, FarStore
 from chainfl.types import Cid
 
 PLACE_TIMEOUT_S: Final = 600.0
 """How long one place may take to confirm one content."""
+GRACE_S: Final = 3.0
+"""How long a put waits, once its outcome is known, for places at which nothing moves."""
+OUTAGE_S: Final = 60.0
+"""How long a service may fail without a break before a put that needs it is given up."""
 LOOK_TIMEOUT_S: Final = 15.0
 """How long one place may take to say whether it has a content."""
+_SAY_TIMEOUT_S: Final = 2.0
+"""How long a place may take to say what it keeps, which it knows without a search, while others wait to be read."""
+_HEAD_START_S: Final = 2.0
+"""How long a place may search for a content before the next one is asked as well."""
+_REST_S: Final = 60.0
+"""How long a place that did not answer is left alone."""
 _MAX_COPY_BYTES: Final = 1 << 40
 
 T = TypeVar("T")
@@ -80,8 +97,10 @@ class Service(Protocol):
         connect: Callable[[str], None] | None,
         timeout_s: float,
         accepted: Callable[[], None] | None,
+        failing: Callable[[StorageError], None] | None,
     ) -> None:
-        """Returns once the service says that it holds the content; calls `accepted` once it took the request."""
+        """Returns once the service says that it holds the content; calls `accepted` once it took the request, and
+        `failing` with each failure that it tries again after."""
         ...
 
     def stand(self, cid: Cid) -> str:
@@ -118,7 +137,8 @@ class Standing:
 class SeveralStores:
     """A BlobStore and FarStore over `places`, in the order in which they are read.
 
-    services: pin what the node among the places has; quorum: how many places and services must confirm a put.
+    services: pin what the node among the places has; quorum: how many places and services must confirm a put;
+    timeout_s: how long each of them may take; grace_s: see GRACE_S.
     """
 
     def __init__(
@@ -128,6 +148,7 @@ class SeveralStores:
         *,
         quorum: int = 1,
         timeout_s: float = PLACE_TIMEOUT_S,
+        grace_s: float = GRACE_S,
     ) -> None:
         self.places = tuple(places)
         self.services = tuple(services)
@@ -135,6 +156,8 @@ class SeveralStores:
         self._node = next((place for place in self._writers if isinstance(place.store, Node)), None)
         self._quorum = quorum
         self._timeout_s = timeout_s
+        self._grace_s = grace_s
+        self._rests_until: dict[str, float] = {}
 
     @classmethod
     def of(cls, store: BlobStore) -> SeveralStores:
@@ -147,15 +170,31 @@ class SeveralStores:
     # --- writing -----------------------------------------------------------------------------------
 
     def put_bytes(self, data: bytes) -> Cid:
-        return self._published(lambda store: store.put_bytes(data))
+        return self._published(lambda place, _: place.store.put_bytes(data))
 
-    def put_file(self, path: Path) -> Cid:
-        return self._published(lambda store: store.put_file(path))
+    def put_file(self, path: Path, *, moved: Moved = unheard) -> Cid:
+        slowest = Slowest(moved, [place.name for place in self._writers])
+        returned = threading.Event()
+
+        def put(place: Place, alive: Alive) -> Cid:
+            with slowest.going(place.name) as heard:
+
+                def moving(done: int, total: int) -> None:
+                    alive()
+                    if not returned.is_set():
+                        heard(done, total)
+
+                return place.store.put_file(path, moved=moving)
+
+        try:
+            return self._published(put)
+        finally:
+            returned.set()
 
     def keep(self, cid: Cid) -> None:
         """What a put does, for content that the network or one of the stores already has. Raises NotPublished."""
         cid_to_bytes(cid)
-        self._published(lambda store: self._kept(store, cid))
+        self._published(lambda place, _: self._kept(place.store, cid))
 
     def drop(self, cid: Cid) -> None:
         cid_to_bytes(cid)
@@ -169,24 +208,25 @@ class SeveralStores:
         if isinstance(store, Node):
             store.pin(cid)
         elif not store.has(cid):
-            with tempfile.TemporaryDirectory(prefix="chainfl-") as folder:
-                copy = Path(folder) / "content"
+            with scratch_folder() as folder:
+                copy = folder / "content"
                 self.get_file(cid, copy, max_bytes=_MAX_COPY_BYTES)
                 return store.put_file(copy)
         return cid
 
-    def _published(self, put: Callable[[BlobStore], Cid]) -> Cid:
+    def _published(self, put: Put) -> Cid:
         if not self._writers:
             raise NoStoreWrites("none of the stores in `storage` takes content")
-        return _Publication(put, self._writers, self._node, self.services, self._timeout_s).outcome(self._quorum)
+        publication = _Publication(put, self._writers, self._node, self.services, self._timeout_s)
+        return publication.outcome(self._quorum, self._grace_s)
 
     # --- reading -----------------------------------------------------------------------------------
 
     def get_bytes(self, cid: Cid, *, max_bytes: int) -> bytes:
         return self._first(cid, self.places, lambda store: store.get_bytes(cid, max_bytes=max_bytes))
 
-    def get_file(self, cid: Cid, target: Path, *, max_bytes: int) -> None:
-        self._first(cid, self.places, lambda store: store.get_file(cid, target, max_bytes=max_bytes))
+    def get_file(self, cid: Cid, target: Path, *, max_bytes: int, moved: Moved = unheard) -> None:
+        self._first(cid, self.places, lambda store: store.get_file(cid, target, max_bytes=max_bytes, moved=moved))
 
     def prefetch(self, cid: Cid, *, max_bytes: int) -> None:
         far = [place for place in self.places if isinstance(place.store, FarStore)]
@@ -195,7 +235,7 @@ class SeveralStores:
 
     def has(self, cid: Cid) -> bool:
         cid_to_bytes(cid)
-        return any(_has(place, cid) for place in self.places)
+        return any(self._has(place, cid) for place in self.places)
 
     def describe(self) -> str:
         stores = ", then ".join(map(_described, self.places))
@@ -216,78 +256,164 @@ class SeveralStores:
     def _first(self, cid: Cid, places: Sequence[Place], get: Callable[[BlobStore], T]) -> T:
         cid_to_bytes(cid)
         failed: list[tuple[str, ChainflError]] = []
-        for place in sorted(places, key=lambda place: not _has(place, cid)):
+        for place in self._nearest(cid, places, failed):
             try:
                 return get(place.store)
             except (StorageError, PayloadTooLarge) as error:
-                level = logging.WARNING if isinstance(error, CidMismatch) else logging.DEBUG
-                log.log(level, "%s does not give %s: %s", place.name, cid, error)
-                failed.append((place.name, error))
+                failed.append(_heard_of(place, cid, error))
         raise _most_telling(f"no store gives {cid}", failed)
+
+    def _nearest(self, cid: Cid, places: Sequence[Place], failed: list[tuple[str, ChainflError]]) -> Iterator[Place]:
+        """The places in the order in which they are to be read; `failed` gets those that cannot be, and why.
+
+        First who keeps the content, then who gives its first block soonest, then who did not answer lately.
+        """
+        others = []
+        for place in places:
+            if self._keeps(place, cid):
+                yield place
+            else:
+                others.append(place)
+        yield from _giving(cid, [place for place in others if not self._rests(place)], failed)
+        yield from [place for place in others if self._rests(place)]
+
+    def _keeps(self, place: Place, cid: Cid) -> bool:
+        """Whether the place says, without a search, that it keeps the content."""
+        store = place.store
+        return self._says(place, store.is_pinned if isinstance(store, Node) else store.has, cid, _SAY_TIMEOUT_S)
+
+    def _has(self, place: Place, cid: Cid) -> bool:
+        return self._keeps(place, cid) or (
+            isinstance(place.store, Node) and self._says(place, place.store.has, cid, LOOK_TIMEOUT_S)
+        )
+
+    def _says(self, place: Place, ask: Callable[[Cid], bool], cid: Cid, timeout_s: float) -> bool:
+        if self._rests(place):
+            return False
+        try:
+            return _started(ask, cid).result(timeout_s)
+        except TimeoutError:
+            log.warning("%s did not answer within %g s; others are read first for %g s", place.name, timeout_s, _REST_S)
+            self._rests_until[place.name] = time.monotonic() + _REST_S
+        except ChainflError as error:
+            log.debug("%s does not say whether it has %s: %s", place.name, cid, error)
+        return False
+
+    def _rests(self, place: Place) -> bool:
+        return time.monotonic() < self._rests_until.get(place.name, 0.0)
+
+
+Alive = Callable[[], None]
+"""Called whenever something moves."""
+
+Put = Callable[[Place, Alive], Cid]
+"""Puts one content into a place."""
 
 
 class _Publication:
     """One content on its way to all places."""
 
     def __init__(
-        self,
-        put: Callable[[BlobStore], Cid],
-        writers: Sequence[Place],
-        node: Place | None,
-        services: Sequence[Service],
-        timeout_s: float,
+        self, put: Put, writers: Sequence[Place], node: Place | None, services: Sequence[Service], timeout_s: float
     ) -> None:
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
-        self._puts = {place.name: _started(put, place.store) for place in writers}
-        self._accepted = {service.name: threading.Event() for service in services}
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._moved_at: dict[str, float] = {}
+        self._accepted: set[str] = set()
+        self._trouble: dict[str, _Trouble] = {}
+        self._puts = {place.name: _started(put, place, partial(self._alive, place.name)) for place in writers}
         self._pins = {service.name: _started(self._pin, service, node) for service in services}
         self._places = self._puts | self._pins
         self._confirming = {place.name for place in writers if place.confirms} | self._pins.keys()
         for name, place in self._places.items():
-            place.add_done_callback(lambda done, name=name: _log_failure(name, done))  # type: ignore[misc]
+            place.add_done_callback(partial(self._ended, name))
 
-    def outcome(self, quorum: int) -> Cid:
+    def outcome(self, quorum: int, grace_s: float) -> Cid:
         """The CID, once enough confirm. Raises NotPublished when they do not, UsageError for an unreadable source."""
-        pending = set(self._places.values())
-        while pending and (left := self._deadline - time.monotonic()) > 0:
-            _, pending = wait(pending, timeout=left, return_when=FIRST_COMPLETED)
-            if self._confirmed() >= quorum and all(put.done() for put in self._puts.values()):
-                self._await_accepted()
-                break
-        refused = {name: why for name, place in self._places.items() if (why := self._refusal(place))}
+        self._await(lambda: self._wanted_until(quorum))
+        known_at = time.monotonic()
+        self._await(lambda: self._spared_until(known_at, grace_s))
         if self._confirmed() < quorum:
             self._raise_what_is_not_theirs()
+            refused = {name: why for name, place in self._places.items() if (why := self._refusal(name, place))}
             told = f"{self._confirmed()} of {quorum} places confirm the content; not {', '.join(refused)}"
             raise NotPublished(told, refused="; ".join(f"{name}: {why}" for name, why in refused.items()))
+        self._tell_who_is_left()
         return self._cid()
 
-    def _pin(self, service: Service, node: Place | None) -> Cid:
-        try:
-            if node is None or not isinstance(node.store, Node):
-                raise StorageError("there is no Kubo node that it could fetch from")
-            cid = self._puts[node.name].result()
-            left = max(0.0, self._deadline - time.monotonic())
-            accepted = self._accepted[service.name].set
-            origins, connect = node.store.addresses(), node.store.connect
-            service.pin(cid, origins=origins, connect=connect, timeout_s=left, accepted=accepted)
-            return cid
-        finally:
-            self._accepted[service.name].set()
+    def _await(self, until: Callable[[], float]) -> None:
+        """Returns at the time that `until` says, which is asked again whenever there is news."""
+        while (left := min(until(), self._deadline) - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                self._news.get(timeout=left)
 
-    def _await_accepted(self) -> None:
-        """Until every service took the request or failed: then it goes on whatever becomes of this process."""
-        for accepted in self._accepted.values():
-            accepted.wait(max(0.0, self._deadline - time.monotonic()))
+    def _wanted_until(self, quorum: int) -> float:
+        """Until the quorum holds or is out of reach."""
+        hopes = [name for name in self._confirming if not self._places[name].done() and not self._is_out(name)]
+        missing = quorum - self._confirmed()
+        return self._deadline if 0 < missing <= len(hopes) else 0.0
+
+    def _spared_until(self, known_at: float, grace_s: float) -> float:
+        """Until nothing has moved for a while at those that have neither ended nor taken a request nor failed."""
+        open_ones = [name for name, place in self._places.items() if not place.done()]
+        slow = [name for name in open_ones if name not in self._accepted and name not in self._trouble]
+        return max((max(known_at, self._moved_at.get(name, 0.0)) + grace_s for name in slow), default=0.0)
+
+    def _is_out(self, name: str) -> bool:
+        trouble = self._trouble.get(name)
+        return trouble is not None and time.monotonic() - trouble.since > OUTAGE_S
+
+    def _pin(self, service: Service, node: Place | None) -> Cid:
+        if node is None or not isinstance(node.store, Node):
+            raise StorageError("there is no Kubo node that it could fetch from")
+        cid = self._puts[node.name].result()
+        service.pin(
+            cid,
+            origins=node.store.addresses(),
+            connect=node.store.connect,
+            timeout_s=max(0.0, self._deadline - time.monotonic()),
+            accepted=partial(self._took, service.name),
+            failing=partial(self._failed, service.name),
+        )
+        return cid
+
+    def _alive(self, name: str) -> None:
+        self._moved_at[name] = time.monotonic()
+
+    def _took(self, name: str) -> None:
+        """From here on the service goes on whatever becomes of this process."""
+        self._accepted.add(name)
+        self._trouble.pop(name, None)
+        self._news.put(None)
+
+    def _failed(self, name: str, error: StorageError) -> None:
+        known = self._trouble.get(name)
+        self._trouble[name] = _Trouble(known.since if known else time.monotonic(), error)
+        self._news.put(None)
+
+    def _ended(self, name: str, place: Future[Cid]) -> None:
+        if error := place.exception():
+            log.warning("%s does not confirm the content: %s", name, error)
+        self._news.put(None)
+
+    def _tell_who_is_left(self) -> None:
+        for name, place in self._places.items():
+            if not place.done() and name not in self._accepted:
+                trouble = self._trouble.get(name)
+                why = f": {trouble.error}" if trouble else ""
+                log.warning("%s has not confirmed the content, and goes on in the background%s", name, why)
 
     def _confirmed(self) -> int:
         places = [place for name, place in self._places.items() if name in self._confirming]
         return sum(place.done() and place.exception() is None for place in places)
 
-    def _refusal(self, place: Future[Cid]) -> str:
-        if not place.done():
-            return f"no answer within {self._timeout_s:g} s"
-        return str(place.exception() or "")
+    def _refusal(self, name: str, place: Future[Cid]) -> str:
+        if place.done():
+            return str(place.exception() or "")
+        if trouble := self._trouble.get(name):
+            return str(trouble.error)
+        return f"no answer within {self._timeout_s:g} s" if time.monotonic() >= self._deadline else "no answer yet"
 
     def _raise_what_is_not_theirs(self) -> None:
         """A source that cannot be read, or a bug of ours."""
@@ -300,6 +426,14 @@ class _Publication:
         if len(found) > 1:
             raise CidMismatch(f"the source changed while it was read: {', '.join(sorted(found))}", cid=min(found))
         return found.pop()
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """What keeps a service from answering, and since when; of the monotonic clock."""
+
+    since: float
+    error: StorageError
 
 
 def not_retrievable(store: BlobStore, cids: Sequence[Cid], *, timeout_s: float = LOOK_TIMEOUT_S) -> dict[Cid, str]:
@@ -328,12 +462,30 @@ def _described(place: Place) -> str:
         return f"{place.name} ({error})"
 
 
-def _has(place: Place, cid: Cid) -> bool:
-    try:
-        return place.store.has(cid)
-    except ChainflError as error:
-        log.debug("%s does not say whether it has %s: %s", place.name, cid, error)
-        return False
+def _giving(cid: Cid, places: Sequence[Place], failed: list[tuple[str, ChainflError]]) -> Iterator[Place]:
+    """The places that give the content's first block, as they come: each is asked when those before it fail, or have
+    had their head start. One that nobody competes with is not asked for a block by itself."""
+    waiting, looks = deque(places), dict[Future[None], Place]()
+    while waiting or looks:
+        if len(waiting) == 1 and not looks:
+            yield waiting.popleft()
+            return
+        if waiting:
+            looks[_started(_first_block, waiting[0].store, cid)] = waiting.popleft()
+        done, _ = wait(looks, timeout=_HEAD_START_S if waiting else None, return_when=FIRST_COMPLETED)
+        for look in done:
+            place = looks.pop(look)
+            if error := _failure(look, 0):
+                failed.append(_heard_of(place, cid, error))
+            else:
+                yield place
+
+
+def _heard_of(place: Place, cid: Cid, error: ChainflError) -> tuple[str, ChainflError]:
+    """The place's name and its failure, which is told."""
+    level = logging.WARNING if isinstance(error, CidMismatch) else logging.DEBUG
+    log.log(level, "%s does not give %s: %s", place.name, cid, error)
+    return place.name, error
 
 
 def _prefetch(store: BlobStore, cid: Cid, max_bytes: int) -> None:
@@ -380,11 +532,6 @@ def _failure(work: Future[T], timeout_s: float) -> ChainflError | None:
     except TimeoutError:
         return StoreUnreachable("no answer in time")
     return None
-
-
-def _log_failure(name: str, place: Future[Cid]) -> None:
-    if error := place.exception():
-        log.warning("%s does not confirm the content: %s", name, error)
 
 
 # What tells most about a content that no place gave: what is wrong with the content itself or with the target, then

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from chainfl.errors import CidMismatch, InvalidCid, MalformedDag, PayloadTooLarge
 from chainfl.storage.cid import CID_BYTES, DAG_PB, RAW, cid_from_bytes, cid_to_bytes, codec_of, digest_of, make_cid
+from chainfl.storage.moved import Moved, counted, unheard
 from chainfl.types import Cid
 
 Sink = Callable[[Cid, bytes], None]
@@ -166,19 +167,25 @@ def cid_of(data: bytes | bytearray | memoryview) -> Cid:
 
 
 def read_dag(
-    root: Cid, fetch: Fetch, *, max_bytes: int, expect: Expect | None = None, layout: Layout = UNIXFS_V1_2025
+    root: Cid,
+    fetch: Fetch,
+    *,
+    max_bytes: int,
+    expect: Expect | None = None,
+    moved: Moved = unheard,
+    layout: Layout = UNIXFS_V1_2025,
 ) -> Iterator[bytes]:
     """The content below `root`, leaf by leaf in order, each verified before it is yielded.
 
     Fetches no more blocks than a file of `max_bytes` has, and holds one leaf and one node a level.
-    expect: told the children of each node once the node itself is known to be right.
+    expect: told the children of each node once the node itself is known to be right; moved: of each leaf.
     Raises InvalidCid, PayloadTooLarge (before the first leaf), CidMismatch for a block with another hash,
     MalformedDag for blocks that are not the tree of a file, and what `fetch` raises.
     """
     block = _verified(root, fetch)
     size = _stated_size(root, block, layout)
     _refuse_too_large(root, size, max_bytes)
-    yield from _walk(root, block, size, layout.height(size), _Source(fetch, expect), layout)
+    yield from counted(_walk(root, block, size, layout.height(size), _Source(fetch, expect), layout), size, moved)
 
 
 def block_cids(root: Cid, fetch: Fetch, *, max_bytes: int, layout: Layout = UNIXFS_V1_2025) -> Iterator[Cid]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chainfl.errors import DatasetCorrupt, DatasetError, DatasetMissing, UsageError
+from chainfl.errors import ArraysUnfit, DatasetCorrupt, DatasetError, DatasetMissing, UsageError
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -272,9 +272,9 @@ def load_npz(path: Path) -> Dataset:
         RuntimeError,
         zipfile.BadZipFile,
     ) as error:
-        raise _corrupt(path, f"it cannot be read as .npz ({error})") from error
+        raise _unfit(path, f"it cannot be read as .npz ({error})") from error
     if missing := {"features", "labels"} - set(fields):
-        raise _corrupt(path, f"it has no array called {' or '.join(sorted(missing))}")
+        raise _unfit(path, f"it has no array called {' or '.join(sorted(missing))}")
     return _from_arrays(path, fields)
 
 
@@ -292,17 +292,18 @@ def save_folder(dataset: Dataset, folder: Path) -> Path:
 def _from_arrays(path: Path, fields: dict[str, NDArray[Any]]) -> Dataset:
     features, labels = fields["features"], fields["labels"]
     if features.ndim < 2 or labels.shape != features.shape[:1] or not len(labels):
-        raise _corrupt(path, f"features of {features.shape} do not go with labels of {labels.shape}")
-    if labels.dtype.kind not in "iu" or features.dtype.kind not in "fu" or labels.min() < 0:
-        raise _corrupt(
-            path, f"features are {features.dtype}, labels {labels.dtype}; expected pixels or floats, integers"
-        )
+        raise _unfit(path, f"features of {features.shape} do not go with labels of {labels.shape}")
+    if labels.dtype.kind not in "iu" or features.dtype.kind not in "fu":
+        raise _unfit(path, f"features are {features.dtype}, labels {labels.dtype}; expected pixels or floats, integers")
+    if labels.min() < 0:
+        raise _unfit(path, f"it has a label {labels.min()}, and labels count from 0")
     num_classes = _class_count(path, fields, labels)
-    _check_labels(path, labels, num_classes)
+    if labels.max() >= num_classes:
+        raise _unfit(path, f"it has a label {labels.max()}, but num_classes is {num_classes}")
     if features.dtype == np.uint8:
         return Dataset(path.parent.name, features, labels.astype(np.int64), num_classes, 1 / 255)
     if not np.isfinite(features).all():
-        raise _corrupt(path, "a feature is not finite")
+        raise _unfit(path, "a feature is not finite")
     return Dataset(path.parent.name, features.astype(np.float32), labels.astype(np.int64), num_classes)
 
 
@@ -311,7 +312,7 @@ def _class_count(path: Path, fields: dict[str, NDArray[Any]], labels: NDArray[An
     if declared is None:
         return int(labels.max()) + 1
     if declared.shape != () or declared.dtype.kind not in "iu" or declared < 1:
-        raise _corrupt(path, "num_classes is not a positive whole number")
+        raise _unfit(path, "num_classes is not a positive whole number")
     return int(declared)
 
 
@@ -369,3 +370,7 @@ def _check_labels(path: Path, labels: NDArray[Any], num_classes: int) -> None:
 
 def _corrupt(path: Path, problem: str) -> DatasetCorrupt:
     return DatasetCorrupt(f"{path.name} in {path.parent}: {problem}", file=path.name, folder=str(path.parent))
+
+
+def _unfit(path: Path, problem: str) -> ArraysUnfit:
+    return ArraysUnfit(f"{path.name} in {path.parent}: {problem}", file=path.name, folder=str(path.parent))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import tempfile
 from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 
 from chainfl.errors import DatasetError, UsageError
+from chainfl.scratch import scratch_folder
 from chainfl.training.datasets import BUILT_IN, Dataset, DatasetSplits, load_dataset
 from chainfl.training.exported import load_exported
 from chainfl.training.models import MODELS, build_model
@@ -68,8 +68,8 @@ def _loaded(given: object) -> nn.Module:
 
     if not isinstance(given, ExportedProgram):
         raise UsageError(f"a model is a module, a registered name or an exported program, not {type(given).__name__}")
-    with tempfile.TemporaryDirectory(prefix="chainfl-") as folder:
-        path = Path(folder) / "model.pt2"
+    with scratch_folder() as folder:
+        path = folder / "model.pt2"
         save(given, path)
         return load_exported(path)
 

@@ -215,6 +215,27 @@ def drips_body(request: Request) -> bool:
     return True
 
 
+def stalls_after_headers(request: Request) -> bool:
+    request.send_response(200)
+    request.send_header("Content-Length", str(1 << 20))
+    request.end_headers()
+    request.stall()
+    return True
+
+
+def drips_a_car(pieces_a_second: float) -> Fault:
+    """A stream as it should be, a KiB at a time."""
+
+    def fault(request: Request) -> bool:
+        closing = request.server.gateway.closing
+        parts = b"".join(car_parts(request.cid, request.server.gateway.blocks))
+        pieces = (parts[at : at + 1024] for at in range(0, len(parts), 1024))
+        request.stream(itertools.takewhile(lambda _: not closing.wait(1 / pieces_a_second), pieces))
+        return True
+
+    return only_streams(fault)
+
+
 def streams_for_ever(request: Request) -> bool:
     request.send_response(200)
     request.end_headers()
@@ -231,6 +252,21 @@ def streams_a_car_for_ever(request: Request) -> bool:
     request.stream(
         itertools.chain(head, itertools.takewhile(lambda _: not closing.is_set(), itertools.repeat(head[-1])))
     )
+    return True
+
+
+def lies_unframed(request: Request) -> bool:
+    """Other bytes in an answer that ends with its connection."""
+    request.send_response(200)
+    request.end_headers()
+    request.wfile.write(b"other bytes")
+    request.close_connection = True
+    return True
+
+
+def lies_chunked(request: Request) -> bool:
+    """Other bytes in an answer that says itself where it ends, and has no Content-Length."""
+    request.stream([b"other bytes"])
     return True
 
 

@@ -59,6 +59,8 @@ class KuboDaemon:
         self._config = dict(config or {})
         self._swarm_key = swarm_key
         self._process: subprocess.Popen[str] | None = None
+        # A relay's thread may kill it while the test, which sees it gone, starts it again.
+        self._turn = threading.Lock()
         self.repo = Path(tempfile.mkdtemp(prefix="kubo-"))
 
     def __enter__(self) -> KuboDaemon:
@@ -106,13 +108,8 @@ class KuboDaemon:
 
     def start(self) -> None:
         """Starts the daemon and returns when it says that it is ready."""
-        self._process = subprocess.Popen(
-            [self._binary, "daemon", *([] if self._swarm_key else ["--offline"])],
-            env=self._environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        with self._turn:
+            self._process = self._started()
         assert self._process.stdout is not None
         said = []
         # The daemon talks until it is ready or has failed, so this loop waits for exactly that.
@@ -121,6 +118,15 @@ class KuboDaemon:
             if "Daemon is ready" in line:
                 return
         raise AssertionError(f"the daemon ended with {self._process.wait(_START_TIMEOUT_S)}:\n{''.join(said)}")
+
+    def _started(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [self._binary, "daemon", *([] if self._swarm_key else ["--offline"])],
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def stop(self) -> None:
         """Ends the daemon and waits for it; does nothing if it has not started."""
@@ -136,14 +142,15 @@ class KuboDaemon:
 
     def kill(self) -> None:
         """Ends the daemon as a power cut would, and waits until it is gone; does nothing if it has not started."""
-        if self._process is None:
-            return
-        self._process.send_signal(signal.SIGKILL)
-        self._process.communicate()
-        self._process = None
-        # A killed daemon leaves these behind; the next one would take the first for another one's.
-        for left in ("repo.lock", "api"):
-            (self.repo / left).unlink(missing_ok=True)
+        with self._turn:
+            if self._process is None:
+                return
+            self._process.send_signal(signal.SIGKILL)
+            self._process.communicate()
+            self._process = None
+            # A killed daemon leaves these behind; the next one would take the first for another one's.
+            for left in ("repo.lock", "api"):
+                (self.repo / left).unlink(missing_ok=True)
 
     def pause(self) -> None:
         """Stops the running daemon where it is, as a machine that swaps or sleeps would."""

@@ -10,6 +10,7 @@ import json
 import threading
 import time
 import urllib.parse
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,8 @@ from chainfl.storage.kubo import KuboStore
 from chainfl.types import Cid
 
 TOKEN = "s3cret-of-the-tests"
+MOMENTS = ("list", "create", "created", "look")
+"""A list of pins is asked for; a pin is to be made; it is made and not answered yet; one pin is asked for."""
 _FETCH_TIMEOUT_S = 20
 
 
@@ -48,6 +51,7 @@ class PinningServer:
 
     node: a running daemon of the swarm, or None for a service that only answers. faults: taken one a request, before
     anything else. hold: while set, requests stay queued. fail_all: every pin fails. page: at most so many results.
+    at: called with each of MOMENTS, before the service goes on; it may halt it.
     """
 
     def __init__(self, node: KuboDaemon | None = None, *, token: str = TOKEN) -> None:
@@ -56,6 +60,7 @@ class PinningServer:
         self.hold = threading.Event()
         self.fail_all = False
         self.page = 1000
+        self.at: Callable[[str], None] = lambda _: None
         self.requests: list[tuple[str, str]] = []
         self.pins: dict[str, _Pin] = {}
         self._store = KuboStore(node.api) if node else None
@@ -155,13 +160,21 @@ def _handler(service: PinningServer) -> type[BaseHTTPRequestHandler]:
             self._serve(lambda path, query: self._get(path, query))
 
         def do_POST(self) -> None:
-            self._serve(lambda path, query: (202, service.shown(service.create(json.loads(self._body)))))
+            self._serve(lambda path, query: self._create())
 
         def do_DELETE(self) -> None:
             self._serve(lambda path, query: (202, None) if service.remove(_request_id(path)) else _NOT_FOUND)
 
+        def _create(self) -> tuple[int, Any]:
+            service.at("create")
+            pin = service.create(json.loads(self._body))
+            service.at("created")
+            return 202, service.shown(pin)
+
         def _get(self, path: str, query: dict[str, str]) -> tuple[int, Any]:
-            if path == "/api/v1/pins":
+            is_list = path == "/api/v1/pins"
+            service.at("list" if is_list else "look")
+            if is_list:
                 count, found = service.select(query)
                 return 200, {"count": count, "results": [service.shown(each) for each in found]}
             pin = service.pins.get(_request_id(path))

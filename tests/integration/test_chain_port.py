@@ -48,6 +48,10 @@ def test_round__played__ends_final_with_the_new_model(played: Round):
     assert snapshot.me.is_enrolled
     assert port.model_location(played.task_id, 5) == (NEXT_ROOT, CID)
     assert port.model_location(played.task_id, 0)[0] == bytes([2]) * 32
+    genesis = port.task_params(played.task_id)
+    files = port.model_files(played.task_id, 0)
+    assert {genesis.genesis_cid, genesis.genesis_float_cid, CID} <= files
+    assert len(files) <= 4
 
 
 def test_round__played__pays_to_the_wei(played: Round):

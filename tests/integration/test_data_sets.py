@@ -151,6 +151,23 @@ def test_publish__a_shard_is_damaged__run_again_puts_that_one_alone(shell: Shell
 
 
 @pytest.mark.enable_socket
+def test_publish__a_block_is_damaged_in_a_daemon__is_mended_and_can_be_read(shell: Shell) -> None:
+    with private_swarm(1) as (node,):
+        shell.use(CHAINFL_STORAGE="kubo", CHAINFL_KUBO_API=node.api)
+        cid, _ = shell.run(*PUBLISH)
+        shard = fetch_description(KuboStore(node.api), Cid(cid)).shards[2]
+        path = node.block_path(shard.cid)
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        again, err = shell.run(*PUBLISH)
+        assert again == cid
+        assert [line for line in err.splitlines() if line.endswith(", done")] == [
+            f"shard 3: {shard.num_bytes:,} bytes, {shard.cid}, done"
+        ]
+        shell.run("store", "get", shard.cid, "--out", "copy")
+
+
+@pytest.mark.enable_socket
 def test_publish__a_wrong_token_is_corrected__the_service_gets_every_shard_once(shell: Shell) -> None:
     with private_swarm(2) as (node, theirs), PinningServer(theirs) as service:
         shell.use(

@@ -10,8 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections import Counter
@@ -22,6 +20,7 @@ from pathlib import Path
 
 import gateway_server as faulty
 import pytest
+from at_once import READY, go, run_at_once, waiting
 from gateway_server import Gateway, Request, blocks_of
 from kubo import KuboDaemon, require_ipfs_binary
 
@@ -41,7 +40,7 @@ from chainfl.storage.cache import BlockCache
 from chainfl.storage.cid import DAG_PB, RAW, cid_to_bytes, codec_of, make_cid
 from chainfl.storage.gateway import GatewayStore, Patience
 from chainfl.storage.http import Deadline, HttpClient, Limits
-from chainfl.storage.racing import Pace
+from chainfl.storage.racing import Pace, in_order
 from chainfl.storage.unixfs import Layout, Link, cid_of, encode_node
 from chainfl.types import Cid
 
@@ -55,10 +54,10 @@ SMALL_CID = cid_of(SMALL)
 CALM = Patience(
     block=Limits(connect_s=10, idle_s=10, total_s=20),
     stream=Limits(connect_s=10, idle_s=10, total_s=20),
-    pace=Pace(soonest=10, latest=10, unknown=10, finish=20),
+    pace=Pace(soonest=10, latest=10, unknown=10, piece=10, finish=20, behind=20),
 )
 BRISK = Limits(connect_s=5, idle_s=1, total_s=2)
-HEDGED = replace(CALM, pace=Pace(soonest=10, latest=10, unknown=0.2, finish=20))
+HEDGED = replace(CALM, pace=replace(CALM.pace, unknown=0.2))
 
 
 @pytest.fixture
@@ -223,6 +222,31 @@ def test_get__login_page_in_its_place__is_unreachable_and_no_lie(
     assert warnings_in(caplog) == []
 
 
+@pytest.mark.parametrize("fault", [faulty.lies_unframed, faulty.shows_a_login], ids=lambda f: f.__name__)
+def test_get__what_may_be_an_accident_comes_twice__is_a_lie_and_named_once(
+    cache: BlockCache, caplog: pytest.LogCaptureFixture, fault: faulty.Fault
+) -> None:
+    with Gateway(BLOCKS, fault) as liar:
+        alone = store_of(cache, liar)
+        for _ in range(3):
+            with pytest.raises(StorageError):
+                alone.get_bytes(CID, max_bytes=len(DATA))
+        assert len(liar.asked) == 2
+        assert f"{liar.url} (lied, left out)" in alone.describe()
+        (warning,) = warnings_in(caplog)
+        assert liar.url in warning
+
+
+def test_get__other_bytes_in_chunks_that_end__are_a_lie_at_once(
+    cache: BlockCache, honest: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Gateway(BLOCKS, faulty.lies_chunked) as liar:
+        assert store_of(cache, liar, honest).get_bytes(SMALL_CID, max_bytes=100) == SMALL
+        assert len(liar.asked) == 1
+        (warning,) = warnings_in(caplog)
+        assert liar.url in warning
+
+
 def test_get__key_in_the_path_of_the_address__is_sent_and_never_shown(
     cache: BlockCache, honest: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -303,6 +327,41 @@ def test_get__gateway_gone__another_serves_and_the_dead_one_goes_to_the_back(
     assert store.get_bytes(CID, max_bytes=len(DATA)) == DATA
     with pytest.raises(ServiceUnreachable):
         store_of(cache, gone).get_bytes(cid_of(b"other"), max_bytes=100)
+
+
+IMPATIENT = replace(CALM, pace=replace(CALM.pace, piece=0.3, behind=0.3))
+
+
+def test_get__answer_begins_and_stalls__another_gateway_is_asked_beside_it(cache: BlockCache, honest: Gateway) -> None:
+    with Gateway(BLOCKS, faulty.stalls_after_headers) as silent:
+        started = time.monotonic()
+        assert store_of(cache, silent, honest, patience=IMPATIENT).get_bytes(CID, max_bytes=len(DATA)) == DATA
+        assert time.monotonic() - started < IMPATIENT.pace.finish / 2
+
+
+def test_get__stream_drips_and_another_gateway_is_faster__is_overtaken(
+    cache: BlockCache, honest: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Gateway(BLOCKS, faulty.drips_a_car(100)) as slow:
+        store = store_of(cache, slow, honest, patience=IMPATIENT)
+        started = time.monotonic()
+        assert store.get_bytes(CID, max_bytes=len(DATA)) == DATA
+        assert time.monotonic() - started < len(DATA) / 102_400 / 4
+        assert slow.asked[:2] == [("raw", CID), ("car", CID)]
+        assert f"{slow.url} (failing" in store.describe()
+        assert in_order(store._gateways.servers, time.monotonic() + 60)[0].name == honest.url
+    assert warnings_in(caplog) == []
+
+
+@pytest.mark.parametrize("other", [faulty.answers(404), faulty.answers(500), faulty.stalls], ids=["404", "500", "mute"])
+def test_get__stream_is_slow_and_no_other_gateway_sooner__goes_on(cache: BlockCache, other: faulty.Fault) -> None:
+    data = DATA[: 5 * MIB]
+    cid, blocks = blocks_of(data)
+    with Gateway(blocks, faulty.drips_a_car(1600)) as slow, Gateway({}, other) as worse:
+        assert store_of(cache, slow, worse, patience=IMPATIENT).get_bytes(cid, max_bytes=len(data)) == data
+        assert slow.asked == [("raw", cid), ("car", cid)]
+        assert {kind for kind, _ in worse.asked} == {"raw"}
+        assert len(worse.asked) < len(blocks)
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -551,41 +610,33 @@ def test_get__larger_than_allowed__is_refused_after_the_root(cache: BlockCache, 
     assert honest.asked == [("raw", CID)]
 
 
+def test_get_file__stream_is_cut__is_heard_leaf_by_leaf_all_the_same(
+    cache: BlockCache, honest: Gateway, tmp_path: Path
+) -> None:
+    honest.faults.append(faulty.once(faulty.cuts_stream_after(5)))
+    heard: list[tuple[int, int]] = []
+    store = store_of(cache, honest)
+    store.get_file(CID, tmp_path / "target", max_bytes=len(DATA), moved=lambda *told: heard.append(told))
+    assert heard == [(min(number * MIB, len(DATA)), len(DATA)) for number in range(1, len(LEAVES) + 1)]
+
+
 # --- processes -----------------------------------------------------------------------------------
 
-FETCH = textwrap.dedent("""
-    import sys
-    from pathlib import Path
-    from chainfl.storage.cache import BlockCache
-    from chainfl.storage.gateway import GatewayStore
-    from chainfl.types import Cid
-    url, root, cid, target = sys.argv[1:]
-    store = GatewayStore([url], cache=BlockCache(Path(root), max_bytes=64 << 20))
-    print("ready", flush=True)
-    sys.stdin.readline()
-    store.get_file(Cid(cid), Path(target), max_bytes=1 << 30)
-""")
+FETCH = f"""
+from pathlib import Path
+from chainfl.storage.cache import BlockCache
+from chainfl.storage.gateway import GatewayStore
+from chainfl.types import Cid
+{READY}
+url, root, cid, target = sys.argv[1:]
+store = GatewayStore([url], cache=BlockCache(Path(root), max_bytes=64 << 20))
+store.get_file(Cid(cid), Path(target), max_bytes=1 << 30)
+"""
 
 
 def fetching(gateway: Gateway, cache: BlockCache, cid: Cid, target: Path) -> subprocess.Popen[str]:
     """A process that waits for a line before it fetches `cid` into `target`."""
-    return subprocess.Popen(
-        [sys.executable, "-c", FETCH, gateway.url, str(cache.root), cid, str(target)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def go(*processes: subprocess.Popen[str]) -> None:
-    """Waits until all are ready, then starts them at once."""
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
+    return waiting(FETCH, gateway.url, cache.root, cid, target)
 
 
 @pytest.mark.parametrize(
@@ -597,8 +648,7 @@ def test_get__eight_processes_at_once__ask_once(
     cache: BlockCache, honest: Gateway, tmp_path: Path, cid: Cid, data: bytes, asked: list[tuple[str, Cid]]
 ) -> None:
     processes = [fetching(honest, cache, cid, tmp_path / f"{number}") for number in range(8)]
-    go(*processes)
-    assert [process.wait(60) for process in processes] == [0] * 8
+    run_at_once(*processes)
     assert all((tmp_path / f"{number}").read_bytes() == data for number in range(8))
     assert honest.asked == asked
 

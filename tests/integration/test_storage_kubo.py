@@ -20,9 +20,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from at_once import READY, run_at_once, waiting
 from kubo import KuboDaemon, Relay, require_ipfs_binary
 
-from chainfl.errors import BlobNotFound, CidMismatch, MalformedDag, PayloadTooLarge, StoreFull, StoreUnreachable
+from chainfl.errors import (
+    BlobNotFound,
+    CidMismatch,
+    ContentDamaged,
+    MalformedDag,
+    PayloadTooLarge,
+    StoreFull,
+    StoreUnreachable,
+)
 from chainfl.storage.cid import DAG_PB, cid_to_bytes, make_cid
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.storage.factory import open_store
@@ -70,6 +79,18 @@ def test_put__any_size__same_cid_in_both_stores_and_the_content_in_each(
     assert store.put_file(source) == store.put_bytes(data) == cid
     store.get_file(cid, target, max_bytes=size)
     assert target.read_bytes() == store.get_bytes(cid, max_bytes=size) == data
+
+
+def test_put_file_and_get_file__of_several_chunks__are_heard_to_the_end(store: KuboStore, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(DATA)
+    put: list[tuple[int, int]] = []
+    got: list[tuple[int, int]] = []
+    cid = store.put_file(tmp_path / "source", moved=lambda *told: put.append(told))
+    store.get_file(cid, tmp_path / "target", max_bytes=len(DATA), moved=lambda *told: got.append(told))
+    assert got == [(min(number * MIB, len(DATA)), len(DATA)) for number in range(1, 6)]
+    assert put[-1] == (len(DATA), len(DATA))
+    assert put == sorted(put)
+    assert len(put) > 5
 
 
 def test_put__daemon_configured_otherwise__the_command_line_differs_and_we_do_not(
@@ -231,12 +252,51 @@ def test_get__block_damaged_on_the_daemons_disk__is_a_mismatch_until_it_is_remov
         (tmp_path / "target").write_bytes(b"as it was")
         with pytest.raises(CidMismatch) as caught:
             store.get_file(cid, tmp_path / "target", max_bytes=len(data))
-        assert "Remove the block" in caught.value.hint
+        assert f"Remove the block with `ipfs --api {daemon.api} pin rm {cid}`" in caught.value.hint
+        assert f"block rm {leaf}`" in caught.value.hint
+        assert daemon.api in str(caught.value)
+        with pytest.raises(CidMismatch):
+            store.verify(cid)
         assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"as it was"]
         store.drop(cid)
         daemon.ipfs("block", "rm", leaf)
         assert store.put_bytes(data) == cid
         assert store.get_bytes(cid, max_bytes=len(data)) == data
+
+
+def _damage(daemon: KuboDaemon, block: str) -> None:
+    path = daemon.block_path(block)
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+@pytest.mark.parametrize("checks", ["true", "false"])
+def test_mend__blocks_damaged_on_the_daemons_disk__are_whole_and_pinned_again(tmp_path: Path, checks: str) -> None:
+    data = unlike_any_other(3 * MIB)
+    (tmp_path / "file").write_bytes(data)
+    with KuboDaemon(require_ipfs_binary(), {"Datastore.HashOnRead": checks}) as daemon:
+        store = KuboStore(daemon.api)
+        cid = store.put_bytes(data)
+        leaves = daemon.ipfs("refs", cid).splitlines()
+        for block in (leaves[2], cid):
+            _damage(daemon, block)
+            assert store.mend(tmp_path / "file") == cid
+            store.verify(cid)
+            assert store.is_pinned(cid)
+            assert store.get_bytes(cid, max_bytes=len(data)) == data
+
+
+def test_mend__damaged_block_is_part_of_something_else_that_is_pinned__says_how_to_remove_it(tmp_path: Path) -> None:
+    shared = unlike_any_other(MIB)
+    (tmp_path / "file").write_bytes(shared)
+    with KuboDaemon(require_ipfs_binary()) as daemon:
+        store = KuboStore(daemon.api)
+        store.put_bytes(shared + unlike_any_other(MIB))
+        cid = store.put_bytes(shared)
+        _damage(daemon, cid)
+        with pytest.raises(ContentDamaged, match=r"cannot be removed .* pinned") as caught:
+            store.mend(tmp_path / "file")
+        assert f"block rm {cid}`" in caught.value.hint
 
 
 def test_put__daemon_dies_in_the_middle__is_unreachable_and_nothing_is_visible(
@@ -463,6 +523,29 @@ def test_get_file__killed_while_it_reads__leaves_the_old_target_and_the_next_get
     assert target.read_bytes() == b"as it was"
     store.get_file(cid, target, max_bytes=len(data))
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [data]
+
+
+PUT_AND_GET = f"""
+from pathlib import Path
+from chainfl.storage.kubo import KuboStore
+{READY}
+store, source, target, cid = KuboStore(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+assert store.put_file(source) == cid
+assert store.is_pinned(cid)
+store.get_file(cid, target, max_bytes=source.stat().st_size)
+"""
+
+
+def test_store__eight_processes_put_and_get_the_same_content__all_of_them_see_it_whole(
+    daemon: KuboDaemon, store: KuboStore, tmp_path: Path
+) -> None:
+    data, source = unlike_any_other(9 * MIB + 5), tmp_path / "source"
+    source.write_bytes(data)
+    targets = [tmp_path / "shared"] * 4 + [tmp_path / f"{number}" for number in range(4)]
+    run_at_once(*[waiting(PUT_AND_GET, daemon.api, source, target, cid_of(data)) for target in targets])
+    assert {path.read_bytes() for path in targets} == {data}
+    assert daemon.ipfs("pin", "ls", "--type=recursive", "--quiet", cid_of(data)) == cid_of(data)
+    assert sorted(tmp_path.iterdir()) == sorted({source, *targets})
 
 
 def test_get_file__interrupted_while_the_daemon_looks_for_a_block__ends_at_once(

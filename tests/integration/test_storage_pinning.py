@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
-from pinning_service import TOKEN, Fault, PinningServer
+from pinning_service import MOMENTS, TOKEN, Fault, PinningServer
 
 from chainfl.errors import ServiceRefused, ServiceUnreachable, StorageError
 from chainfl.storage.pinning import PinningService
@@ -192,3 +195,40 @@ def test_pin__nobody_listens__is_unreachable_in_time() -> None:
         endpoint = gone.endpoint
     with pytest.raises(ServiceUnreachable):
         PinningService("cellar", endpoint, TOKEN).pin(CID, timeout_s=0.2)
+
+
+# --- our own end ---------------------------------------------------------------------------------
+
+PIN = """
+import sys
+from chainfl.storage.pinning import PinningService
+PinningService("cellar", *sys.argv[1:3]).pin(sys.argv[3], origins=["/ip4/127.0.0.1/tcp/4001/p2p/us"])
+"""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_pin__killed_while_the_service_works_on_a_request__is_found_again_and_asked_for_once(
+    server: PinningServer, service: PinningService, moment: str
+) -> None:
+    reached, gone = threading.Event(), threading.Event()
+    server.hold.set()  # the pin is queued when it is looked at
+
+    def halts(now: str) -> None:
+        if now == moment and not gone.is_set():
+            reached.set()
+            assert gone.wait(30)
+
+    server.at = halts
+    process = subprocess.Popen([sys.executable, "-c", PIN, server.endpoint, TOKEN, CID])
+    assert reached.wait(30)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    created = threading.Event()
+    server.at = lambda now: created.set() if now == "created" else None
+    gone.set()
+    if moment == "create":  # what a service was sent it does, whether or not somebody waits for its answer
+        assert created.wait(30)
+    server.hold.clear()
+    service.pin(CID)
+    assert service.holds(CID)
+    assert [pin.pin["cid"] for pin in server.pins.values()] == [CID]

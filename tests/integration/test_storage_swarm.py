@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from at_once import READY, run_at_once, waiting
+from gateway_server import Gateway, blocks_of
 from kubo import KuboDaemon, Relay, link, private_swarm
 from pinning_service import TOKEN, Fault, PinningServer
 
 from chainfl.cli.context import App
 from chainfl.cli.doctor import examine
 from chainfl.errors import BlobNotFound, NotPublished, StoreUnreachable
+from chainfl.storage import kubo as kubo_store
+from chainfl.storage.cache import BlockCache
+from chainfl.storage.embedded import EmbeddedStore
+from chainfl.storage.gateway import GatewayStore
 from chainfl.storage.kubo import KuboStore
 from chainfl.storage.pinning import PinningService
 from chainfl.storage.several import Place, SeveralStores, Standing
+from chainfl.storage.unixfs import cid_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.enable_socket]
 
@@ -62,6 +73,26 @@ def test_get__two_nodes_have_it__both_send_blocks_of_it(swarm: list[KuboDaemon],
     sent = [now - then for now, then in zip(map(sent_blocks, swarm[1:]), before, strict=True)]
     assert min(sent) > 5
     assert sum(sent) >= 61
+
+
+GET = f"""
+from pathlib import Path
+from chainfl.storage.kubo import KuboStore
+{READY}
+KuboStore(sys.argv[1]).get_file(sys.argv[2], Path(sys.argv[3]), max_bytes=1 << 30)
+"""
+
+
+def test_get__eight_processes_want_what_another_node_has__its_blocks_are_not_sent_for_each(
+    swarm: list[KuboDaemon], stores: list[KuboStore], tmp_path: Path
+) -> None:
+    data = content(15, 20 * MIB)
+    cid, before = stores[1].put_bytes(data), sent_blocks(swarm[1])
+    targets = [tmp_path / f"{number}" for number in range(8)]
+    run_at_once(*[waiting(GET, swarm[0].api, cid, target) for target in targets])
+    assert all(target.read_bytes() == data for target in targets)
+    # The daemon asks for a block once more where two processes want it in the moment in which it comes: a few of them.
+    assert 21 <= sent_blocks(swarm[1]) - before < 2 * 21
 
 
 def test_peers__linked__have_addresses_and_measured_round_trips(
@@ -166,6 +197,99 @@ def test_publish__service_slow_and_not_needed__returns_and_the_service_goes_on(s
         server.hold.clear()
         PinningService("cellar", server.endpoint, TOKEN).pin(cid, timeout_s=60)
         assert list(store.standings(cid))[1].holds
+
+
+# --- what is dead holds nobody up ----------------------------------------------------------------
+
+PROMPT_S = 30
+"""What no wait for a dead place fits into, on a busy machine too."""
+
+PUBLISH = """
+import sys
+from pathlib import Path
+from chainfl.storage.factory import open_store
+api, endpoint, folder = sys.argv[1:]
+store = open_store("kubo", store_dir=None, kubo_api=api, pinning={"cellar": endpoint}, keys_dir=Path(folder))
+print(store.put_bytes(b"published all the same"))
+"""
+
+
+@pytest.mark.parametrize("how", ["refuses", "answers 500", "stalls"])
+def test_publish__a_service_is_dead_and_the_quorum_is_met__is_named_and_the_process_ends_at_once(
+    swarm: list[KuboDaemon], tmp_path: Path, how: str
+) -> None:
+    with PinningServer(swarm[1]) as server:
+        halted = threading.Event()
+
+        def stall(_: str) -> None:
+            halted.wait(PROMPT_S)
+
+        server.faults = [Fault(500)] * 1000 if how == "answers 500" else []
+        server.at = stall if how == "stalls" else server.at
+        endpoint = "http://127.0.0.1:1" if how == "refuses" else server.endpoint
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", PUBLISH, swarm[0].api, endpoint, str(tmp_path)],
+            env={**os.environ, "CHAINFL_PINNING_TOKEN_CELLAR": TOKEN},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        took = time.monotonic() - started
+        halted.set()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == cid_of(b"published all the same")
+    assert "cellar has not confirmed the content" in done.stderr
+    assert took < PROMPT_S
+
+
+@pytest.fixture
+def hanging(swarm: list[KuboDaemon]) -> Iterator[KuboDaemon]:
+    """A daemon that takes connections and says nothing."""
+    swarm[0].pause()
+    try:
+        yield swarm[0]
+    finally:
+        swarm[0].resume()
+
+
+def test_get__the_daemon_hangs__another_place_gives_it_and_the_daemon_is_left_alone(
+    hanging: KuboDaemon, tmp_path: Path
+) -> None:
+    data = content(120, 12 * MIB)
+    cid, blocks = blocks_of(data)
+    near, node = EmbeddedStore(tmp_path / "store"), Place("kubo", KuboStore(hanging.api, at_once=False))
+    with Gateway(blocks) as gateway:
+        cache = BlockCache(tmp_path / "cache", max_bytes=64 * MIB)
+        far = Place("gateway", GatewayStore([gateway.url], cache=cache))
+        started = time.monotonic()
+        assert SeveralStores([node, far]).get_bytes(cid, max_bytes=len(data)) == data
+        assert time.monotonic() - started < PROMPT_S
+        assert ("car", cid) in gateway.asked
+        near.put_bytes(data)
+        started = time.monotonic()
+        assert SeveralStores([Place("embedded", near), node, far]).get_bytes(cid, max_bytes=len(data)) == data
+        assert time.monotonic() - started < 2  # which asking the daemon alone takes
+
+
+def test_get__the_daemon_hangs_in_the_middle__the_next_place_gives_it_after_one_wait_for_a_block(
+    swarm: list[KuboDaemon], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubo_store, "_FETCH_LIMITS", (5, 5))
+    data = content(130, 30 * MIB)
+    cid, blocks = blocks_of(data)
+    KuboStore(swarm[0].api).put_bytes(data)
+    with Gateway(blocks) as gateway, Relay(swarm[0].api) as relay:
+        cache = BlockCache(tmp_path / "cache", max_bytes=64 * MIB)
+        places = [Place("kubo", KuboStore(relay.api)), Place("gateway", GatewayStore([gateway.url], cache=cache))]
+        relay.at("block/get", lambda count: swarm[0].pause() if count == 10 else None)
+        started = time.monotonic()
+        try:
+            assert SeveralStores(places).get_bytes(cid, max_bytes=len(data)) == data
+        finally:
+            swarm[0].resume()
+        assert gateway.asked
+        assert time.monotonic() - started < PROMPT_S
 
 
 def test_doctor__node_service_and_gateway__are_told_with_their_figures(

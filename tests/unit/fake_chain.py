@@ -37,6 +37,7 @@ from chainfl.errors import (
     TransactionReverted,
     UnexpectedPhase,
 )
+from chainfl.storage.moved import unheard
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks import commitments, phases
 from chainfl.tasks.payouts import slash_amount
@@ -101,7 +102,7 @@ class MemoryStore:
         self.blobs[cid] = bytes(data)
         return cid
 
-    def put_file(self, path):
+    def put_file(self, path, *, moved=unheard):
         return self.put_bytes(path.read_bytes())
 
     def get_bytes(self, cid: Cid, *, max_bytes: int) -> bytes:
@@ -109,7 +110,7 @@ class MemoryStore:
             raise BlobNotFound(f"no {cid}", cid=cid)
         return self.blobs[cid]
 
-    def get_file(self, cid, target, *, max_bytes):
+    def get_file(self, cid, target, *, max_bytes, moved=unheard):
         target.write_bytes(self.get_bytes(cid, max_bytes=max_bytes))
 
     def has(self, cid: Cid) -> bool:
@@ -400,6 +401,12 @@ class FakePort:
 
     def model_location(self, task_id, round_number):
         return self.chain.models[max(n for n in self.chain.models if n <= round_number)]
+
+    def model_files(self, task_id, from_block):
+        params, final = self.chain.params, {root for root, _ in self.chain.models.values()}
+        posted = [one for group in self.chain.posted.values() for one in group if one.claim.model_root in final]
+        cids = {cid for one in posted for cid in (one.cid, one.float_cid)}
+        return frozenset(cids | {params.genesis_cid, params.genesis_float_cid})
 
     def slashes(self, task_id, account, from_block):
         return tuple(slash for who, slash in self.chain.slashed if account in (None, who))

@@ -293,7 +293,7 @@ class BrokenStore(MemoryStore):
         super().__init__(blobs)
         self.error = error
 
-    def put_file(self, path):
+    def put_file(self, path, **options):
         if self.error is not None:
             raise self.error
         return super().put_file(path)
@@ -324,7 +324,7 @@ def test_upload_stalls__worker__reveals_all_the_same(tmp_path):
     release = threading.Event()
 
     class Stalling(MemoryStore):
-        def put_file(self, path):
+        def put_file(self, path, **options):
             release.wait(20)
             return super().put_file(path)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import replace
 
 import pytest
 from agents_world import World
-from fake_chain import TASK, FakePort, account_of
+from fake_chain import TASK, FakePort, MemoryStore, account_of
 
+from chainfl.agents import aggregator as aggregators
 from chainfl.agents import loop as loops
 from chainfl.agents import wiring
 from chainfl.agents.actions import Do
@@ -22,16 +24,18 @@ from chainfl.errors import (
     InsufficientFunds,
     Interrupted,
     NotEligible,
+    NotPublished,
     RpcRefused,
     RpcUnreachable,
     TransactionReverted,
     UnexpectedPhase,
 )
 from chainfl.tasks.cids import cid_text
-from chainfl.tasks.state import Phase, Role
+from chainfl.tasks.state import Outcome, Phase, Role
 from chainfl.types import Wei
 
 WORKER, AGGREGATOR = account_of(100), account_of(300)
+WAIT_S = 10
 
 
 class Impatient(threading.Event):
@@ -120,6 +124,78 @@ def test_loop__stopped_between_commit_and_reveal__warns_of_the_stake(tmp_path):
         run(world, WORKER, stop_when=lambda w: WORKER in dict(w.chain.sent) and w.chain.clock.committed > 0)
     assert "start again" in caught.value.evidence["at_risk"]
     assert world.told(WORKER, "stake_at_risk")
+
+
+class SlowToTake(MemoryStore):
+    """Takes nothing before its gate opens. asked: what was to be put."""
+
+    def __init__(self, blobs) -> None:
+        super().__init__(blobs)
+        self.gate = threading.Event()
+        self.asked: list[bytes] = []
+
+    def put_bytes(self, data):
+        self.asked.append(data)
+        assert self.gate.wait(WAIT_S)
+        return super().put_bytes(data)
+
+
+def at_its_aggregate(tmp_path, monkeypatch) -> tuple[World, SlowToTake]:
+    monkeypatch.setattr(aggregators, "UPLOAD_LOOK_S", 0.05)
+    world = World(tmp_path, rounds=1)
+    world.run(until=lambda w: w.chain.phase()[0] is Phase.AGGREGATE)
+    store = SlowToTake(world.store.blobs)
+    player = world.players[AGGREGATOR]
+    player.context = replace(player.context, store=store)
+    return world, store
+
+
+def test_aggregator__store_takes_its_time__looks_again_meanwhile_and_posts_once_all_is_published(tmp_path, monkeypatch):
+    world, store = at_its_aggregate(tmp_path, monkeypatch)
+    looks = [world.look(AGGREGATOR) for _ in range(5)]
+    assert looks[-3:] == [Do.PREPARE_AGGREGATE] * 3
+    assert len(store.asked) == 2, "the exact model and the floats, each once and at the same time"
+    assert world.told(AGGREGATOR, "aggregated") == []
+    store.gate.set()
+    world.run()
+    assert len(store.asked) == 2
+    assert len(world.told(AGGREGATOR, "aggregating")) == 1
+    assert world.chain.outcomes == {1: Outcome.FINAL}
+    published = world.players[AGGREGATOR].context.report.bytes_published
+    assert published == sum(map(len, store.asked))
+
+
+def test_aggregator__an_upload_fails__is_tried_again_without_computing_anew(tmp_path, monkeypatch):
+    world, store = at_its_aggregate(tmp_path, monkeypatch)
+    store.gate.set()
+    take, faults = store.put_bytes, [NotPublished("nobody confirms", refused="cellar: gone")]
+
+    def fail_once(data):
+        if faults:
+            raise faults.pop()
+        return take(data)
+
+    store.put_bytes = fail_once
+    with pytest.raises(NotPublished):
+        for _ in range(3):
+            world.look(AGGREGATOR)
+    world.run()
+    assert len(world.told(AGGREGATOR, "aggregating")) == 1
+    assert world.chain.outcomes == {1: Outcome.FINAL}
+
+
+def test_aggregator__stopped_while_the_store_hangs__ends_at_once(tmp_path, monkeypatch):
+    world, store = at_its_aggregate(tmp_path, monkeypatch)
+    stop = Impatient()
+    put = store.put_bytes
+    store.put_bytes = lambda data: (stop.set(), put(data))[1]
+    Others(world, AGGREGATOR, stop)
+    started = time.monotonic()
+    with pytest.raises(Interrupted):
+        AgentLoop(world.players[AGGREGATOR], stop).run()
+    assert time.monotonic() - started < WAIT_S / 2
+    assert store.asked
+    store.gate.set()
 
 
 def test_loop__stopped_while_enrolled__says_nothing_is_at_risk(tmp_path):

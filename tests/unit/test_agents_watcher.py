@@ -202,7 +202,7 @@ def test_update__its_store_stalls__the_others_are_checked_and_it_is_demanded_onc
     world.run(until=in_phase(Phase.SCORE_COMMIT, 1), without={WATCHER})
     bad = next(update for update in world.chain.reveals[1] if update.worker == LIAR)
 
-    def get_file(cid, target, *, max_bytes):
+    def get_file(cid, target, *, max_bytes, **options):
         if cid == cid_text(bad.cid):
             stalled.wait()
         real(cid, target, max_bytes=max_bytes)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 
+import numpy as np
 import pytest
 from cli_fakes import Shell, shell_with_chain
 from data_sets import pixels, published
@@ -83,6 +84,41 @@ def test_publish__cannot_be__has_an_exit_code(shell, options, code):
     assert shell("data", "publish", "images", "--licence", "CC0-1.0", *options) == code
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--date", "yesterday"], "the date is 'yesterday'"),
+        (["--date", "2026-99-99"], "not a day that there is"),
+        (["--date", "2023-02-29"], "not a day that there is"),
+        (["--version", "x"], "MAJOR.MINOR.PATCH"),
+        (["--version", "01.0.0"], "MAJOR.MINOR.PATCH"),
+        (["--url", "not a url"], "https://"),
+        (["--url", "ftp://example.org/x"], "https://"),
+        (["--url", "https://"], "https://"),
+        (["--name", "a\nb"], "name has characters"),
+        (["--licence", "\x1b[2J"], "license has characters"),
+    ],
+)
+def test_publish__words_that_cannot_stand__are_refused_before_anything_is_published(shell, options, told):
+    assert shell("data", "publish", "images", "--licence", "CC0-1.0", *options) == 11
+    assert told in shell.err
+    assert shell.store.blobs == {}
+
+
+def test_publish__folder_name_that_cannot_be_shown__asks_for_another(shell, tmp_path):
+    (tmp_path / "images").rename(tmp_path / "a\nb")
+    assert shell("data", "publish", "a\nb", "--licence", "CC0-1.0") == 11
+    assert "--name" in shell.err
+    assert shell.store.blobs == {}
+
+
+def test_publish__own_arrays_are_no_data_set__says_what_is_wrong_with_them(shell, tmp_path):
+    np.savez(tmp_path / "images" / "dataset.npz", features=np.zeros((2, 3)), labels=np.array([0, -1]))
+    assert shell("data", "publish", "images", "--licence", "CC0-1.0") == 72
+    assert "a label -1" in shell.err
+    assert "from where it was published" not in shell.err
+
+
 def test_publish__folder_without_data__told(shell, tmp_path):
     (tmp_path / "empty").mkdir()
     assert shell("data", "publish", "empty", "--licence", "CC0-1.0") == 71
@@ -135,5 +171,8 @@ def test_show__a_published_set__is_its_datasheet(shell):
 
 def test_publish__on_a_terminal__shows_a_bar_instead_of_lines(shell, monkeypatch):
     monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True, raising=False)
-    publish(shell, "--shards", "2")
+    cid = publish(shell, "--shards", "2")
     assert ", done" not in shell.err
+    assert "publishing, 2 of 2 shards done" in shell.err
+    assert shell("data", "fetch", cid, "--out", "mine") == 0
+    assert "fetching, 2 of 2 shards done" in shell.err

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import threading
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
+from agents_world import World
 from cli_fakes import TASK_VIEW, FakeOperator, Shell, shell_with_chain
+from data_sets import published
 from fake_chain import MemoryStore, account_of
 
 from chainfl.cli import doctor
 from chainfl.cli.context import App
 from chainfl.cli.doctor import Check, Told, checks_of, examine
-from chainfl.errors import CidMismatch, NoContract, NotPublished, ServiceUnreachable, StoreFull
+from chainfl.errors import CidMismatch, NoContract, NotPublished, PinNotServed, ServiceUnreachable, StoreFull
 from chainfl.storage.cid import digest_of
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.storage.kubo import Peer
@@ -55,11 +59,12 @@ def test_checks__all_places__stand_before_what_needs_them(shell, monkeypatch):
     checks = checks_of(App({}))
     names = [check.what for check in checks]
     assert all(names.index(need) < names.index(check.what) for check in checks for need in check.needs)
-    assert names[7:12] == [
+    assert names[7:13] == [
         "Kubo daemon",
         "gateway one.example",
         "gateway two.example",
         "pinning service cellar",
+        "pins of the daemon",
         "store",
     ]
 
@@ -245,7 +250,7 @@ def test_content__specification_and_model_are_there__says_so(content):
     content.use(model=content.store.put_bytes(b"model"))
     content.use(task_view=replace(TASK_VIEW, spec_hash=digest_of(spec)))
     assert content("doctor") == 0
-    assert "1 tasks can be had" in content.out
+    assert "2 contents of 1 tasks can be had" in content.out
 
 
 def test_content__model_missing__is_named_with_its_cid(content):
@@ -261,3 +266,54 @@ def test_content__nobodys_task__is_looked_at_only_when_named(content):
     assert "takes part in no task" in content.out
     assert content("doctor", "--task", "1") == 1
     assert "2 of 2 cannot be had" in content.out
+
+
+def test_content__data_set_of_the_task__description_and_shards_are_looked_for(content, tmp_path):
+    description, told = published(content.store)
+    dataset = {"name": "tiny", "input_shape": [1, 3, 2], "num_classes": 4, "description_cid": description}
+    world = World(tmp_path / "world", dataset=dataset)
+    content.store.blobs |= world.store.blobs
+    content.use(task_view=world.chain.task, model=content.store.put_bytes(b"model"))
+    assert content("doctor", "--task", "1") == 0
+    assert "6 contents of 1 tasks can be had" in content.out
+    content.store.drop(told.shards[1].cid)
+    assert content("doctor", "--task", "1") == 1
+    assert f"1 of 6 cannot be had: shard 2 of the data set of task 1 ({told.shards[1].cid})" in content.out
+    content.store.drop(description)
+    assert content("doctor", "--task", "1") == 1
+    assert f"the description of the data set of task 1 ({description})" in content.out
+
+
+def test_examine__places_that_never_answer__are_given_up_side_by_side(monkeypatch):
+    never = threading.Event()
+    slow = [Check(f"place {number}", lambda _: str(never.wait(60)), (), 0.2) for number in range(8)]
+    monkeypatch.setattr(doctor, "checks_of", lambda *_: (Check("a", good), *slow, Check("b", good, ("place 1",))))
+    began = time.monotonic()
+    findings = list(examine(App({})))
+    assert time.monotonic() - began < 10
+    never.set()
+    assert [finding.ok for finding in findings] == [True, *[False] * 8, None]
+    assert findings[1].told == "no answer within 0.2 s"
+    assert "`pinning`" in findings[1].hint
+
+
+class Claiming:
+    """A pinning service's list of pins."""
+
+    name = "cellar"
+
+    def __init__(self, *cids: Cid) -> None:
+        self._cids = cids
+
+    def pins(self):
+        return (SimpleNamespace(cid=cid) for cid in (*self._cids, "QmNotOurs"))
+
+
+def test_served__a_pin_that_nobody_gives__is_named_with_what_to_do(monkeypatch):
+    store = MemoryStore()
+    there, gone = store.put_bytes(b"there"), cid_of(b"gone")
+    monkeypatch.setattr(App, "store", property(lambda _: store))
+    assert doctor._served(App({}), Claiming(there)) == "a sample of 1 can be had"
+    with pytest.raises(PinNotServed, match="1 contents that nobody gives") as caught:
+        doctor._served(App({}), Claiming(there, gone))
+    assert f"chainfl store unpin {gone}" in caught.value.hint

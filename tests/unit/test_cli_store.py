@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,14 +17,17 @@ from agents_world import World
 from cli_fakes import Shell, isolate, shell_with_chain
 from fake_chain import MemoryStore, account_of
 
+from chainfl.agents.journal import deployment_folder
+from chainfl.cli import store as store_command
 from chainfl.cli.context import App
 from chainfl.cli.main import run
 from chainfl.errors import StoreFull, StoreReadOnly
 from chainfl.storage.embedded import EmbeddedStore
+from chainfl.storage.files import PendingFile
 from chainfl.storage.gateway import GatewayStore
 from chainfl.storage.several import Place, SeveralStores
 from chainfl.storage.unixfs import cid_of
-from chainfl.tasks.cids import cid_text
+from chainfl.tasks.cids import cid_on_chain, cid_text
 
 CONTENT = b"hello\n"
 WORKER = account_of(100)
@@ -95,7 +102,7 @@ def test_get__larger_than_allowed__is_refused(shell):
 
 @pytest.mark.parametrize(("error", "code"), [(StoreFull, 64), (StoreReadOnly, 65)])
 def test_add__the_store_cannot_take_it__names_the_folder(shell, monkeypatch, error, code):
-    def refuse(self, path):
+    def refuse(self, path, **options):
         raise error("cannot", path="/stores/here")
 
     monkeypatch.setattr(EmbeddedStore, "put_file", refuse)
@@ -120,6 +127,18 @@ def test_get__to_standard_output__is_the_content_and_takes_no_memory_for_it(shel
     monkeypatch.setattr(sys, "stdout", out)
     assert run(["store", "get", cid_of(CONTENT)]) == 0
     assert out.buffer.getvalue() == CONTENT
+
+
+def test_add_and_get__on_a_terminal__show_bytes_and_elsewhere_nothing_more(shell, monkeypatch):
+    commands = (("store", "add", "file"), ("store", "get", cid_of(CONTENT), "--out", "copy", "--force"))
+    for command in commands:
+        shell(*command)
+        assert len(shell.err.splitlines()) == 1
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True, raising=False)
+    for command, doing in zip(commands, ("adding", "fetching"), strict=True):
+        assert shell(*command) == 0
+        assert doing in shell.err
+        assert "6/6 bytes" in shell.err
 
 
 @pytest.mark.parametrize("command", ["get", "pin"])
@@ -310,6 +329,33 @@ def test_prune__dry_run__says_and_drops_nothing(played):
     assert world.store.blobs == before
 
 
+@pytest.mark.parametrize("options", [(), ("--everybody",)])
+def test_prune__a_worker_named_the_genesis_as_its_update__it_stays(played, options):
+    shell, world = played
+    genesis = world.chain.params.genesis_cid
+    mine = next(at for at, update in enumerate(world.chain.reveals[1]) if update.worker == WORKER)
+    world.chain.reveals[1][mine] = replace(world.chain.reveals[1][mine], cid=genesis)
+    assert shell("store", "prune", "1", *options) == 0
+    assert cid_text(genesis) in world.store.blobs
+
+
+def test_prune__a_worker_named_what_another_known_task_is_about__it_stays(played, monkeypatch):
+    shell, world = played
+    other = shell.store.put_bytes(b"a model of task 2")
+    world.chain.reveals[1][0] = replace(world.chain.reveals[1][0], cid=cid_on_chain(other))
+    reader = App({}).reader
+    folder = deployment_folder(App({}).settings.state_dir, chain_id=reader.chain_id, coordinator=reader.coordinator)
+    (folder / "task-2").mkdir(parents=True)
+    files = type(world.ports[WORKER]).model_files
+
+    def model_files(port, task_id, from_block):
+        return files(port, task_id, from_block) if task_id == 1 else frozenset({cid_on_chain(other)})
+
+    monkeypatch.setattr(type(world.ports[WORKER]), "model_files", model_files)
+    assert shell("store", "prune", "1", "--everybody") == 0
+    assert other in world.store.blobs
+
+
 def test_prune__again__finds_nothing(played):
     shell, _ = played
     shell("store", "prune", "1", "--everybody")
@@ -341,3 +387,53 @@ def test_prune__only_a_service_keeps_it__is_dropped_there(played, monkeypatch, s
     assert cellar.dropped == {cid for number in (1, 2, 3) for cid in updates_of(world, number, WORKER)}
     assert shell("store", "prune", "1", "--json") == 0
     assert json.loads(shell.out)["payloads"] == 0
+
+
+# --- what is no file, and no place for a store ---------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["add", "cid"])
+def test_add_and_cid__a_pipe_or_a_device__is_refused_at_once(shell, tmp_path, command):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("pipe", "/dev/zero"):
+        assert shell("store", command, path) == 11
+        assert "no ordinary file" in shell.err
+
+
+def test_cid__standard_input_without_an_end__is_refused_at_its_bound(shell, monkeypatch):
+    monkeypatch.setattr(store_command, "MAX_GET_BYTES", 10)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(bytes(11))))
+    assert shell("store", "cid", "-") == 11
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "/proc/chainfl"])
+def test_add__store_dir_cannot_be_a_folder__says_which_setting(shell, monkeypatch, folder):
+    monkeypatch.setenv("CHAINFL_STORE_DIR", folder)
+    assert shell("store", "add", "file") == 60
+    assert "hint:" in shell.err
+    assert "store_dir" in shell.err
+
+
+def test_get__temporary_folder_full__the_hint_names_tmpdir(shell, tmp_path, monkeypatch, capsys):
+    shell("store", "add", "file")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(PendingFile, "write", full)
+    out = SimpleNamespace(buffer=io.BytesIO(), isatty=lambda: False, flush=lambda: None)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert run(["store", "get", cid_of(CONTENT)]) == 64
+    err = capsys.readouterr().err
+    assert "TMPDIR" in err
+    assert "store_dir" not in err
+
+
+def test_get__no_temporary_folder_can_be_made__the_hint_names_tmpdir(shell, tmp_path, monkeypatch, capsys):
+    shell("store", "add", "file")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    out = SimpleNamespace(buffer=io.BytesIO(), isatty=lambda: False, flush=lambda: None)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert run(["store", "get", cid_of(CONTENT)]) == 64
+    assert "TMPDIR" in capsys.readouterr().err

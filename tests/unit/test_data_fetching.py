@@ -28,14 +28,14 @@ class Counting(MemoryStore):
         self.got: list[str] = []
         self.broken = broken
 
-    def put_file(self, path):
+    def put_file(self, path, **options):
         if len(self.put) == self.broken:
             raise KeyboardInterrupt
         cid = super().put_file(path)
         self.put.append(cid)
         return cid
 
-    def get_file(self, cid, target, *, max_bytes):
+    def get_file(self, cid, target, *, max_bytes, **options):
         if len(self.got) == self.broken:
             raise KeyboardInterrupt
         self.got.append(cid)
@@ -57,7 +57,7 @@ def test_publish__cut_off_and_run_again__puts_the_rest_and_gives_the_same_cids()
         published(store)
     first, store.broken, heard = list(store.put), 1_000, []
     cid, told = publish(pixels(), store, WORDS, Cutting(3), lambda *event: heard.append(event))
-    assert store.put == [shard.cid for shard in told.shards]
+    assert store.put == [*(shard.cid for shard in told.shards), cid]
     assert [(number, moved) for number, _, moved in heard] == [(1, False), (2, False), (3, True)]
     assert first == store.put[:2]
     assert cid == published(MemoryStore())[0]
@@ -171,6 +171,7 @@ def test_fetch__record_that_nobody_of_us_wrote__is_no_record(tmp_path, record):
 def test_fetch__larger_than_allowed__refused_before_anything_is_fetched(tmp_path):
     store = Counting()
     cid, told = published(store)
+    store.got.clear()
     with pytest.raises(PayloadTooLarge):
         fetch_all(store, cid, told, tmp_path, max_bytes=told.num_bytes - 1)
     assert store.got == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from data_sets import WORDS, pixels
 from fake_chain import MemoryStore
 
 from chainfl.data.publishing import Cutting, publish
-from chainfl.errors import NotPublished, ServiceRefused
+from chainfl.errors import ContentDamaged, DescriptionInvalid, NotPublished, ServiceRefused
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.storage.port import BlobStore
 from chainfl.storage.several import Place, SeveralStores
@@ -32,7 +33,7 @@ class Node(MemoryStore):
         self.pinned.add(cid)
         return cid
 
-    def put_file(self, path: Path) -> Cid:
+    def put_file(self, path: Path, **options: object) -> Cid:
         self.puts += 1
         return super().put_file(path)
 
@@ -119,13 +120,74 @@ def test_publish__a_damaged_object__is_healed(tmp_path: Path) -> None:
     assert path.read_bytes() == right
 
 
+class Rotten(Node):
+    """A node whose disk has damaged what is in `damaged`, which a put leaves as it is."""
+
+    mends = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.damaged: set[Cid] = set()
+
+    def get_file(self, cid: Cid, target: Path, **options: object) -> None:
+        if cid in self.damaged:
+            raise ContentDamaged("rotten", cid=cid, repair="Replace the disk.")
+        super().get_file(cid, target, max_bytes=1 << 30)
+
+    def mend(self, path: Path) -> Cid:
+        cid = self.put_file(path)
+        self.damaged -= {cid} if self.mends else set()
+        return cid
+
+
+def test_publish__damage_that_a_put_leaves__is_mended() -> None:
+    node = Rotten()
+    first, _ = shards(node)
+    node.damaged = {first}
+    assert put_again(node) == [True, False]
+    assert node.damaged == set()
+    assert put_again(node) == [False, False]
+
+
+def test_publish__damage_that_cannot_be_mended__is_no_success_and_says_what_to_do() -> None:
+    node = Rotten()
+    first, _ = shards(node)
+    node.damaged, node.mends = {first}, False
+    with pytest.raises(ContentDamaged) as caught:
+        put_again(node)
+    assert "Replace the disk." in caught.value.hint
+
+
+def test_publish__damaged_before_it_was_ever_published__is_mended() -> None:
+    node = Rotten()
+    node.damaged = set(shards(MemoryStore()))
+    assert put_again(node) == [True, True]
+    assert node.damaged == set()
+
+
+def test_publish__a_description_is_damaged__is_mended() -> None:
+    node = Rotten()
+    cid, _ = publish(pixels(), node, WORDS, Cutting(SHARDS), lambda *_: None)
+    node.damaged = {cid}
+    put_again(node)
+    assert node.damaged == set()
+
+
+@pytest.mark.parametrize("changes", [{"date": "2026-99-99"}, {"name": "a\nb"}, {"licence": " \x1b"}, {"creator": ""}])
+def test_publish__words_that_cannot_stand__are_refused_before_anything_is_put(changes: dict[str, str]) -> None:
+    store = MemoryStore()
+    with pytest.raises(DescriptionInvalid):
+        publish(pixels(), store, replace(WORDS, **changes), Cutting(SHARDS), lambda *_: None)
+    assert store.blobs == {}
+
+
 def test_publish__every_place_confirms__puts_no_shard_again() -> None:
     node, service = Node(), Service()
     store = SeveralStores([Place("kubo", node), Place("gateway", MemoryStore(), writes=False)], [service], quorum=2)
     put_again(store)
     puts = node.puts
     assert put_again(store) == [False] * SHARDS
-    assert node.puts == puts == SHARDS
+    assert node.puts == puts == SHARDS + 1, "and the description"
 
 
 def test_publish__a_place_does_not_say__puts_and_leaves_it_to_the_quorum() -> None:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from at_once import READY, run_at_once, waiting
 
 from chainfl.errors import BlobNotFound, CidMismatch, ConfigError, InvalidCid
 from chainfl.storage import cache as module
@@ -196,6 +197,41 @@ def test_through__many_threads_want_one_block__one_fetches_it(cache: BlockCache)
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(want, range(8))) == [BLOCK] * 8
     assert upstream.asked == [CID]
+
+
+FETCH = f"""
+from pathlib import Path
+from chainfl.storage.cache import BlockCache
+from chainfl.storage.unixfs import cid_of
+{READY}
+root, log, first, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+blocks = {{cid_of(block): block for block in (b"%08d" % number + bytes({MIB} - 8) for number in range(count))}}
+cache = BlockCache(root, max_bytes={MIN_CACHE_BYTES})
+
+def upstream(cid):
+    with log.open("a") as file:
+        file.write(cid + chr(10))
+    return blocks[cid]
+
+fetch, order = cache.through(upstream), [*blocks]
+for cid in order[first:] + order[:first]:
+    assert fetch(cid) == blocks[cid]
+"""
+
+
+def test_through__eight_processes_want_the_same_blocks__each_is_fetched_once(cache: BlockCache, tmp_path: Path) -> None:
+    log, wanted = tmp_path / "log", numbered(12)
+    run_at_once(*[waiting(FETCH, cache.root, log, 0, len(wanted)) for _ in range(8)])
+    assert sorted(log.read_text().split()) == sorted(cid for cid, _ in wanted)
+    assert [cache.get(cid) for cid, _ in wanted] == [block for _, block in wanted]
+
+
+def test_through__eight_processes_want_more_than_fits__all_get_it_and_the_bound_holds(
+    cache: BlockCache, tmp_path: Path
+) -> None:
+    run_at_once(*[waiting(FETCH, cache.root, tmp_path / "log", 3 * number, 24) for number in range(8)])
+    assert cache.size() <= cache.max_bytes + 8 * MIB
+    assert list((cache.root / "locks").iterdir()) == list((cache.root / "pending").iterdir()) == []
 
 
 def test_through__first_one_fails__the_one_that_waits_fetches_itself(cache: BlockCache) -> None:

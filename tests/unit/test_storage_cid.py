@@ -107,3 +107,35 @@ def test_parse_cid__anything__is_refused_or_the_canonical_text(text: str) -> Non
     except InvalidCid:
         return
     assert cid_from_bytes(cid_to_bytes(cid)) == text
+
+
+DIGEST = bytes(range(32))
+
+
+def _base32(binary: bytes) -> str:
+    return "b" + base64.b32encode(binary).decode().rstrip("=").lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Qm" + "a" * 44, "a CIDv0; add the file again"),
+        ("/ipfs/" + make_cid(RAW, DIGEST), "give the CID in it alone"),
+        (make_cid(RAW, DIGEST) + "/file", "give the CID in it alone"),
+        (make_cid(RAW, DIGEST).upper(), f"in lower case, {make_cid(RAW, DIGEST)}"),
+        (_base32(b"\x01\x55\xa0\xe4\x02\x20" + DIGEST), "its hash is blake2b-256; add the file again"),
+        (_base32(b"\x01\x71\x12\x20" + DIGEST), "its codec is dag-cbor; add the file again"),
+        (_base32(b"\x01\x71\x13\x40" + 2 * DIGEST), "its codec is dag-cbor and its hash is sha2-512"),
+    ],
+)
+def test_parse_cid__another_kind_of_identifier__says_what_it_is_and_what_to_do(text: str, told: str) -> None:
+    with pytest.raises(InvalidCid) as caught:
+        parse_cid(text)
+    assert told in str(caught.value)
+    assert "chainfl store add" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "x", "b", "bb", "b=", "baaaa", "b" + "a" * 200, "b" + "7" * 59, "bé"])
+def test_parse_cid__nothing_that_could_be_one__is_invalid_all_the_same(text: str) -> None:
+    with pytest.raises(InvalidCid):
+        parse_cid(text)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from at_once import READY, run_at_once, waiting
 
 from chainfl.errors import (
     BlobNotFound,
@@ -202,7 +203,9 @@ def test_get__two_objects_swapped__are_mismatches(store: EmbeddedStore) -> None:
     object_path(store, first).write_bytes(b"second")
     with pytest.raises(CidMismatch) as caught:
         store.get_bytes(first, max_bytes=100)
-    assert caught.value.evidence == {"cid": first, "found": second}
+    assert (caught.value.evidence["cid"], caught.value.evidence["found"]) == (first, second)
+    assert str(object_path(store, first)) in str(caught.value)
+    assert "`chainfl store add FILE`, which replaces it" in caught.value.hint
 
 
 def test_get__object_unreadable__is_a_storage_error_and_not_a_full_or_read_only_store(
@@ -454,15 +457,13 @@ def test_remove_orphans__file_of_a_living_writer__stays(tmp_path: Path) -> None:
 
 # --- several processes ---------------------------------------------------------------------------
 
-PUT_AND_GET = """
-import sys
+PUT_AND_GET = f"""
 from pathlib import Path
 from chainfl.storage.embedded import EmbeddedStore
+{READY}
 root, source, cid = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 target = root.parent / sys.argv[4]
 size = source.stat().st_size
-print("ready", flush=True)
-sys.stdin.readline()
 for turn in range(12):
     store = EmbeddedStore(root)
     assert store.put_file(source) == cid
@@ -476,17 +477,7 @@ def test_store__eight_processes_put_and_get_the_same_content__all_of_them_see_it
     store: EmbeddedStore, tmp_path: Path
 ) -> None:
     (tmp_path / "source").write_bytes(DATA)
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    processes = [run(PUT_AND_GET, store.root, tmp_path / "source", CID, "target", **pipes) for _ in range(8)]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    said = [process.communicate()[1] for process in processes]
-    assert ([process.returncode for process in processes], said) == ([0] * 8, [""] * 8)
+    run_at_once(*[waiting(PUT_AND_GET, store.root, tmp_path / "source", CID, "target") for _ in range(8)])
     assert visible(store) == [CID]
     assert (tmp_path / "target").read_bytes() == DATA
     assert not pending(tmp_path)

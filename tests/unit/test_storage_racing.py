@@ -8,11 +8,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from chainfl.errors import BlobNotFound, CidMismatch, ServiceUnreachable, StorageError
-from chainfl.storage.racing import Attempt, Pace, Race, Server, Won, in_order, nobody_gave
+from chainfl.storage.racing import STREAM_FLOOR, Attempt, Pace, Race, Server, Slack, Won, in_order, nobody_gave
 
 WAIT_S = 10
 HASTY = Pace(soonest=0, latest=0, unknown=0, finish=0)
@@ -168,6 +169,84 @@ def test_race__answer_late_half_way__is_not_asked_again(pool: ThreadPoolExecutor
     field = Field(pool, a=drips)
     assert field.race(NEVER).run() is None
     assert field.asked == ["a"]
+
+
+def test_race__answer_stops_moving__next_one_is_asked(pool: ThreadPoolExecutor) -> None:
+    def begins_and_stalls(attempt: Attempt) -> bytes:
+        attempt.began()
+        return stalls(attempt)
+
+    field = Field(pool, a=begins_and_stalls, b=gives)
+    won = field.race(replace(NEVER, piece=0.05)).run()
+    assert won is not None
+    assert won.server.name == "b"
+
+
+def test_attempt__its_answer_moves__is_due_a_piece_later_but_not_after_its_end() -> None:
+    attempt, pace = Attempt(Server("a"), queue.SimpleQueue()), Pace()
+    attempt.began()
+    assert attempt.began_at is not None
+    assert attempt.due_at(pace) == attempt.began_at + pace.piece
+    attempt.moved_at = attempt.began_at + 7
+    assert attempt.due_at(pace) == attempt.began_at + 7 + pace.piece
+    attempt.moved_at = attempt.began_at + 14.5
+    assert attempt.due_at(pace) == attempt.began_at + pace.finish
+
+
+def test_race__a_web_page__is_not_asked_for_again(pool: ThreadPoolExecutor) -> None:
+    def shows_a_page(attempt: Attempt) -> bytes:
+        attempt.began()
+        raise ServiceUnreachable("a web page", doubt="page")
+
+    field = Field(pool, a=shows_a_page)
+    assert field.race(NEVER).run() is None
+    assert field.asked == ["a"]
+    assert not field["a"].lie
+
+
+def test_race__other_bytes_that_may_have_been_cut__twice_are_a_lie(pool: ThreadPoolExecutor) -> None:
+    def gives_other_bytes(attempt: Attempt) -> bytes:
+        attempt.began()
+        raise ServiceUnreachable("other bytes, or was cut", doubt="cut")
+
+    field = Field(pool, a=gives_other_bytes)
+    assert field.race(NEVER).run() is None
+    assert field.asked == ["a", "a"]
+    assert "second time" in field["a"].lie
+
+
+def test_doubted__answers_that_were_under_way_at_the_same_time__are_one_doubt() -> None:
+    server = Server("a")
+    for _ in range(8):
+        server.doubted("other bytes", asked_at=10, now=12)
+    assert not server.lie
+    server.doubted("other bytes", asked_at=12, now=13)
+    assert server.lie
+
+
+def test_late__who_was_overtaken__is_asked_after_who_is_sooner_even_when_it_has_rested() -> None:
+    slow, _ = servers = servers_of("slow", "other")
+    slow.answered(0.01)
+    slow.late(100, 3.0)
+    assert slow.failures == 1
+    assert names(servers, 200) == ["other", "slow"]
+
+
+def test_slack__stream_at_and_below_the_floor__runs_out_only_below() -> None:
+    slack = Slack(3)
+    for _ in range(100):
+        slack.spent(1, STREAM_FLOOR)
+        assert slack.wait_s() == 3
+    for left in (2, 1):
+        slack.spent(2, STREAM_FLOOR)
+        assert slack.wait_s() == left
+    slack.spent(2, STREAM_FLOOR)
+    assert slack.wait_s() == 1  # a block gets the time that the floor allows for it
+    slack.outlasted()
+    assert slack.wait_s() == 6
+    for _ in range(10):
+        slack.outlasted()
+    assert slack.wait_s() == 60
 
 
 def test_race__over__nothing_holds_the_block_but_the_caller(pool: ThreadPoolExecutor) -> None:

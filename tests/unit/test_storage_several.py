@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import ipfshttpclient
 import pytest
@@ -32,6 +34,7 @@ from chainfl.storage.cache import BlockCache
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.storage.factory import confirming_stores, open_store
 from chainfl.storage.gateway import GatewayStore
+from chainfl.storage.moved import Moved, unheard
 from chainfl.storage.several import Place, SeveralStores, Standing
 from chainfl.storage.unixfs import cid_of
 from chainfl.types import Cid
@@ -57,7 +60,7 @@ class Shelf:
         self.kept[cid] = data
         return cid
 
-    def put_file(self, path: Path) -> Cid:
+    def put_file(self, path: Path, *, moved: Moved = unheard) -> Cid:
         if not path.exists():
             raise UsageError(f"cannot read {path}")
         return self.put_bytes(path.read_bytes())
@@ -70,7 +73,7 @@ class Shelf:
             raise CidMismatch(f"other bytes for {cid}", cid=cid)
         return self.kept[cid]
 
-    def get_file(self, cid: Cid, target: Path, *, max_bytes: int) -> None:
+    def get_file(self, cid: Cid, target: Path, *, max_bytes: int, moved: Moved = unheard) -> None:
         target.write_bytes(self.get_bytes(cid, max_bytes=max_bytes))
 
     def has(self, cid: Cid) -> bool:
@@ -119,11 +122,12 @@ class NetworkShelf(Shelf):
 
 
 class Vault:
-    """A pinning service in memory. gate: it works on its request until then."""
+    """A pinning service in memory. gate: it works on its request until then; trouble: it has failed so far."""
 
-    def __init__(self, name: str, fault: Exception | None = None) -> None:
+    def __init__(self, name: str, fault: Exception | None = None, trouble: StorageError | None = None) -> None:
         self.name = name
         self.fault = fault
+        self.trouble = trouble
         self.gate = threading.Event()
         self.gate.set()
         self.held: set[Cid] = set()
@@ -137,9 +141,14 @@ class Vault:
         connect: Callable[[str], None] | None,
         timeout_s: float,
         accepted: Callable[[], None] | None,
+        failing: Callable[[StorageError], None] | None,
     ) -> None:
         if self.fault:
             raise self.fault
+        if self.trouble:
+            assert failing
+            failing(self.trouble)
+            self.gate.wait(10)
         self.origins = origins
         assert connect
         connect("/ip4/127.0.0.1/tcp/1/p2p/them")
@@ -166,9 +175,21 @@ def stalled() -> Iterator[list[threading.Event]]:
         gate.set()
 
 
-def several(*stores: Shelf, quorum: int = 1, services: Sequence[Vault] = (), timeout_s: float = 5) -> SeveralStores:
+def several(
+    *stores: Shelf, quorum: int = 1, services: Sequence[Vault] = (), timeout_s: float = 5, grace_s: float = 0.05
+) -> SeveralStores:
     places = [Place(f"store{at}", store) for at, store in enumerate(stores)]
-    return SeveralStores(places, services, quorum=quorum, timeout_s=timeout_s)
+    return SeveralStores(places, services, quorum=quorum, timeout_s=timeout_s, grace_s=grace_s)
+
+
+def closed(gates: list[threading.Event], gate: threading.Event) -> None:
+    """Closes a gate, which is opened again at the end."""
+    gate.clear()
+    gates.append(gate)
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
 def read_only(store: Shelf) -> Place:
@@ -251,6 +272,74 @@ def test_get_put_and_has__no_cid__is_refused_without_a_question() -> None:
     assert shelf.calls == []
 
 
+def test_get__the_first_has_it__nobody_else_is_asked_at_all() -> None:
+    first, second = Shelf(DATA), NetworkShelf(DATA)
+    assert several(first, second).get_bytes(CID, max_bytes=100) == DATA
+    assert several(first, second).has(CID)
+    assert second.calls == []
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_SAY_TIMEOUT_S", "_HEAD_START_S"):
+        monkeypatch.setattr(f"chainfl.storage.several.{name}", 0.05)
+
+
+class Hanging(NetworkShelf):
+    """A node that takes every question and answers none of them until its gate opens."""
+
+    def _use(self, what: str) -> None:
+        super()._use(what)
+        self.gate.wait(10)
+
+
+def test_get__a_node_hangs__is_named_and_left_alone_for_a_while(
+    brisk: None, stalled: list[threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    node = Hanging()
+    closed(stalled, node.gate)
+    store = several(node, Shelf(DATA))
+    for _ in range(3):
+        assert store.get_bytes(CID, max_bytes=100) == DATA
+        assert store.has(CID)
+    assert node.calls == ["is_pinned"]
+    (warning,) = warnings_in(caplog)
+    assert "store0 did not answer" in warning
+    node.gate.set()
+    store._rests_until.clear()  # its rest is over
+    store.has(CID)
+    assert node.calls[1:] == ["is_pinned", "has"]
+
+
+def test_get__a_node_hangs_and_nobody_else_has_it__is_asked_last_all_the_same(
+    brisk: None, stalled: list[threading.Event]
+) -> None:
+    node = Hanging(DATA)
+    closed(stalled, node.gate)
+    store = several(node, Shelf())
+    threading.Timer(0.3, node.gate.set).start()
+    assert store.get_bytes(CID, max_bytes=100) == DATA
+
+
+def test_get__a_node_searches_for_long__the_next_one_is_read_meanwhile(
+    brisk: None, stalled: list[threading.Event]
+) -> None:
+    class Searching(NetworkShelf):
+        def get_bytes(self, cid: Cid, *, max_bytes: int) -> bytes:
+            self._use("get")
+            self.gate.wait(10)
+            raise BlobNotFound("nobody has it", cid=cid)
+
+    class Far(Shelf):
+        def has(self, cid: Cid) -> bool:
+            return False
+
+    node = Searching()
+    closed(stalled, node.gate)
+    assert several(node, Far(DATA)).get_bytes(CID, max_bytes=100) == DATA
+    assert node.calls == ["is_pinned", "get"]
+
+
 def test_prefetch__far_and_near__brings_it_to_the_far_store_unless_somebody_has_it() -> None:
     near, far = Shelf(), NetworkShelf()
     store = several(near, far)
@@ -299,13 +388,73 @@ def test_put__a_place_stalls__is_not_published_once_its_time_is_over(stalled: li
     assert "store1: no answer within 0.1 s" in caught.value.hint
 
 
-def test_put__a_place_stalls_and_the_quorum_is_met__returns_once_its_time_is_over(
-    stalled: list[threading.Event],
+def test_put__a_place_stalls_and_the_quorum_is_met__is_named_and_goes_on_by_itself(
+    stalled: list[threading.Event], caplog: pytest.LogCaptureFixture
 ) -> None:
     slow = Shelf()
-    slow.gate.clear()
-    stalled.append(slow.gate)
-    assert several(Shelf(), slow, timeout_s=0.1).put_bytes(DATA) == CID
+    closed(stalled, slow.gate)
+    assert several(Shelf(), slow).put_bytes(DATA) == CID
+    assert warnings_in(caplog) == ["store1 has not confirmed the content, and goes on in the background"]
+    assert slow.kept == {}
+    slow.gate.set()
+    wait_until(lambda: slow.kept == {CID: DATA})
+
+
+def test_put_file__a_slow_place_still_takes_bytes__is_waited_for_and_heard_no_longer_than_that(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(DATA)
+    heard: list[int] = []
+
+    class Slow(Shelf):
+        def put_file(self, path: Path, *, moved: Moved = unheard) -> Cid:
+            for done in range(6):
+                time.sleep(0.2)  # what moves is slow, and not how long it is waited for
+                moved(done, 6)
+            return super().put_file(path)
+
+    slow = Slow()
+    store = several(Shelf(), slow, timeout_s=20, grace_s=0.8)
+    assert store.put_file(tmp_path / "file", moved=lambda done, _: heard.append(done)) == CID
+    assert slow.kept == {CID: DATA}
+    assert heard == list(range(6))
+
+
+@pytest.mark.parametrize("trouble", [StoreUnreachable("connection refused"), None], ids=["refuses", "stalls"])
+def test_put__a_service_is_dead_and_the_quorum_is_met__is_named_with_its_trouble_and_asked_on(
+    trouble: StorageError | None, stalled: list[threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Silent(Vault):
+        def pin(self, cid: Cid, **options: Any) -> None:
+            self.gate.wait(10)
+            super().pin(cid, **options)
+
+    vault = Vault("cellar", trouble=trouble) if trouble else Silent("cellar")
+    closed(stalled, vault.gate)
+    # Of one that is in trouble nothing is to be expected, whatever the grace.
+    store = several(NetworkShelf(), services=[vault], timeout_s=600, grace_s=60 if trouble else 0.05)
+    assert store.put_bytes(DATA) == CID
+    (warning,) = warnings_in(caplog)
+    assert warning.startswith("cellar has not confirmed the content")
+    assert str(trouble or "") in warning
+    vault.gate.set()
+    wait_until(lambda: vault.held == {CID})
+
+
+def test_put__a_service_is_dead_and_the_quorum_needs_it__is_given_up_after_its_outage(
+    stalled: list[threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chainfl.storage.several.OUTAGE_S", -1.0)
+    vault = Vault("cellar", trouble=StoreUnreachable("connection refused"))
+    closed(stalled, vault.gate)
+    with pytest.raises(NotPublished) as caught:
+        several(NetworkShelf(), services=[vault], quorum=2, timeout_s=600).put_bytes(DATA)
+    assert "cellar: connection refused" in caught.value.hint
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_put__places_are_asked_at_the_same_time() -> None:

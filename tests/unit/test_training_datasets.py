@@ -299,3 +299,15 @@ def test_concatenate__other_shapes_or_nothing__is_refused():
         concatenate([small_dataset(), other])
     with pytest.raises(DatasetError):
         concatenate([])
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [([0, -3], "a label -3, and labels count from 0"), ([0.0, 1.0], "labels float64"), ([0, 9], "a label 9")],
+)
+def test_load_npz__labels_that_cannot_be__says_which_and_how_to_save_it(tmp_path, labels, problem):
+    np.savez(tmp_path / "dataset.npz", features=np.zeros((2, 3)), labels=np.array(labels), num_classes=2)
+    with pytest.raises(DatasetCorrupt, match=problem) as caught:
+        load_npz(tmp_path / "dataset.npz")
+    assert "Fetch" not in caught.value.hint
+    assert "integers from 0" in caught.value.hint
