@@ -60,6 +60,10 @@ step "unit tests" "$python" -m pytest tests/unit --cov --cov-report=
 step "forge build and test, begun before mypy" contracts_done
 step "kubo" kubo
 
-# The last step is pytest itself, so that the run ends with its closing line; its coverage includes the unit tests'.
-printf '\n== differential, integration and end-to-end tests\n'
-exec "$python" -m pytest tests/differential tests/integration tests/e2e --cov --cov-append --cov-report=term --durations=10
+# Two at a time: each has a chain, a daemon or a folder of its own. End-to-end tests use both cores by themselves.
+step "differential and integration tests" \
+  "$python" -m pytest tests/differential tests/integration -n 2 --dist worksteal --cov --cov-append --cov-report=
+
+# The last step is pytest itself, so that the run ends with its closing line; its coverage includes all others'.
+printf '\n== end-to-end tests\n'
+exec "$python" -m pytest tests/e2e --cov --cov-append --cov-report=term --durations=10
