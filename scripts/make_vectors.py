@@ -332,24 +332,27 @@ def server_step(case: Json) -> tuple[int, int, int]:
     first, second = clamp(first, -ROOT_MAX, ROOT_MAX), clamp(second, 0, ROOT_MAX)
     share, half = Fraction(*beta), Fraction(1, 2)
     first = math.floor(share * first + (1 - share) * moved + half)
-    keep = Fraction(case["secondNum"], case["secondDen"]) if case["secondDen"] else Fraction(0)
+    keep = Fraction(case["secondNum"], case["secondDen"] or 1)
     second = min(math.isqrt(second_moment(server, second, moved, keep)), ROOT_MAX)
     step = Fraction(*rate) * 2 ** case["modelScaleBits"] * Fraction(first, second + case["tau"])
     return sat32(model + math.floor(step + half)), first, second
 
 
+_KEPT = ("modelScaleBits", "tau", "momentumNum", "momentumDen", "secondNum", "secondDen")
+
+
 def server_fits(case: Json) -> bool:
     """Which parameters go together; the step and the scale bits are otherwise what `widths_fit` takes."""
-    server, bits, tau = case["server"], case["modelScaleBits"], case["tau"]
-    (bn, bd), (sn, sd) = ((case[name + "Num"], case[name + "Den"]) for name in ("momentum", "second"))
+    bits, tau, bn, bd, sn, sd = (int(case[name]) for name in _KEPT)
+    server = case["server"]
     if server in (PLAIN, MOMENTUM, NESTEROV):
         of_momentum = bn == bd == 0 if server == PLAIN else 0 <= bn <= bd > 0 and (bn << 32) + 2 * bd < 2**63
         return of_momentum and sn == sd == tau == 0
     of_second = sn == sd == 0 if server == ADAGRAD else 0 <= sn <= sd and 0 < sd <= 2**14
     if not (0 <= bn <= bd and 0 < bd <= 2**14 and of_second and tau > 0 and bits <= 31):
         return False
-    numerator = (case["stepNum"] << (bits + 25)) + case["stepDen"] * (2**24 + tau)
-    return numerator < 2**63 and 2 * case["stepDen"] * (2**24 + tau) < 2**63
+    divisor = int(case["stepDen"]) * (2**24 + tau)
+    return (int(case["stepNum"]) << (bits + 25)) + divisor < 2**63 and 2 * divisor < 2**63
 
 
 SERVERS: list[Json] = [
@@ -490,7 +493,7 @@ def _parameters() -> list[Json]:
     """Parameters of a server, and whether a task may have them."""
     cases = [_server("the usual", server) for server in range(6)]
     for server in range(6):
-        others = [{"momentum": (0, 0)}, {"momentum": (9, 10)}, {"momentum": (0, 1)}, {"momentum": (1, 1)}]
+        others: list[Json] = [{"momentum": (0, 0)}, {"momentum": (9, 10)}, {"momentum": (0, 1)}, {"momentum": (1, 1)}]
         others += [{"momentum": (11, 10)}, {"momentum": (1, 0)}, {"momentum": (16_384, 16_384)}]
         others += [{"momentum": (16_384, 16_385)}, {"momentum": (0, 16_385)}, {"momentum": (0, UINT32_MAX)}]
         others += [{"momentum": (2**31 - 1, 2**31 - 1)}, {"momentum": (2**31, 2**31)}]
