@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from eth_abi import decode, encode
 from eth_utils import function_signature_to_4byte_selector
+from harness import FORMAT
 
 from chainfl.chain.abi import canonical_type, contract_abi
 from chainfl.chain.anvil import AnvilProcess
@@ -47,7 +48,6 @@ CLOCK = "(uint16,uint8,uint40,uint40,uint40,uint40,uint16,uint16,uint16,uint8,ui
 PROGRESS = "(uint16,uint16,uint16,uint40,uint40,uint40,uint40,uint8,bool,uint8)"
 DOCKET = "(uint32,uint32,uint32,uint40,bool,bool,uint32)"
 WINDOWS = f"({','.join(['uint32'] * 8)})"
-FORMAT = "(uint64,uint32,uint8,uint8,uint32,uint32,uint64,uint16,uint8,uint16,uint16,uint32,uint32)"
 
 HARNESS = """
 // SPDX-License-Identifier: Apache-2.0
