@@ -17,11 +17,9 @@ from chainfl.aggregation.adam import adam_moment
 from chainfl.aggregation.isqrt import isqrt
 from chainfl.aggregation.yogi import yogi_moment
 from chainfl.encoding.arrays import Int32Array, Int64Array, blocks
-from chainfl.tasks.server_rules import MOMENT_BITS
+from chainfl.tasks.server_rules import FINER_BITS, MOMENT_BITS
 from chainfl.tasks.state import Format, ServerKind
 
-FINER_BITS = 4
-"""A moment's unit is so much finer than the model's: a decayed moment would otherwise stand still far above zero."""
 MAX_DELTA = (1 << 20) - 1
 """In units of the model; what is beyond counts as this much."""
 MAX_MOMENT = (1 << MOMENT_BITS) - 1

@@ -10,7 +10,8 @@ from typing import Any
 
 from chainfl.errors import UsageError
 from chainfl.simulation.experiment import Experiment
-from chainfl.tasks.server_settings import TAU_BITS, fraction_text
+from chainfl.tasks.server_rules import FINER_BITS
+from chainfl.tasks.server_settings import fraction_text
 from chainfl.tasks.spec import default_format
 from chainfl.tasks.state import Format
 
@@ -74,7 +75,7 @@ def _server(form: Format) -> dict[str, str]:
     for name in ("momentum", "second"):
         if den := getattr(form, f"{name}_den"):
             found[name] = fraction_text(getattr(form, f"{name}_num"), den)
-    return {**found, **({"tau": fraction_text(form.tau, 1 << form.model_scale_bits + TAU_BITS)} if form.tau else {})}
+    return {**found, **({"tau": fraction_text(form.tau, 1 << form.model_scale_bits + FINER_BITS)} if form.tau else {})}
 
 
 def _table(values: Mapping[str, Any], title: str | None = None) -> Iterator[str]:

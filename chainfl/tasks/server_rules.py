@@ -9,7 +9,9 @@ from chainfl.tasks.state import Format, ServerKind
 MAX_ADAPTIVE_DEN = 1 << 14
 """Of the shares of moments: a square of a moment has 48 bits, so times 2^14 it stays below 2^63."""
 MOMENT_BITS = 24
-"""Of the magnitude of a moment, in units of 2^-(model_scale_bits + 4)."""
+"""Of the magnitude of a moment, in units of 2^-(model_scale_bits + FINER_BITS)."""
+FINER_BITS = 4
+"""A moment's unit, and tau's, is so much finer than the model's, so that decay does not stand still far above zero."""
 MAX_SCALE_BITS = 31
 _LIMIT = 1 << 63
 

@@ -9,11 +9,10 @@ from fractions import Fraction
 from typing import Any, Final
 
 from chainfl.errors import UsageError
+from chainfl.tasks.server_rules import FINER_BITS
 from chainfl.tasks.state import Format, ServerKind
 
 SERVERS: Final = tuple(kind.name.lower() for kind in ServerKind)
-TAU_BITS: Final = 4
-"""The unit of tau is so much finer than the model's."""
 
 _USUAL: Final = Fraction(9, 10)
 _OF_THE_PAPER: Final = {"second": Fraction(99, 100), "tau": Fraction(1, 1000)}
@@ -89,7 +88,7 @@ def fraction_text(num: int, den: int) -> str:
 
 def tau_text(form: Format) -> str:
     """tau as a real number, to four digits."""
-    return f"{Decimal(form.tau) / (1 << form.model_scale_bits + TAU_BITS):.4g}"
+    return f"{Decimal(form.tau) / (1 << form.model_scale_bits + FINER_BITS):.4g}"
 
 
 def server_words(form: Format) -> str:
@@ -109,4 +108,4 @@ def server_words(form: Format) -> str:
 def _units(tau: Fraction | None, model_scale_bits: int) -> int:
     if tau is None or not tau > 0:
         return 0 if tau is None else int(tau)  # not positive: left to the task's rules to refuse
-    return max(1, int(tau * (1 << model_scale_bits + TAU_BITS) + Fraction(1, 2)))
+    return max(1, int(tau * (1 << model_scale_bits + FINER_BITS) + Fraction(1, 2)))
