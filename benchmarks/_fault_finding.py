@@ -21,22 +21,23 @@ from _report import Row, arguments, report
 from chainfl.aggregation.rules import WeightedSource, apply_rule
 from chainfl.disputes.faults import Vectors, find_fault
 from chainfl.encoding.sources import FileSource
-from chainfl.tasks.state import Format, Rule
+from chainfl.tasks.state import Format, Rule, ServerKind
 
 RULES = {
     "mean": {"rule": Rule.MEAN},
-    "mean, momentum": {"rule": Rule.MEAN, "momentum_num": 9, "momentum_den": 10},
+    "mean, momentum": {"rule": Rule.MEAN, "server": ServerKind.MOMENTUM, "momentum_num": 9, "momentum_den": 10},
     "mean in groups of 8": {"rule": Rule.MEAN, "group_size": 8},
     "trimmed mean, 10% at each end": {"rule": Rule.TRIMMED_MEAN, "trim_num": 1, "trim_den": 10},
     "trimmed mean, 20%, momentum": {
         "rule": Rule.TRIMMED_MEAN,
         "trim_num": 1,
         "trim_den": 5,
+        "server": ServerKind.MOMENTUM,
         "momentum_num": 9,
         "momentum_den": 10,
     },
     "median": {"rule": Rule.MEDIAN},
-    "median, momentum": {"rule": Rule.MEDIAN, "momentum_num": 9, "momentum_den": 10},
+    "median, momentum": {"rule": Rule.MEDIAN, "server": ServerKind.MOMENTUM, "momentum_num": 9, "momentum_den": 10},
 }
 WEIGHTS = (10_000, 9_999, 3_333, 1)
 
@@ -128,10 +129,10 @@ def _round(
         WeightedSource(source(f"update{index}", np.int16), WEIGHTS[index % len(WEIGHTS)])
         for index in range(num_updates)
     ]
-    before = Vectors(source("model", np.int32), source("state", np.int32) if form.has_momentum else None)
+    before = Vectors(source("model", np.int32), source("state", np.int32) if form.has_state else None)
     if not (folder / f"{rule}.model").exists():
         return form, before, updates, Vectors()
-    state = source(f"{rule}.state", np.int32) if form.has_momentum else None
+    state = source(f"{rule}.state", np.int32) if form.has_state else None
     return form, before, updates, Vectors(source(f"{rule}.model", np.int32), state)
 
 

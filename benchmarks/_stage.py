@@ -152,7 +152,7 @@ class Stage:
         return TaskParams(
             spec_hash=digest("spec"),
             genesis_root=Root(digest("root")),
-            genesis_state_root=Root(digest("state")) if form.has_momentum else ZERO_ROOT,
+            genesis_state_root=Root(digest("state")) if form.has_state else ZERO_ROOT,
             genesis_cid=MODEL_CID,
             genesis_float_cid=MODEL_CID,
             parent_model=bytes(32),

@@ -10,9 +10,9 @@ floor where that is higher. Beside it stand EIP-7623's floor for the calldata, t
 then (the larger of the floor, and execution with base fee and calldata), and the bytes of calldata. Where a task's
 largest proof would exceed 100,000 bytes, its creation is refused, which is asked of the chain each time.
 
-By default, with every rule and step: every model size at 32 updates and 128 values a chunk; every number of updates and
-every chunk size at 10^8 parameters (depth 20 at 128). `--whole yes` measures every
-combination, in five minutes.
+By default, with every rule, plain and with momentum, and for the mean also with Nesterov's step and FedAdam's: every
+model size at 32 updates and 128 values a chunk; every number of updates and every chunk size at 10^8 parameters (depth
+20 at 128). `--whole yes` measures every combination, in seven minutes.
 
 Time: a 10M-parameter model with 32 updates in files that are verified already, one wrong coordinate at the end of it;
 see _fault_finding.py.
@@ -24,6 +24,7 @@ import argparse
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 from _fault_finding import timings
@@ -53,12 +54,14 @@ from chainfl.encoding.chunk_tree import TreeShape, VectorKind
 from chainfl.encoding.sources import as_source
 from chainfl.tasks.commitments import challenge_commitment, proof_hash_of
 from chainfl.tasks.rules import MAX_PROOF_BYTES, depth_of, largest_proof
-from chainfl.tasks.state import ZERO_ROOT, Claim, Format, Phase, Role, Rule, Target
+from chainfl.tasks.server_settings import ServerSettings
+from chainfl.tasks.state import ZERO_ROOT, Claim, Format, Phase, Role, Rule, ServerKind, Target
 from chainfl.tasks.votes import Vote, pack_votes
 from chainfl.types import Address, Root, TaskId, Wei
 
 TARGETS = {Rule.MEAN: 600_000, Rule.TRIMMED_MEAN: 700_000, Rule.MEDIAN: 700_000}
-"""Gas of execution at the usual case, plain or with momentum."""
+"""Gas of execution at the usual case, whatever the server's step."""
+_OTHER_STEPS = [(Rule.MEAN, ServerKind.NESTEROV), (Rule.MEAN, ServerKind.ADAM)]
 USUAL_UPDATES, USUAL_PARAMS, USUAL_CHUNK = 32, 10**8, 128
 GROUP_SIZE = 64
 WEIGHT = 10_000
@@ -74,28 +77,26 @@ class Case:
     """One task's shape. The order rules need all updates in one group."""
 
     rule: Rule
-    has_momentum: bool
+    server: ServerKind
     updates: int
     num_params: int
     chunk_params: int
 
     @property
     def form(self) -> Format:
-        """The task's format. Trims a tenth at each end; the momentum is 9/10."""
+        """The task's format. Trims a tenth at each end; what a server has is the usual."""
+        server = ServerSettings(self.server.name.lower(), rate=Fraction(1)).to_fields(20)
         return Format(
             num_params=self.num_params,
             chunk_params=self.chunk_params,
             model_scale_bits=20,
             update_scale_bits=14,
-            step_num=1,
-            step_den=1,
             max_squared_norm=1 << 63,
             group_size=GROUP_SIZE if self.rule is Rule.MEAN else max(GROUP_SIZE, self.updates),
             rule=self.rule,
             trim_num=1 if self.rule is Rule.TRIMMED_MEAN else 0,
             trim_den=10 if self.rule is Rule.TRIMMED_MEAN else 0,
-            momentum_num=9 if self.has_momentum else 0,
-            momentum_den=10 if self.has_momentum else 0,
+            **server,
         )
 
     @property
@@ -105,7 +106,8 @@ class Case:
         return TARGETS[self.rule] if is_usual else None
 
     def __str__(self) -> str:
-        rule = self.rule.name.lower().replace("_", " ") + (", momentum" if self.has_momentum else "")
+        rule = self.rule.name.lower().replace("_", " ")
+        rule += f", {self.server.name.lower()}" if self.form.has_state else ""
         size = f"{self.num_params:.0e}".replace("e+0", "e").replace("1e", "10^")
         return f"{rule}: {self.updates} updates, {size} parameters, {self.chunk_params} a chunk"
 
@@ -138,7 +140,8 @@ class PathRound:
         rows = [(self._rng.standard_normal(chunk) * TYPICAL_VALUE).astype(np.int16) for _ in range(case.updates)]
         self.updates = [self._open_update(row) for row in rows]
         model = self._rng.integers(-(1 << 20), 1 << 20, chunk).astype(np.int32)
-        state = self._rng.integers(-(1 << 20), 1 << 20, chunk).astype(np.int32) if case.has_momentum else None
+        moments = chunk * self.form.num_moments
+        state = self._rng.integers(-(1 << 20), 1 << 20, moments).astype(np.int32) if moments else None
         self.model_root, self._model = self._open(model, VectorKind.MODEL)
         self.state_root, self._state = self._open_state(state)
         weights = [WEIGHT] * case.updates
@@ -197,13 +200,15 @@ class PathRound:
         return self._open(wrong, kind)
 
     def _open_state(self, values: AnyArray | None) -> tuple[Root, KnownOpening | None]:
-        return (ZERO_ROOT, None) if values is None else self._open(values, VectorKind.STATE)
+        if values is None:
+            return ZERO_ROOT, None
+        return self._open(values[: self.form.chunk_params], VectorKind.STATE, self.form.num_moments * self.index)
 
-    def _open(self, values: AnyArray, kind: VectorKind) -> tuple[Root, KnownOpening]:
-        shape = TreeShape(self.form.num_params, self.form.chunk_params, kind)
+    def _open(self, values: AnyArray, kind: VectorKind, index: int | None = None) -> tuple[Root, KnownOpening]:
+        shape, index = TreeShape.of(self.form, kind), self.index if index is None else index
         wire = values.astype(np.dtype(shape.dtype).newbyteorder(">")).tobytes()
         packed = wire + self._rng.bytes(32 * shape.depth)
-        return read_plain(packed, shape, self.index)[0], KnownOpening(self.index, packed)
+        return read_plain(packed, shape, index)[0], KnownOpening(index, packed)
 
     def _open_update(self, values: Int16Array) -> KnownOpening:
         """In form 0, with sums beside the path as large as such values give."""
@@ -262,7 +267,7 @@ class DisputeStage(Stage):
 
     def _creation(self, case: Case, genesis: Root, state: Root) -> Transaction:
         params = self.params(case.form, rounds=1, workers=case.updates, validators=1, aggregators=AGGREGATORS)
-        state = state if case.has_momentum else ZERO_ROOT
+        state = state if case.form.has_state else ZERO_ROOT
         return self.coordinator.create_task(replace(params, genesis_root=genesis, genesis_state_root=state))
 
     def _play(self, case: Case, played: PathRound) -> None:
@@ -334,10 +339,10 @@ def cases(options: argparse.Namespace) -> list[Case]:
     """By rule and step, then chunk size, model size and number of updates."""
     sizes = itertools.product(numbers(options.chunks), numbers(options.params), numbers(options.updates))
     wanted = [size for size in sizes if options.whole == "yes" or _is_next_to_usual(*size)]
-    steps = itertools.product(Rule, (False, True))
+    steps = [*itertools.product(Rule, (ServerKind.PLAIN, ServerKind.MOMENTUM)), *_OTHER_STEPS]
     return [
-        Case(rule, momentum, updates, num_params, chunk)
-        for rule, momentum in steps
+        Case(rule, server, updates, num_params, chunk)
+        for rule, server in steps
         for chunk, num_params, updates in wanted
     ]
 

@@ -296,6 +296,247 @@ def order_rules() -> Json:
     }
 
 
+# --- server steps --------------------------------------------------------------------------------
+
+PLAIN, MOMENTUM, NESTEROV, ADAGRAD, ADAM, YOGI = range(6)
+UINT32_MAX = 2**32 - 1
+CLIP = 2**20 - 1
+ROOT_MAX = 2**24 - 1
+
+
+def clamp(value: int, low: int, high: int) -> int:
+    return min(max(value, low), high)
+
+
+def second_moment(server: int, root: int, moved: int, keep: Fraction) -> int:
+    old, new = root * root, moved * moved
+    if server == ADAGRAD:
+        return old + new
+    if server == ADAM:
+        return math.floor(keep * old + (1 - keep) * new)
+    return old - ((old > new) - (old < new)) * math.floor((1 - keep) * new)
+
+
+def server_step(case: Json) -> tuple[int, int, int]:
+    """The next model, first and second moment of one coordinate, in fractions."""
+    server, model, first, second = (case[key] for key in ("server", "model", "first", "second"))
+    a, total, rate = int(case["scaledSum"]), int(case["totalWeight"]), (case["stepNum"], case["stepDen"])
+    beta = (case["momentumNum"], case["momentumDen"])
+    if server == PLAIN:
+        return sat32(model + delta(a, total, *rate)), 0, 0
+    if server in (MOMENTUM, NESTEROV):
+        moved = delta(a, total, *rate)
+        first = sat32(decayed(first, *beta) + moved)
+        return sat32(model + (first if server == MOMENTUM else moved + decayed(first, *beta))), first, 0
+    moved = 16 * clamp(delta(a, total, 1, 1), -CLIP, CLIP)
+    first, second = clamp(first, -ROOT_MAX, ROOT_MAX), clamp(second, 0, ROOT_MAX)
+    share, half = Fraction(*beta), Fraction(1, 2)
+    first = math.floor(share * first + (1 - share) * moved + half)
+    keep = Fraction(case["secondNum"], case["secondDen"] or 1)
+    second = min(math.isqrt(second_moment(server, second, moved, keep)), ROOT_MAX)
+    step = Fraction(*rate) * 2 ** case["modelScaleBits"] * Fraction(first, second + case["tau"])
+    return sat32(model + math.floor(step + half)), first, second
+
+
+_KEPT = ("modelScaleBits", "tau", "momentumNum", "momentumDen", "secondNum", "secondDen")
+
+
+def server_fits(case: Json) -> bool:
+    """Which parameters go together; the step and the scale bits are otherwise what `widths_fit` takes."""
+    bits, tau, bn, bd, sn, sd = (int(case[name]) for name in _KEPT)
+    server = case["server"]
+    if server in (PLAIN, MOMENTUM, NESTEROV):
+        of_momentum = bn == bd == 0 if server == PLAIN else 0 <= bn <= bd > 0 and (bn << 32) + 2 * bd < 2**63
+        return of_momentum and sn == sd == tau == 0
+    of_second = sn == sd == 0 if server == ADAGRAD else 0 <= sn <= sd and 0 < sd <= 2**14
+    if not (0 <= bn <= bd and 0 < bd <= 2**14 and of_second and tau > 0 and bits <= 31):
+        return False
+    divisor = int(case["stepDen"]) * (2**24 + tau)
+    return (int(case["stepNum"]) << (bits + 25)) + divisor < 2**63 and 2 * divisor < 2**63
+
+
+SERVERS: list[Json] = [
+    {"server": PLAIN, "momentum": (0, 0), "second": (0, 0), "tau": 0},
+    {"server": MOMENTUM, "momentum": (9, 10), "second": (0, 0), "tau": 0},
+    {"server": NESTEROV, "momentum": (9, 10), "second": (0, 0), "tau": 0},
+    {"server": ADAGRAD, "momentum": (0, 1), "second": (0, 0), "tau": 16_777},
+    {"server": ADAM, "momentum": (9, 10), "second": (99, 100), "tau": 16_777},
+    {"server": YOGI, "momentum": (9, 10), "second": (99, 100), "tau": 16_777},
+]
+SERVER_NAMES = ("plain", "momentum", "nesterov", "adagrad", "adam", "yogi")
+
+
+def _server(name: str, server: int, step: tuple[int, int] = (1, 10), bits: int = 20, **changed: Any) -> Json:
+    made = SERVERS[server] | changed
+    (bn, bd), (sn, sd) = made["momentum"], made["second"]
+    found: Json = {"name": f"{SERVER_NAMES[server]}: {name}", "server": server, "modelScaleBits": bits}
+    found |= {"stepNum": step[0], "stepDen": step[1], "momentumNum": bn, "momentumDen": bd}
+    return found | {"secondNum": sn, "secondDen": sd, "tau": made["tau"]}
+
+
+def _stepped(parameters: Json, a: int, total: int, model: int = 0, first: int = 0, second: int = 0) -> Json:
+    assert server_fits(parameters), parameters
+    assert 2 * parameters["stepNum"] * abs(a) + parameters["stepDen"] * total < 2**63, parameters
+    case = parameters | {"scaledSum": str(a), "totalWeight": str(total)}
+    case |= {"model": model, "first": first, "second": second}
+    return case | dict(zip(("nextModel", "nextFirst", "nextSecond"), server_step(case), strict=True))
+
+
+def _named_steps(server: int) -> list[Json]:
+    def case(name: str, a: int, total: int = 1, *state: int, **changed: Any) -> Json:
+        return _stepped(_server(name, server, **changed), a, total, *state)
+
+    adaptive = server >= ADAGRAD
+    cases = [
+        case("nothing moves", 0),
+        case("an update of one", 10, 1, 77),
+        case("a negative half", -1, 2, 5, step=(1, 1)),
+        case("a positive half", 1, 2, 5, step=(1, 1)),
+        case("just below a negative half", -10_001, 20_000, 0, step=(1, 1)),
+        case("the top of int32", 2**20 - 1, 1, INT32_MAX, step=(9, 1)),
+        case("the bottom of int32", -(2**20 - 1), 1, INT32_MIN, step=(9, 1)),
+        case("the largest sum of a round", 64 * 32_767 * 640_000, 640_000, 3),
+        case("the smallest sum of a round", -64 * 32_768 * 640_000, 640_000, -3),
+    ]
+    if server != PLAIN:
+        extremes = [(INT32_MAX, INT32_MAX), (INT32_MIN, INT32_MIN), (INT32_MIN, INT32_MAX), (INT32_MAX, INT32_MIN)]
+        cases += [
+            case(f"a state of {first}, {second}, a sum of {a}", a, 7, model, first, second if adaptive else 0)
+            for first, second in extremes
+            for a, model in ((0, 0), (7_654_321, INT32_MAX), (-7_654_321, INT32_MIN))
+        ]
+        cases += [
+            case(f"all of the momentum, {a}", a, 3, 11, -12_345, 54_321 if adaptive else 0, momentum=(1, 1))
+            for a in (0, -4_000, 4_000)
+        ]
+        cases.append(case("none of the momentum", -4_000, 3, 11, -12_345, 0, momentum=(0, 1)))
+        cases += [
+            case(f"momentum of a half, {first}", 0, 1, 0, first, 0, momentum=(1, 2), step=(1, 1))
+            for first in (-3, -2, -1, 1, 2, 3)
+        ]
+    return cases + (_named_adaptive(server) if adaptive else [])
+
+
+def _named_adaptive(server: int) -> list[Json]:
+    def case(name: str, a: int, total: int = 1, *state: int, **changed: Any) -> Json:
+        return _stepped(_server(name, server, **changed), a, total, *state)
+
+    cases = [
+        case(f"a delta of {sign}{name}", int(f"{sign}{a}"), 1, 0, 1_000, 2_000)
+        for sign in ("", "-")
+        for name, a in (
+            ("one less than the clip", CLIP - 1),
+            ("the clip", CLIP),
+            ("one more", CLIP + 1),
+            ("ten", 2**24),
+        )
+    ]
+    cases += [
+        case("the least tau, nothing moves", 0, tau=1, step=(1, 1)),
+        case("the least tau, the largest step", 1, tau=1, step=(1_000, 1), momentum=(0, 1)),
+        case("the least tau, the largest step down", -1, tau=1, step=(1_000, 1), momentum=(0, 1)),
+        case(
+            "the least tau and a state that divides by one", 0, 1, 0, ROOT_MAX, 0, tau=1, momentum=(1, 1), step=(1, 1)
+        ),
+        case("and down", 0, 1, 0, -ROOT_MAX, 0, tau=1, momentum=(1, 1), step=(1, 1)),
+        case("the largest tau", CLIP, 1, 0, ROOT_MAX, ROOT_MAX, tau=UINT32_MAX),
+        case("the root at its limit", CLIP, 1, 0, 0, ROOT_MAX),
+        case("the root one below its limit", CLIP, 1, 0, 0, ROOT_MAX - 1),
+        case("the root and the delta are the same", 4_096, 1, 9, 8, 65_536),
+        case("the root is one more than the delta", 4_096, 1, 9, 8, 65_537),
+        case("the root is one less than the delta", 4_096, 1, 9, 8, 65_535),
+        case("the same, of the other sign", -4_096, 1, 9, 8, 65_536),
+        case("a step of exactly minus one half", -1, 1, 0, 0, 0, bits=0, step=(1, 2), momentum=(0, 1), tau=1),
+        case("no scale bits", 5, 1, -3, 7, 11, bits=0),
+        case("31 scale bits", 5, 1, -3, 7, 11, bits=31, step=(1, 1)),
+        case("the finest shares", -77, 1, 4, 12_345, 23_456, momentum=(16_383, 16_384), step=(7, 5)),
+    ]
+    if server != ADAGRAD:
+        shares = [(0, 1), (1, 1), (1, 2), (16_383, 16_384), (1, 16_384), (16_384, 16_384)]
+        cases += [
+            case(f"second moment {sn}/{sd}, delta {a}, root {root}", a, 1, 0, 0, root, second=(sn, sd))
+            for sn, sd in shares
+            for a, root in ((1_000, 0), (0, 1_000), (-CLIP, ROOT_MAX), (CLIP, 1), (3, 48), (3, 49))
+        ]
+    return cases
+
+
+def _random_steps(rng: random.Random, server: int, index: int) -> Json:
+    adaptive = server >= ADAGRAD
+    while True:
+        changed: Json = {}
+        if server != PLAIN:
+            den = rng.choice([1, 2, 10, 100, rng.randint(1, 2**14)])
+            changed["momentum"] = (rng.randint(0, den), den)
+        if server > ADAGRAD:
+            den = rng.choice([1, 2, 100, 1_000, rng.randint(1, 2**14)])
+            changed["second"] = (rng.randint(0, den), den)
+        if adaptive:
+            changed["tau"] = rng.choice([1, 16, 16_777, rng.randint(1, 2**24), rng.randint(1, UINT32_MAX)])
+        step = (rng.randint(1, 2 ** rng.randint(0, 10)), rng.randint(1, 2 ** rng.randint(0, 10)))
+        parameters = _server(f"random {index}", server, step, rng.randint(0, 31), **changed)
+        total = rng.choice([1, 10_000, rng.randint(1, 640_000)])
+        a = total * rng.randint(-(2 ** rng.randint(0, 26)), 2 ** rng.randint(0, 26)) + rng.randint(-total, total)
+        if server_fits(parameters) and 2 * step[0] * abs(a) + step[1] * total < 2**63:
+            break
+    wild = rng.random() < 0.2
+    model = rng.choice([rng.randint(-(2**24), 2**24), rng.randint(INT32_MIN, INT32_MAX)])
+    first = second = 0
+    if server != PLAIN:
+        first = rng.randint(INT32_MIN, INT32_MAX) if wild else rng.randint(-(2**20), 2**20)
+    if adaptive:
+        second = rng.randint(INT32_MIN, INT32_MAX) if wild else rng.randint(0, 2 ** rng.randint(1, 24) - 1)
+    return _stepped(parameters, a, total, model, first, second)
+
+
+def _parameters() -> list[Json]:
+    """Parameters of a server, and whether a task may have them."""
+    cases = [_server("the usual", server) for server in range(6)]
+    for server in range(6):
+        others: list[Json] = [{"momentum": (0, 0)}, {"momentum": (9, 10)}, {"momentum": (0, 1)}, {"momentum": (1, 1)}]
+        others += [{"momentum": (11, 10)}, {"momentum": (1, 0)}, {"momentum": (16_384, 16_384)}]
+        others += [{"momentum": (16_384, 16_385)}, {"momentum": (0, 16_385)}, {"momentum": (0, UINT32_MAX)}]
+        others += [{"momentum": (2**31 - 1, 2**31 - 1)}, {"momentum": (2**31, 2**31)}]
+        others += [{"momentum": (UINT32_MAX, UINT32_MAX)}]
+        others += [{"second": (0, 0)}, {"second": (99, 100)}, {"second": (0, 1)}, {"second": (1, 1)}]
+        others += [{"second": (101, 100)}, {"second": (1, 0)}, {"second": (16_384, 16_384)}]
+        others += [{"second": (0, 16_385)}, {"second": (UINT32_MAX, UINT32_MAX)}]
+        others += [{"tau": 0}, {"tau": 1}, {"tau": 2**24}, {"tau": UINT32_MAX}]
+        others += [{"bits": 0}, {"bits": 31, "step": (1, 1)}]
+        told = [(", ".join(f"{key} {value}" for key, value in other.items()), other) for other in others]
+        cases += [_server(name, server, **other) for name, other in told]
+    for server in (ADAGRAD, ADAM, YOGI):
+        # The numerator: stepNum << 45 at 20 bits, and what the divisor adds to it.
+        cases += [_server(f"a step of {num}", server, (num, 1)) for num in (2**18 - 1, 2**18, UINT32_MAX)]
+        cases += [
+            _server(f"{bits} bits, a step of {num}", server, (num, 1), bits) for bits in (30, 31) for num in (1, 255)
+        ]
+        cases += [
+            _server(f"{bits} bits, a step of {num}", server, (num, 1), bits) for bits in (30, 31) for num in (127, 256)
+        ]
+        cases += [_server(f"{bits} bits", server, (1, 1), bits) for bits in (32, 37, 38, 39, 231, 255)]
+        edge = (2**62 - 1) // (2**24 + 2**31)
+        cases += [_server(f"a rate of 1/{den}", server, (1, den), tau=2**31) for den in (edge, edge + 1, UINT32_MAX)]
+        cases += [
+            _server(f"a rate of 1/{den}, the largest tau", server, (1, den), tau=UINT32_MAX) for den in (1, UINT32_MAX)
+        ]
+        den = next(d for d in range(2**20) if (2**18 - 1 << 45) + d * (2**24 + UINT32_MAX) >= 2**63)
+        cases += [
+            _server(f"a rate of {2**18 - 1}/{d}, the largest tau", server, (2**18 - 1, d), tau=UINT32_MAX)
+            for d in (den - 1, den)
+        ]
+    return [case | {"fits": server_fits(case)} for case in cases]
+
+
+@vectors("server_step")
+def server_steps() -> Json:
+    """One coordinate under each server step, and which parameters a task may have."""
+    rng = random.Random(61)
+    named = [case for server in range(6) for case in _named_steps(server)]
+    drawn = [_random_steps(rng, server, index) for server in range(6) for index in range(40)]
+    return {"steps": named + drawn, "parameters": _parameters()}
+
+
 # --- trees ---------------------------------------------------------------------------------------
 
 WIDTHS = {1: 4, 2: 4, 3: 2, 4: 8}

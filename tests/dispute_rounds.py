@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from eth_hash.auto import keccak
@@ -17,7 +18,7 @@ from chainfl.disputes.proofs import Evidence
 from chainfl.encoding.chunk_tree import Level, Tree, VectorKind, vector_root
 from chainfl.encoding.sources import as_source
 from chainfl.registry.replay import ReplayedRound, replay_round
-from chainfl.tasks.state import Format, Rule
+from chainfl.tasks.state import Format, Rule, ServerKind
 
 FORMAT = Format(
     num_params=150,
@@ -28,17 +29,27 @@ FORMAT = Format(
     step_den=1,
     max_squared_norm=2**63,
 )
+MOMENTUM: Mapping[str, Any] = {"server": ServerKind.MOMENTUM, "momentum_num": 9, "momentum_den": 10}
+SERVERS: Mapping[str, Mapping[str, Any]] = {
+    "momentum": MOMENTUM,
+    "nesterov": {**MOMENTUM, "server": ServerKind.NESTEROV},
+    "adagrad": {"server": ServerKind.ADAGRAD, "momentum_num": 0, "momentum_den": 1, "tau": 16_777, "step_den": 10},
+    "adam": {**MOMENTUM, "server": ServerKind.ADAM, "second_num": 99, "second_den": 100, "tau": 1, "step_den": 10},
+    "yogi": {**MOMENTUM, "server": ServerKind.YOGI, "second_num": 1, "second_den": 2, "tau": 16_777, "step_den": 10},
+}
+_TRIMMED: Mapping[str, Any] = {"rule": Rule.TRIMMED_MEAN, "trim_num": 1, "trim_den": 5}
 FORMATS = {
     "mean": FORMAT,
-    "mean, momentum": replace(FORMAT, momentum_num=9, momentum_den=10),
     "groups": replace(FORMAT, group_size=2),
-    "groups, momentum": replace(FORMAT, group_size=2, momentum_num=1, momentum_den=2),
-    "trimmed mean": replace(FORMAT, rule=Rule.TRIMMED_MEAN, trim_num=1, trim_den=5),
-    "trimmed mean, momentum": replace(
-        FORMAT, rule=Rule.TRIMMED_MEAN, trim_num=1, trim_den=5, momentum_num=9, momentum_den=10
-    ),
+    "trimmed mean": replace(FORMAT, **_TRIMMED),
     "median": replace(FORMAT, rule=Rule.MEDIAN),
-    "median, momentum": replace(FORMAT, rule=Rule.MEDIAN, momentum_num=9, momentum_den=10),
+    **{f"mean, {name}": replace(FORMAT, **server) for name, server in SERVERS.items()},
+    "groups, momentum": replace(FORMAT, group_size=2, **{**MOMENTUM, "momentum_num": 1, "momentum_den": 2}),
+    "groups, adam": replace(FORMAT, group_size=2, **SERVERS["adam"]),
+    "trimmed mean, momentum": replace(FORMAT, **_TRIMMED, **MOMENTUM),
+    "trimmed mean, adagrad": replace(FORMAT, **_TRIMMED, **SERVERS["adagrad"]),
+    "median, momentum": replace(FORMAT, rule=Rule.MEDIAN, **MOMENTUM),
+    "median, yogi": replace(FORMAT, rule=Rule.MEDIAN, **SERVERS["yogi"]),
 }
 WEIGHTS = (10_000, 1, 9_999, 3_333, 5_000)
 
@@ -62,7 +73,7 @@ class Round:
         updates = rng.integers(-32767, 32768, (len(WEIGHTS), form.num_params)).astype(np.int16)
         updates[:, ::3] = rng.integers(-1, 2, updates[:, ::3].shape)  # ties
         model = rng.integers(-(2**31), 2**31, form.num_params).astype(np.int32)
-        state = rng.integers(-(2**24), 2**24, form.num_params).astype(np.int32) if form.has_momentum else None
+        state = rng.integers(-(2**24), 2**24, form.state_params).astype(np.int32) if form.has_state else None
         played = replay_round(model, list(zip(updates, WEIGHTS, strict=True)), form, state=state)
         groups = [
             sum(updates[i].astype(np.int64) * WEIGHTS[i] for i in range(at, min(at + form.group_size, len(WEIGHTS))))
@@ -128,7 +139,7 @@ class Round:
         return hashes
 
     def lying(self, what: str, coordinate: int, by: int = 1) -> Round:
-        """The same round with one wrong value. what: `model`, `state`, or `group K`."""
+        """The same round with one wrong value, by its place in a vector. what: `model`, `state`, or `group K`."""
         if what.startswith("group"):
             groups = [group.copy() for group in self.claimed_groups]
             groups[int(what.split()[1])][coordinate] += by

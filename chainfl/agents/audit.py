@@ -104,7 +104,7 @@ def round_as_opened(chain: ChainPort, current: RoundView, task_id: TaskId, numbe
 
 def _state_root_before(chain: ChainPort, task_id: TaskId, number: int, start: int) -> Root:
     task = chain.task(task_id)
-    if not task.format.has_momentum:
+    if not task.format.has_state:
         return task.genesis_state_root
     made = (_final_claim(chain, task_id, earlier, start) for earlier in range(number - 1, 0, -1))
     return next((claim.state_root for claim in made if claim is not None), task.genesis_state_root)

@@ -59,7 +59,7 @@ class AgentContext:
 class ModelSource:
     """Global models by root, fetched, or computed again from the updates when nobody serves them any more.
 
-    With momentum the server's state is next to the model; whoever only trains or scores does not look at it.
+    A server's state is next to the model; whoever only trains or scores does not look at it.
     """
 
     def __init__(self, context: AgentContext) -> None:
@@ -83,17 +83,17 @@ class ModelSource:
         return self._keep(root, self._load(round_number - 1, root, cid))
 
     def checkpoint_at(self, round_number: int, root: Root, state_root: Root) -> Checkpoint:
-        """The model that a round starts from, with the server's state; None for the state without momentum.
+        """The model that a round starts from, with the server's state; None for the state where it keeps none.
 
-        state_root: zeros without momentum. Raises as `at_round` does.
+        state_root: zeros without a state. Raises as `at_round` does.
         """
-        if not self._context.scope.format.has_momentum:
+        if not self._context.scope.format.has_state:
             return Checkpoint(self.at_round(round_number, root), None)
         model, state = self._kept.get(root), self._states.get(state_root)
         if model is not None and state is not None:
             return Checkpoint(model, state)
         found = self._load_checkpoint(round_number, root, state_root)
-        assert found.state is not None, "the task has momentum"
+        assert found.state is not None, "the server keeps a state"
         self.keep(root, found.model, state_root, found.state)
         return found
 
@@ -149,14 +149,14 @@ class ModelSource:
             if produced == 0:
                 # The state is known, whatever the file says: zeros.
                 model = self.at_round(round_number, root)
-                return Checkpoint(model, np.zeros_like(model))
+                return Checkpoint(model, np.zeros(context.scope.format.state_params, np.int32))
             context.log.emit("state_missing", level=logging.WARNING, made_in=produced, why=str(error))
             return self._rebuild(produced, root)
 
     def _state_root_after(self, round_number: int, root: Root) -> Root:
-        """The root of the server's state next to the newest model at or before the round; zeros without momentum."""
+        """The root of the server's state next to the newest model at or before the round; zeros without."""
         context = self._context
-        if not context.scope.format.has_momentum:
+        if not context.scope.format.has_state:
             return ZERO_ROOT
         produced = self._round_that_made(round_number, root)
         if produced == 0:

@@ -391,7 +391,7 @@ class Evidence:
     def _coordinate_fault(self, game: Game, values: object) -> Fault | None:
         form = self._context.scope.format
         start = game.index * form.chunk_params
-        stop = min(start + form.chunk_params, form.num_params)
+        stop = min(start + form.chunk_params, self._shape(game.target).num_params)
         ours = self.vector(game.target, game.group).source.read(start, stop)
         seen = np.asarray(values)[: stop - start]
         places = np.flatnonzero(seen != ours)
@@ -399,7 +399,8 @@ class Evidence:
             return None
         place = int(places[0])
         kind = FaultKind.GROUP_COORDINATE if game.target is Target.GROUP else FaultKind.COORDINATE
-        return Fault(kind, game.target, game.group, start + place, game.index, int(seen[place]), int(ours[place]))
+        coordinate = (start + place) // (form.num_moments if game.target is Target.STATE else 1)
+        return Fault(kind, game.target, game.group, coordinate, game.index, int(seen[place]), int(ours[place]))
 
     def answer(self, game: Game) -> bytes:
         """Nodes, or the chunk, of an aggregate that is right."""
@@ -443,5 +444,4 @@ class Evidence:
         return self._shape_of(_KINDS[target])
 
     def _shape_of(self, kind: VectorKind) -> TreeShape:
-        form = self._context.scope.format
-        return TreeShape(form.num_params, form.chunk_params, kind)
+        return TreeShape.of(self._context.scope.format, kind)

@@ -1,10 +1,10 @@
-"""The server's state that a task with momentum starts from: zeros, whatever the requester says."""
+"""The server's state that a task starts from: zeros, whatever the requester says."""
 
 from __future__ import annotations
 
 from chainfl.encoding.chunk_tree import zero_state_root
 from chainfl.errors import SpecificationMismatch
-from chainfl.tasks.rules import depth_of
+from chainfl.tasks.rules import deepest_of
 from chainfl.tasks.spec import TaskSpec
 
 MAX_DEPTH = 24
@@ -16,10 +16,10 @@ def check_genesis_state(spec: TaskSpec) -> None:
 
     The contract cannot check it. Of another state nobody need have the bytes, and every aggregate could be disputed.
     """
-    if not spec.format.has_momentum:
+    if not spec.format.has_state:
         return
-    if depth_of(spec.format) > MAX_DEPTH:
-        raise SpecificationMismatch(f"a state of {spec.format.num_params:,} values is too large to be checked")
+    if deepest_of(spec.format) > MAX_DEPTH:
+        raise SpecificationMismatch(f"a state of {spec.format.state_params:,} values is too large to be checked")
     expected = zero_state_root(spec.format).hex()
     if spec.genesis.state_root != expected:
         raise SpecificationMismatch(

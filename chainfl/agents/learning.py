@@ -126,7 +126,7 @@ def rules_of(spec: Recipe) -> scoring.RoundRules:
     return scoring.RoundRules(
         model_scale_bits=form.model_scale_bits,
         update_scale_bits=form.update_scale_bits,
-        server_step=ServerStep(form.step_num, form.step_den),
+        server_step=ServerStep(1, 1) if form.is_adaptive else ServerStep(form.step_num, form.step_den),
         training=local_training(spec.training),
         duplicate_cosine=float(validation.duplicate_cosine),
         selection=selection_of(validation),
@@ -134,6 +134,7 @@ def rules_of(spec: Recipe) -> scoring.RoundRules:
         rule=form.rule,
         trim_num=form.trim_num,
         trim_den=form.trim_den,
+        shows_mean=not form.is_adaptive,
     )
 
 

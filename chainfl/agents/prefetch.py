@@ -62,7 +62,7 @@ class Prefetch:
         scope, view = self._context.scope, snapshot.round
         form = scope.format
         if view.phase in _MODEL_IS_POSTED:
-            limit = max_model_bytes(form.num_params, has_state=form.has_momentum)
+            limit = max_model_bytes(form.num_params, form.state_params)
             yield from ((cid, limit) for cid in self._posted(view))
         # A validator fetches updates by itself; a worker needs nobody's.
         elif self._role is Role.AGGREGATOR and view.revealed and view.phase in _UPDATES_ARE_SHOWN:

@@ -40,7 +40,7 @@ from chainfl.tasks.spec import (
     default_format,
     spec_cid,
 )
-from chainfl.tasks.state import Bounds, Economics, Format, Rule, Windows
+from chainfl.tasks.state import Bounds, Economics, Format, Rule, ServerKind, Windows
 from chainfl.training.datasets import Dataset
 from chainfl.training.exported import load_exported
 from chainfl.training.models import build_model
@@ -59,7 +59,7 @@ class TaskDraft:
     """What a requester decides. Rates are decimals as text; reward in wei; enrolment_end in chain time.
 
     algorithm to precision: of local training, as `TrainingEntry` has them. momentum: of a worker's optimiser;
-    momentum_num and momentum_den: of the server, 0 and 0 for the plain step.
+    server to tau: of the server's step, as `Format` has them.
     model: a registered name, which model_params and model_seed go with, or a program, which takes neither.
     max_squared_norm: of an update's integers; None bounds it by nothing but their range.
     """
@@ -98,8 +98,12 @@ class TaskDraft:
     rule: Rule = Rule.MEAN
     trim_num: int = 0
     trim_den: int = 0
+    server: ServerKind = ServerKind.PLAIN
     momentum_num: int = 0
     momentum_den: int = 0
+    second_num: int = 0
+    second_den: int = 0
+    tau: int = 0
     group_size: int = DEFAULT_GROUP_SIZE
     max_squared_norm: int | None = None
     licence: str = "CC-BY-4.0"
@@ -121,14 +125,14 @@ def publish_task(draft: TaskDraft, store: BlobStore) -> TaskSpec:
     _check_fits(trainer, draft.dataset)
     exact, floats = io.BytesIO(), io.BytesIO()
     form = _format(draft, layout)
-    state = np.zeros_like(values) if form.has_momentum else None
+    state = np.zeros(form.state_params, np.int32) if form.has_state else None
     write_model(exact, values, ModelMetadata(layout.hash(), draft.model_scale_bits), state)
     write_float_model(floats, layout, values, draft.model_scale_bits, architecture_of(model))
     genesis = GenesisEntry(
         root=model_root(values, draft.chunk_params).hex(),
         cid=store.put_bytes(exact.getvalue()),
         float_cid=store.put_bytes(floats.getvalue()),
-        state_root=zero_state_root(form).hex() if form.has_momentum else None,
+        state_root=zero_state_root(form).hex() if form.has_state else None,
     )
     spec = _specification(draft, model, genesis, layout, form)
     published = store.put_bytes(spec.to_bytes())
@@ -192,6 +196,10 @@ def _format(draft: TaskDraft, layout: Layout) -> Format:
         trim_den=draft.trim_den,
         momentum_num=draft.momentum_num,
         momentum_den=draft.momentum_den,
+        server=draft.server,
+        second_num=draft.second_num,
+        second_den=draft.second_den,
+        tau=draft.tau,
     )
 
 

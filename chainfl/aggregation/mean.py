@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chainfl.aggregation.server_step import MAX_WEIGHT, UPDATE_MAGNITUDE, Server, ServerStep, check_total_weight
+from chainfl.aggregation.server_step import MAX_WEIGHT, UPDATE_MAGNITUDE, ServerStep, check_total_weight, plain_step
 from chainfl.encoding.arrays import Int16Array, Int32Array, Int64Array, blocks, require_vector
 from chainfl.errors import AggregationError
 
@@ -68,11 +68,11 @@ class WeightedMean:
         if model.size != self._sum.size:
             raise AggregationError(f"the model has {model.size} values, the updates {self._sum.size}")
         check_total_weight(step, self._total_weight, self._model_scale_bits, self._update_scale_bits)
-        server = Server(step, None, self._model_scale_bits - self._update_scale_bits)
+        shift = self._model_scale_bits - self._update_scale_bits
         stepped = np.empty(model.size, np.int32)
         num_saturated = 0
         for block in blocks(model.size):
-            advanced = server.advance(self._sum[block].copy(), self._total_weight, model[block])
+            advanced = plain_step(self._sum[block].copy(), self._total_weight, model[block], step, shift)
             stepped[block] = advanced.model
             num_saturated += advanced.num_saturated
         return StepResult(stepped, num_saturated)

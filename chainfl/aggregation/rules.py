@@ -69,7 +69,7 @@ def total_of(form: Format, weights: Sequence[int]) -> int:
         total = len(weights) - 2 * trim_count(len(weights), form.trim_num, form.trim_den)
     if not weights or total == 0:
         raise AggregationError("the total weight is zero: the round is void")
-    check_total_weight(Server.of(form).step, total, form.model_scale_bits, form.update_scale_bits)
+    check_total_weight(Server(form).step, total, form.model_scale_bits, form.update_scale_bits)
     return total
 
 
@@ -83,24 +83,32 @@ def apply_rule(
 ) -> Advanced:
     """A whole round under the task's rule, holding no more than a block of each update.
 
-    model, state: (P,) int32, state None without momentum. updates: those of non-zero weight, in the order of the
-    tally; their sources are read once, from several threads. Raises AggregationError if there are none.
+    model: (P,) int32. state: (state_params,) int32, None without one. updates: those of non-zero weight, in the order
+    of the tally; their sources are read once, from several threads. Raises AggregationError if there are none.
     """
-    server, weights = Server.of(form), [update.weight for update in updates]
+    server, weights = Server(form), [update.weight for update in updates]
     total_of(form, weights)
-    _require_round(form, model, state, updates)
+    require_standing(form, model, state)
+    for update in updates:
+        require_source(update.values, np.int16, form.num_params, "update")
     next_model = np.empty(form.num_params, np.int32)
-    next_state = None if state is None else np.empty(form.num_params, np.int32)
+    next_state = None if state is None else np.empty(form.state_params, np.int32)
 
     def advance(block: slice) -> int:
         sums, total = rule_sum(form, read_rows(updates, block), weights)
-        moved = server.advance(sums, total, model[block], None if state is None else state[block])
+        of_state = state_block(form, block)
+        moved = server.advance(sums, total, model[block], None if state is None else state[of_state])
         next_model[block] = moved.model
         if next_state is not None:
-            next_state[block] = moved.state
+            next_state[of_state] = moved.state
         return moved.num_saturated
 
     return Advanced(next_model, next_state, sum(walk(form.num_params, advance)))
+
+
+def state_block(form: Format, block: slice) -> slice:
+    """Where a block of coordinates has its moments in the server's state."""
+    return slice(form.num_moments * block.start, form.num_moments * block.stop)
 
 
 def walk(num_params: int, work: Callable[[slice], _T], block_size: int = READ_BLOCK) -> Iterator[_T]:
@@ -123,14 +131,11 @@ def walk(num_params: int, work: Callable[[slice], _T], block_size: int = READ_BL
                 future.cancel()
 
 
-def _require_round(
-    form: Format, model: Int32Array, state: Int32Array | None, updates: Sequence[WeightedSource]
-) -> None:
-    for name, vector in (("model", model), ("state", state)):
+def require_standing(form: Format, model: Int32Array, state: Int32Array | None) -> None:
+    """Raises AggregationError or EncodingError unless both vectors are of the task's sizes, and int32."""
+    for name, vector, size in (("model", model, form.num_params), ("state", state, form.state_params)):
         if vector is None:
             continue
         require_vector(vector, np.int32, name)
-        if vector.size != form.num_params:
-            raise AggregationError(f"the {name} has {vector.size} values, the task {form.num_params}")
-    for update in updates:
-        require_source(update.values, np.int16, form.num_params, "update")
+        if vector.size != size:
+            raise AggregationError(f"the {name} has {vector.size} values, not {size}", expected=size)

@@ -1,4 +1,10 @@
-"""The server step: how the sum of a round moves the global model, plain or with momentum."""
+"""The server step: how the sum of a round moves the global model.
+
+Plain; with momentum (FedAvgM: Hsu et al., "Measuring the Effects of Non-Identical Data Distribution for Federated
+Visual Classification", 2019); with Nesterov's, as DiLoCo's outer optimiser has it (Douillard et al., "DiLoCo:
+Distributed Low-Communication Training of Language Models", 2023, which is torch's SGD(nesterov=True)); or adaptive,
+see `adaptive`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chainfl.aggregation.adaptive import adaptive_step
 from chainfl.encoding.arrays import Int32Array, Int64Array
 from chainfl.errors import AggregationError
-from chainfl.tasks.state import Format
+from chainfl.tasks.server_rules import server_problems
+from chainfl.tasks.state import Format, ServerKind
 
 MAX_WEIGHT = 10_000
 """Weight 0 rejects an update, 10,000 counts it in full."""
@@ -30,25 +38,12 @@ class ServerStep:
             raise AggregationError(f"server step {self.num}/{self.den} is not positive", num=self.num, den=self.den)
 
 
-@dataclass(frozen=True, slots=True)
-class Momentum:
-    """The share num / den of the server's state that a round keeps. Raises AggregationError as `check_momentum`."""
-
-    num: int
-    den: int
-
-    def __post_init__(self) -> None:
-        check_momentum(self.num, self.den)
-        if self.den == 0:
-            raise AggregationError("a momentum of 0/0 is the plain step")
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Advanced:
     """A model, or a part of one, after a step.
 
-    model, state: int32, state None without momentum. num_saturated: how many values of either stand at the end of
-    int32 and would lie beyond.
+    model, state: int32, state None without one. num_saturated: how many values of either stand at the end of what they
+    can be and would lie beyond, and how many deltas did.
     """
 
     model: Int32Array
@@ -58,40 +53,64 @@ class Advanced:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What turns sums into the next model. momentum: None for the plain step. shift: s - t, between the two scales."""
+    """What turns sums into the next model, in a task's format. Raises AggregationError as `check_server`."""
 
-    step: ServerStep
-    momentum: Momentum | None
-    shift: int
+    form: Format
 
-    @classmethod
-    def of(cls, form: Format) -> Server:
-        """The one of a task. Raises AggregationError for parameters that no task has."""
-        momentum = Momentum(form.momentum_num, form.momentum_den) if form.has_momentum else None
-        return cls(ServerStep(form.step_num, form.step_den), momentum, form.model_scale_bits - form.update_scale_bits)
+    def __post_init__(self) -> None:
+        check_server(self.form)
+
+    @property
+    def step(self) -> ServerStep:
+        """Of the rule's mean, or the rate of an adaptive server."""
+        return ServerStep(self.form.step_num, self.form.step_den)
 
     def advance(
         self, sums: Int64Array, total_weight: int, model: Int32Array, state: Int32Array | None = None
     ) -> Advanced:
-        """The same bits as `FixedPoint.delta`, `momentum` and `sat32`.
+        """The same bits as `FixedPoint.serverStep`.
 
-        sums: (n,) int64, S; consumed. total_weight: W. model, state: (n,) int32, not modified; state None without
-        momentum. d = floor((2*num*a + den*W) / (2*den*W)), a = S * 2^shift; g' = sat32(g + d), or with momentum
-        m' = sat32(floor((2*bn*m + bd) / (2*bd)) + d) and g' = sat32(g + m').
+        sums: (n,) int64, S; consumed. total_weight: W. model: (n,) int32. state: (n * num_moments,) int32, None for the
+        plain step; neither is modified. d = floor((2*num*a + den*W) / (2*den*W)), a = S * 2^shift, and then
+        plain: g' = sat32(g + d); momentum: m' = sat32(decay(m) + d), g' = sat32(g + m'); Nesterov:
+        g' = sat32(g + d + decay(m')); decay(m) = floor((2*bn*m + bd) / (2*bd)). For the adaptive ones see `adaptive`.
         Raises AggregationError if the total weight is zero: the round is void.
         """
-        if total_weight == 0:
-            raise AggregationError("the total weight is zero: the round is void")
-        if (state is None) != (self.momentum is None):
-            raise AggregationError("a state goes with momentum, and with nothing else")
-        moved = _delta(sums, total_weight, self.step, self.shift)
-        next_state, lost = None, 0
-        if self.momentum is not None and state is not None:
-            moved += _decayed(state, self.momentum)
-            next_state, lost = _saturate(moved)
+        if (state is None) == self.form.has_state:
+            raise AggregationError(f"the server step {self.form.server.name.lower()} has another state")
+        if state is None:
+            return plain_step(sums, total_weight, model, self.step, _shift(self.form))
+        if self.form.is_adaptive:
+            return self._adapt(sums, total_weight, model, state)
+        return self._with_momentum(sums, total_weight, model, state)
+
+    def _with_momentum(self, sums: Int64Array, total_weight: int, model: Int32Array, state: Int32Array) -> Advanced:
+        delta = _delta(sums, total_weight, self.step, _shift(self.form))
+        moved = _decayed(state, self.form)
+        moved += delta
+        next_state, lost = _saturate(moved)
+        if self.form.server is ServerKind.NESTEROV:
+            delta += _decayed(next_state, self.form)
+            moved = delta
         moved += model
         next_model, lost_model = _saturate(moved)
         return Advanced(next_model, next_state, lost + lost_model)
+
+    def _adapt(self, sums: Int64Array, total_weight: int, model: Int32Array, state: Int32Array) -> Advanced:
+        delta = _delta(sums, total_weight, ServerStep(1, 1), _shift(self.form))
+        adapted = adaptive_step(self.form, delta, state)
+        moved = adapted.moved
+        moved += model
+        next_model, lost = _saturate(moved)
+        return Advanced(next_model, adapted.state, adapted.num_clipped + lost)
+
+
+def plain_step(sums: Int64Array, total_weight: int, model: Int32Array, step: ServerStep, shift: int) -> Advanced:
+    """g' = sat32(g + d), the same bits as `FixedPoint.applyStep`. Arguments and errors as of `Server.advance`."""
+    moved = _delta(sums, total_weight, step, shift)
+    moved += model
+    next_model, lost = _saturate(moved)
+    return Advanced(next_model, None, lost)
 
 
 def check_widths(num: int, den: int, max_workers: int, model_scale_bits: int, update_scale_bits: int) -> None:
@@ -104,15 +123,13 @@ def check_widths(num: int, den: int, max_workers: int, model_scale_bits: int, up
     check_total_weight(ServerStep(num, den), max_workers * MAX_WEIGHT, model_scale_bits, update_scale_bits)
 
 
-def check_momentum(num: int, den: int) -> None:
-    """The same for the server's momentum; 0 and 0 is the plain step.
+def check_server(form: Format) -> None:
+    """The same for what a server keeps: which parameters go together, and that none leaves int64.
 
-    Raises AggregationError exactly where `FixedPoint.checkMomentum` reverts.
+    Raises AggregationError exactly where `FixedPoint.checkServer` reverts, given a step that `check_widths` takes.
     """
-    if not 0 <= num <= den:
-        raise AggregationError(f"momentum {num}/{den} is not between 0 and 1", num=num, den=den)
-    if (num << 32) + 2 * den >= _LIMIT:
-        raise AggregationError(f"momentum {num}/{den} could overflow 64 bits", num=num, den=den)
+    if problems := list(server_problems(form)):
+        raise AggregationError("; ".join(problems))
 
 
 def check_total_weight(step: ServerStep, total_weight: int, model_scale_bits: int, update_scale_bits: int) -> None:
@@ -134,7 +151,13 @@ def check_total_weight(step: ServerStep, total_weight: int, model_scale_bits: in
         )
 
 
+def _shift(form: Format) -> int:
+    return form.model_scale_bits - form.update_scale_bits
+
+
 def _delta(sums: Int64Array, total_weight: int, step: ServerStep, shift: int) -> Int64Array:
+    if total_weight == 0:
+        raise AggregationError("the total weight is zero: the round is void")
     half = np.int64(step.den * total_weight)
     sums *= np.int64(2 * step.num << shift)
     sums += half
@@ -142,11 +165,11 @@ def _delta(sums: Int64Array, total_weight: int, step: ServerStep, shift: int) ->
     return sums
 
 
-def _decayed(state: Int32Array, momentum: Momentum) -> Int64Array:
+def _decayed(state: Int32Array, form: Format) -> Int64Array:
     wide = state.astype(np.int64)
-    wide *= np.int64(2 * momentum.num)
-    wide += np.int64(momentum.den)
-    wide //= np.int64(2 * momentum.den)
+    wide *= np.int64(2 * form.momentum_num)
+    wide += np.int64(form.momentum_den)
+    wide //= np.int64(2 * form.momentum_den)
     return wide
 
 

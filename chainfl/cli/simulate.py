@@ -14,6 +14,9 @@ from chainfl.training.presets import PRESETS
 if TYPE_CHECKING:
     from chainfl.simulation.outcome import Simulation
 
+_ADAPTIVE_RATE = "0.001"
+"""Of a strategy that brings an optimiser along: the rates of presets are those of sgd."""
+
 
 @click.command(
     epilog="Example: chainfl simulate --preset digits --partition skewed --strategy scaffold --out run",
@@ -67,14 +70,17 @@ def simulate(
     from chainfl.simulation.strategy import Strategy
     from chainfl.storage.files import writing
 
-    found, sent = PRESETS[preset], {"compression": compression, "keep": keep}
+    found, chosen = PRESETS[preset], Strategy.named(strategy)
+    sent = {"compression": compression, "keep": keep}
+    if chosen.server_rate is None and chosen.server is None:
+        sent["server_rate"] = f"{found.server_step_num}/{found.server_step_den}"
+    own_optimizer = "optimizer" in chosen.parameters
     result = run(
         found.model,
         found.dataset,
         clients=clients,
         strategy=Strategy.named(
             strategy,
-            server_rate=f"{found.server_step_num}/{found.server_step_den}",
             model_scale_bits=found.model_scale_bits,
             update_scale_bits=found.update_scale_bits,
             **{name: value for name, value in sent.items() if value is not None},
@@ -83,8 +89,8 @@ def simulate(
         rounds=rounds or found.rounds,
         steps=steps or found.steps,
         batch_size=batch_size or found.batch_size,
-        learning_rate=learning_rate or found.learning_rate,
-        momentum=momentum or found.momentum,
+        learning_rate=learning_rate or (_ADAPTIVE_RATE if own_optimizer else found.learning_rate),
+        momentum=momentum or (None if own_optimizer else found.momentum),
         weight_decay=found.weight_decay,
         validators=validators,
         model_params=found.model_params,

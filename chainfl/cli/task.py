@@ -19,6 +19,7 @@ from chainfl.errors import SpecificationError, StorageError
 from chainfl.scratch import scratch_folder
 from chainfl.tasks.payouts import estimate_round
 from chainfl.tasks.rules import longest_round_s
+from chainfl.tasks.server_settings import SERVERS, server_words
 from chainfl.tasks.state import ENROLLED_ROLES, Block, Economics, Format, Phase, RoundView, Rule, TaskView, Windows
 from chainfl.types import Cid, TaskId, Wei
 
@@ -68,7 +69,11 @@ def template() -> None:
 @click.option("--validator", "named_validators", type=ADDRESS, multiple=True, help="Admit only this one (repeatable).")
 @click.option("--rule", type=click.Choice(RULES), help="How updates become a step, coordinate by coordinate.")
 @click.option("--trim", metavar="N/D", help="Of trimmed_mean: the share that is dropped at each end, such as 1/5.")
-@click.option("--momentum", metavar="N/D", help="The server's momentum, such as 9/10; 0 for the plain step.")
+@click.option("--server", type=click.Choice(SERVERS), help="How the server moves the model by that step.")
+@click.option("--server-rate", metavar="N/D", help="Of the step, such as 1/2, or an adaptive server's rate.")
+@click.option("--momentum", metavar="N/D", help="The server's momentum, such as 9/10; 0 for none.")
+@click.option("--second", metavar="N/D", help="Of adam and yogi: the share of the second moment that is kept.")
+@click.option("--tau", metavar="NUMBER", help="Of adagrad, adam and yogi: what is added to its root.")
 @click.option("--group-size", type=int, help="Above so many updates the mean is a sum of group sums.")
 @click.option("--enrolment", metavar="TIME", help="How long enrolment lasts: 90s, 10min, 2h, 1d.")
 @click.option("--seed", type=click.IntRange(0), help="Of a registered model's initial weights.")
@@ -133,12 +138,12 @@ def _compose(
 ) -> tuple[TaskSpec, _Staging]:
     """The specification, with all that it names in a staging store."""
     from chainfl.agents.requester import publish_task
-    from chainfl.cli.task_file import draft_of, format_flags, read_toml, task_file
+    from chainfl.cli.task_file import FORMAT_FLAGS, draft_of, format_flags, read_toml, task_file
     from chainfl.data.fetching import fetch_description
 
     if flags.get("named_validators"):
         flags["named_validators"] = list(flags["named_validators"])
-    flags["format"] = format_flags(*(flags.pop(name) for name in ("rule", "trim", "momentum", "group_size")))
+    flags["format"] = format_flags({name: flags.pop(name) for name in FORMAT_FLAGS})
     if (cid := flags.pop("dataset_cid")) is not None:
         flags["dataset"] = {"description_cid": cid}
     sent = {name: value for name in ("compression", "keep") if (value := flags.pop(name)) is not None}
@@ -394,14 +399,15 @@ def _windows_facts(w: Windows, form: Format) -> list[tuple[str, object]]:
 
 
 def _rule_words(form: Format) -> str:
-    """How updates become a step: `mean`, `trimmed mean, 1/5 at each end; momentum 9/10`."""
+    """How updates become a step: `mean`, `trimmed mean, 1/5 at each end; server momentum 9/10`."""
     told = form.rule.name.lower().replace("_", " ")
     if form.rule is Rule.TRIMMED_MEAN:
         told += f", {form.trim_num}/{form.trim_den} at each end"
-    told += f", times {form.step_num}/{form.step_den}" if form.step_num != form.step_den else ""
-    momentum = f"; server momentum {form.momentum_num}/{form.momentum_den}" if form.has_momentum else ""
+    is_scaled = form.step_num != form.step_den and not form.is_adaptive
+    told += f", times {form.step_num}/{form.step_den}" if is_scaled else ""
+    server = f"; server {server_words(form)}" if form.has_state else ""
     groups = f"; groups of {form.group_size}" if form.rule is Rule.MEAN else ""
-    return told + momentum + groups
+    return told + server + groups
 
 
 def _identity(picture: TaskPicture) -> list[tuple[str, object]]:

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from chainfl.cli.output import Money
 from chainfl.errors import SpecificationError, UsageError
 from chainfl.storage.cid import parse_cid
+from chainfl.tasks.server_settings import ServerSettings, exact
 from chainfl.tasks.spec import (
     DEFAULT_CHUNK_PARAMS,
     DEFAULT_ECONOMICS,
@@ -54,6 +56,7 @@ _RATES: Final = (
 )
 
 Rate = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,18})?$")]
+Share = Annotated[str, Field(max_length=64)]
 Amount = str
 
 
@@ -112,23 +115,61 @@ class TrainingTable(_Table):
 
 
 class FormatTable(_Table):
-    """[format]: the integers, and how updates become a step. momentum: the server's, not a worker's."""
+    """[format]: the integers, and how updates become a step.
+
+    server, momentum, second, tau: of the server's step, not of a worker's. Numbers are exact, "9/10" or 0.9, and what
+    is not said is what such a server usually has. momentum_num and momentum_den say the same as momentum.
+    """
 
     model_scale_bits: int = 20
     update_scale_bits: int = 14
     chunk_params: int = DEFAULT_CHUNK_PARAMS
-    step_num: int = 1
-    step_den: int = 1
+    step_num: int | None = None
+    step_den: int | None = None
     rule: Literal["mean", "trimmed_mean", "median"] = "mean"
     trim_num: int = 0
     trim_den: int = 0
-    momentum_num: int = 0
-    momentum_den: int = 0
+    server: Literal["plain", "momentum", "nesterov", "adagrad", "adam", "yogi"] | None = None
+    momentum: Share | None = None
+    momentum_num: int | None = None
+    momentum_den: int | None = None
+    second: Share | None = None
+    tau: Share | None = None
     group_size: int = DEFAULT_GROUP_SIZE
 
+    @field_validator("momentum", "second", "tau", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return _as_decimal(value)
+
     def settings(self) -> dict[str, Any]:
-        """The table as a draft takes it."""
-        return {**self.model_dump(), "rule": Rule[self.rule.upper()]}
+        """The table as a draft takes it. Raises UsageError for what contradicts itself or is no fraction."""
+        said = {"server", "momentum", "second", "tau"}
+        plain = {name: value for name, value in self.model_dump(exclude=said).items() if value is not None}
+        given = {
+            name: exact(f"format.{name}", getattr(self, name)) for name in ("second", "tau") if getattr(self, name)
+        }
+        server = ServerSettings(self.server, self._rate(), self._momentum(), **given)
+        return {**plain, "rule": Rule[self.rule.upper()], **server.to_fields(self.model_scale_bits)}
+
+    def _rate(self) -> Fraction | None:
+        if self.step_num is None and self.step_den is None:
+            return None
+        return _quotient("format.step", 1 if self.step_num is None else self.step_num, self.step_den or 1)
+
+    def _momentum(self) -> Fraction | None:
+        num, den = self.momentum_num or 0, self.momentum_den or 0
+        if self.momentum is None:
+            return None if num == den == 0 else _quotient("format.momentum", num, den)
+        if num or den:
+            raise UsageError("format says momentum twice: leave out momentum_num and momentum_den")
+        return exact("format.momentum", self.momentum)
+
+
+def _quotient(name: str, num: int, den: int) -> Fraction:
+    if den < 1:
+        raise UsageError(f"{name} is {num}/{den}: {name}_den is at least 1", num=num, den=den)
+    return Fraction(num, den)
 
 
 class TaskFile(_Table):
@@ -232,13 +273,15 @@ contribution = "leave_one_out"  # what scores follow; or shapley (up to 8 worker
 model_scale_bits = 20
 update_scale_bits = 14
 chunk_params = 256
-step_num = 1                    # server step, step_num / step_den
-step_den = 1
 rule = "mean"                   # mean, trimmed_mean or median, coordinate by coordinate
 trim_num = 0                    # trimmed_mean drops trim_num / trim_den of the updates at each end
 trim_den = 0
-momentum_num = 0                # the server's momentum; 0 / 0 is the plain step
-momentum_den = 0
+server = "plain"                # or momentum, nesterov (DiLoCo's), adagrad, adam, yogi: how the server uses the step
+# step_num = 1                  # step_num / step_den: of the mean, or an adaptive server's rate, 1/10 if not said
+# step_den = 1
+# momentum = "9/10"             # the share of the server's momentum, or first moment, that a round keeps
+# second = "99/100"             # adam, yogi: the same of the second moment
+# tau = "0.001"                 # adagrad, adam, yogi: added to its root; small is bold
 group_size = 64                 # above so many updates the mean is a sum of group sums
 
 [payload]                       # the form of the updates' files
@@ -418,19 +461,21 @@ def bounds_of(text: str | int) -> Bounds:
     return Bounds(least, int(match[2]) if match[2] else least)
 
 
-def format_flags(
-    rule: str | None, trim: str | None, momentum: str | None, group_size: int | None
-) -> dict[str, int | str] | None:
-    """What the flags about the rule say of [format]; None when they say nothing. Raises UsageError."""
-    found: dict[str, int | str] = {}
-    if rule is not None:
-        found["rule"] = rule
-    if trim is not None:
+FORMAT_FLAGS: Final = ("rule", "trim", "server", "server_rate", "momentum", "second", "tau", "group_size")
+
+
+def format_flags(flags: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the flags about rule and server say of [format]; None when they say nothing. Raises UsageError.
+
+    flags: those that FORMAT_FLAGS names; None for one that was not given.
+    """
+    found = {name: value for name, value in flags.items() if value is not None}
+    if (trim := found.pop("trim", None)) is not None:
         found["trim_num"], found["trim_den"] = fraction_of(trim)
-    if momentum is not None:
-        found["momentum_num"], found["momentum_den"] = fraction_of(momentum)
-    if group_size is not None:
-        found["group_size"] = group_size
+    if (rate := found.pop("server_rate", None)) is not None:
+        found["step_num"], found["step_den"] = exact("--server-rate", rate).as_integer_ratio()
+    if "momentum" in found:
+        found |= {"momentum_num": None, "momentum_den": None}  # a flag wins over either spelling in a file
     return found or None
 
 
@@ -480,10 +525,15 @@ def _from_preset(preset: Preset) -> dict[str, Any]:
         "format": {
             "model_scale_bits": preset.model_scale_bits,
             "update_scale_bits": preset.update_scale_bits,
-            "step_num": preset.server_step_num,
-            "step_den": preset.server_step_den,
+            **_step_of(preset),
         },
     }
+
+
+def _step_of(preset: Preset) -> dict[str, int]:
+    """Nothing where it is what every server has that is not adaptive: those have rates of their own."""
+    step = (preset.server_step_num, preset.server_step_den)
+    return {} if step == (1, 1) else {"step_num": step[0], "step_den": step[1]}
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from itertools import islice
 
 import numpy as np
 
-from chainfl.aggregation.rules import WeightedSource, group_sums, read_rows, rule_sum, total_of, walk
+from chainfl.aggregation.rules import WeightedSource, group_sums, read_rows, rule_sum, state_block, total_of, walk
 from chainfl.aggregation.server_step import Server
 from chainfl.disputes.openings import CommittedVector, read_update_opening
 from chainfl.encoding.arrays import AnyArray, Int16Array, Int64Array, blocks
@@ -53,7 +53,10 @@ class UpdateReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Where an aggregate is wrong. target and group: in which vector. coordinate: which value, beyond P in padding."""
+    """Where an aggregate is wrong. target and group: in which vector. chunk_index: which of its chunks.
+
+    coordinate: which parameter, also in a state of several values each; in padding the place in the vector.
+    """
 
     kind: FaultKind
     target: Target
@@ -76,8 +79,8 @@ class UpdateFault:
 class Vectors:
     """An aggregate's vectors: model and state (int32), and group sums (int64).
 
-    Each has P values, or as many as all chunks have with the padding, which is then looked at, too. What is None, or
-    not in `groups`, is not looked at.
+    A model and a group sum have P values, a state `state_params`; or as many as all chunks have with the padding, which
+    is then looked at, too. What is None, or not in `groups`, is not looked at.
     """
 
     model: VectorSource | None = None
@@ -93,8 +96,8 @@ def find_fault(
 ) -> Fault | None:
     """The first fault of a claimed aggregate, in the order of coordinates; None if there is none.
 
-    before: model and state (None without momentum) that the round started from. updates: those of non-zero weight,
-    in the order of the tally, verified. Reads all vectors once, in blocks, with a thread for each core.
+    before: model and state (None where the server keeps none) that the round started from. updates: those of non-zero
+    weight, in the order of the tally, verified. Reads all vectors once, in blocks, with a thread for each core.
     Within a block wrong group sums come before what follows from them. Raises AggregationError if nothing has a
     weight, EncodingError for vectors of other lengths.
     """
@@ -106,7 +109,7 @@ def find_fault(
 def padding_fault(form: Format, target: Target, group: int, chunk_index: int, values: AnyArray) -> Fault | None:
     """Non-zero padding in a chunk that a game brought to light. values: (chunk_params,) with the padding."""
     start = chunk_index * form.chunk_params
-    used = max(0, form.num_params - start)
+    used = max(0, _size_of(form, target) - start)
     places = np.flatnonzero(values[used:])
     if not places.size:
         return None
@@ -125,11 +128,11 @@ class _Search:
         self._model, self._state = before.model, before.state
         self._weights = [update.weight for update in updates]
         self._total = total_of(form, self._weights)
-        self._server = Server.of(form)
+        self._server = Server(form)
         if len(claimed.groups) not in (0, form.num_groups(len(updates))):
             raise EncodingError(f"there are not {len(claimed.groups)} groups", groups=len(claimed.groups))
-        _require_lengths(form, [before.model, before.state, *(update.values for update in updates)], padded=False)
-        _require_lengths(form, [claimed.model, claimed.state, *claimed.groups], padded=True)
+        _require_lengths(form, before, [update.values for update in updates], padded=False)
+        _require_lengths(form, claimed, claimed.groups, padded=True)
 
     def first_in(self, block: slice) -> Fault | None:
         """The first fault in a block of coordinates. Called from several threads."""
@@ -150,9 +153,9 @@ class _Search:
         return min((fault for fault in found if fault), key=lambda fault: fault.coordinate, default=None)
 
     def _wrong_step(self, block: slice, whole: Int64Array) -> Fault | None:
-        place = (block.start, block.stop)
-        state = None if self._state is None else self._state.read(*place)
-        moved = self._server.advance(whole, self._total, self._model.read(*place), state)
+        of_state = state_block(self._form, block)
+        state = None if self._state is None else self._state.read(of_state.start, of_state.stop)
+        moved = self._server.advance(whole, self._total, self._model.read(block.start, block.stop), state)
         found = [
             _first_difference(self._form, FaultKind.COORDINATE, target, 0, block, seen, expected)
             for target, seen, expected in (
@@ -173,32 +176,40 @@ def _first_difference(
     source: VectorSource,
     expected: AnyArray,
 ) -> Fault | None:
-    seen = source.read(block.start, block.stop)
+    each = form.num_moments if target is Target.STATE else 1
+    seen = source.read(each * block.start, each * block.stop)
     differs = seen != expected
     if not differs.any():
         return None
     place = int(differs.argmax())
-    coordinate = block.start + place
-    chunk_index = coordinate // form.chunk_params
+    chunk_index = (each * block.start + place) // form.chunk_params
+    coordinate = block.start + place // each
     return Fault(kind, target, group, coordinate, chunk_index, int(seen[place]), int(expected[place]))
 
 
 def _padding_faults(form: Format, claimed: Vectors) -> Iterator[Fault]:
     named = [(Target.MODEL, 0, claimed.model), (Target.STATE, 0, claimed.state)]
     named += [(Target.GROUP, group, source) for group, source in enumerate(claimed.groups)]
-    last = (form.num_params - 1) // form.chunk_params
     for target, group, source in named:
-        if source is not None and source.size > form.num_params:
+        size = _size_of(form, target)
+        last = (size - 1) // form.chunk_params
+        if source is not None and source.size > size:
             chunk = source.read(last * form.chunk_params, source.size)
             if fault := padding_fault(form, target, group, last, chunk):
                 yield fault
 
 
-def _require_lengths(form: Format, sources: Sequence[VectorSource | None], *, padded: bool) -> None:
-    whole = -(-form.num_params // form.chunk_params) * form.chunk_params
-    for source in sources:
-        if source is not None and source.size != form.num_params and not (padded and source.size == whole):
-            raise EncodingError(f"a vector has {source.size} values, not {form.num_params}", expected=form.num_params)
+def _size_of(form: Format, target: Target) -> int:
+    """Values of a posted vector, without its padding."""
+    return form.state_params if target is Target.STATE else form.num_params
+
+
+def _require_lengths(form: Format, vectors: Vectors, others: Sequence[VectorSource], *, padded: bool) -> None:
+    of_params = [(source, form.num_params) for source in (vectors.model, *others)]
+    for source, size in [*of_params, (vectors.state, form.state_params)]:
+        whole = -(-size // form.chunk_params) * form.chunk_params
+        if source is not None and source.size != size and not (padded and source.size == whole):
+            raise EncodingError(f"a vector has {source.size} values, not {size}", expected=size)
 
 
 # --- updates -------------------------------------------------------------------------------------

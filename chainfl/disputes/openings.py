@@ -155,7 +155,7 @@ def read_plain(packed: bytes, shape: TreeShape, index: int) -> tuple[Root, AnyAr
 
 def read_update_opening(packed: bytes, form: Format, index: int) -> ReadUpdate:
     """What an update's opening shows, as `Openings.update` reads it. Raises PayloadError for another form or length."""
-    shape = TreeShape(form.num_params, form.chunk_params, VectorKind.UPDATE)
+    shape = TreeShape.of(form, VectorKind.UPDATE)
     if not packed or packed[0] > 1:
         raise PayloadError("an update's opening begins with its form, 0 or 1")
     step, length = (48 if packed[0] else 40), 2 * shape.chunk_params

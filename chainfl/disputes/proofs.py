@@ -19,8 +19,8 @@ from chainfl.types import Root
 class Evidence:
     """What proofs open.
 
-    model, state: what the round started from. claimed_model, claimed_state: what was posted. States are None without
-    momentum. updates: the accepted ones with their weights, in the order of the tally. group_roots: as posted;
+    model, state: what the round started from. claimed_model, claimed_state: what was posted. States are None where the
+    server keeps none. updates: the accepted ones with their weights, in the order of the tally. group_roots: as posted;
     claimed_groups: the vectors behind them, as many; both empty unless there are groups.
     """
 
@@ -53,8 +53,10 @@ def coordinate_proof(evidence: Evidence, coordinate: int, target: Target = Targe
     claimed = evidence.claimed_model if target is Target.MODEL else evidence.claimed_state
     if target is Target.GROUP or claimed is None:
         raise EncodingError("the task has no such vector", target=target.name)
-    vectors = [evidence.model if target is Target.MODEL else None, evidence.state, claimed]
-    steps = b"".join(vector.opening(index) for vector in vectors if vector is not None)
+    in_state = _place_in_state(evidence.form, coordinate)
+    before = evidence.model.opening(index) if target is Target.MODEL else b""
+    before += evidence.state.opening(in_state) if evidence.state is not None else b""
+    steps = before + claimed.opening(index if target is Target.MODEL else in_state)
     if evidence.group_roots:
         sums = b"".join(group.opening(index) for group in evidence.claimed_groups)
         ranks, rest = (0, 0), b"".join(evidence.group_roots) + steps + sums
@@ -115,7 +117,7 @@ def _open_updates(
     form: Format, updates: Sequence[tuple[Opener, int]], index: int, offset: int
 ) -> tuple[bytes, list[int]]:
     """The packed openings, each after its weight, and the coordinate's value in each."""
-    shape = TreeShape(form.num_params, form.chunk_params, VectorKind.UPDATE)
+    shape = TreeShape.of(form, VectorKind.UPDATE)
     parts, values = [], []
     for opener, weight in updates:
         packed = opener.opening(index)
@@ -128,6 +130,11 @@ def _place(form: Format, coordinate: int) -> tuple[int, int]:
     if not 0 <= coordinate < form.num_params:
         raise EncodingError(f"there is no coordinate {coordinate} of {form.num_params}", coordinate=coordinate)
     return divmod(coordinate, form.chunk_params)
+
+
+def _place_in_state(form: Format, coordinate: int) -> int:
+    """The chunk of the state that holds all values of a coordinate: their number divides that of a chunk."""
+    return form.num_moments * coordinate // form.chunk_params
 
 
 def _head(kind: FaultKind) -> bytes:

@@ -27,6 +27,8 @@ from chainfl.types import Root
 
 DEFAULT_CHUNK_PARAMS = 256
 MAX_CHUNK_PARAMS = 1 << 16
+MAX_VALUES = 2 * MAX_PARAMS
+"""Of a vector: an adaptive server's state has two for each of the model."""
 
 _LEAF, _NODE, _SUM_NODE, _ROOT = b"\x00", b"\x01", b"\x02", b"\x03"
 _PADDING_LEAF = bytes(32)
@@ -55,17 +57,26 @@ _DTYPES: dict[VectorKind, type[np.signedinteger[Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class TreeShape:
-    """What a tree looks like before any value is known. Raises EncodingError for impossible parameters."""
+    """What a tree looks like before any value is known. num_params: values of its vector.
+
+    Raises EncodingError for impossible parameters.
+    """
 
     num_params: int
     chunk_params: int
     kind: VectorKind
 
     def __post_init__(self) -> None:
-        if not 0 < self.num_params <= MAX_PARAMS:
-            raise EncodingError(f"a vector has 1 to {MAX_PARAMS} values", num_params=self.num_params)
+        if not 0 < self.num_params <= MAX_VALUES:
+            raise EncodingError(f"a vector has 1 to {MAX_VALUES} values", num_params=self.num_params)
         if not 0 < self.chunk_params <= MAX_CHUNK_PARAMS or self.chunk_params % 16:
             raise EncodingError("chunk_params is not a positive multiple of 16", chunk_params=self.chunk_params)
+
+    @classmethod
+    def of(cls, form: Format, kind: VectorKind) -> TreeShape:
+        """That of a task's vector. Raises EncodingError for the state of a server that keeps none."""
+        size = form.state_params if kind is VectorKind.STATE else form.num_params
+        return cls(size, form.chunk_params, kind)
 
     @property
     def dtype(self) -> type[np.signedinteger[Any]]:
@@ -174,10 +185,10 @@ def vector_root(values: AnyArray | VectorSource, chunk_params: int, kind: Vector
 
 
 def zero_state_root(form: Format) -> Root:
-    """The root of the server's state before the first round: zeros; 32 zero bytes for a task without momentum."""
-    if not form.has_momentum:
+    """The root of the server's state before the first round: zeros; 32 zero bytes where it keeps none."""
+    if not form.has_state:
         return Root(bytes(32))
-    return vector_root(ZeroSource(form.num_params, np.dtype(np.int32)), form.chunk_params, VectorKind.STATE)
+    return vector_root(ZeroSource(form.state_params, np.dtype(np.int32)), form.chunk_params, VectorKind.STATE)
 
 
 def update_root(values: Int16Array | VectorSource, chunk_params: int) -> UpdateCommitment:

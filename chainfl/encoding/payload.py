@@ -63,7 +63,7 @@ class UpdateMetadata:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """What a round starts from. model: (P,) int32. state: (P,) int32, the server's momentum; None without."""
+    """What a round starts from. model: (P,) int32. state: (state_params,) int32, None where the server keeps none."""
 
     model: Int32Array
     state: Int32Array | None
@@ -112,7 +112,7 @@ def read_update(
     """
     stream = _as_stream(source)
     if compression == PLAIN:
-        (values,) = _read_vectors(stream, (_PLAIN,), np.int16, num_params, _labels(UPDATE_FORMAT, expected))
+        (values,) = _read_vectors(stream, {_PLAIN: num_params}, np.int16, _labels(UPDATE_FORMAT, expected))
     else:
         values, filled = np.empty(num_params, np.int16), 0
         for block in _inflated(stream, num_params, expected, compression):
@@ -137,7 +137,7 @@ def open_update(
     goes with the result.
     """
     if compression == PLAIN:
-        (source,) = _open_vectors(file, (_PLAIN,), np.int16, num_params, _labels(UPDATE_FORMAT, expected))
+        (source,) = _open_vectors(file, {_PLAIN: num_params}, np.int16, _labels(UPDATE_FORMAT, expected))
     else:
         file.seek(0)
         source = _spooled(_inflated(file, num_params, expected, compression), num_params)
@@ -147,39 +147,42 @@ def open_update(
 
 
 def write_model(target: BinaryIO, values: Int32Array, metadata: ModelMetadata, state: Int32Array | None = None) -> int:
-    """Writes the exact global model. values, state: (P,) int32. returns: the number of bytes.
+    """Writes the exact global model. values: (P,) int32. state: (P,) or (2P,) int32. returns: the number of bytes.
 
-    A task with momentum has the server's state in the same file, as a second tensor.
+    A server that keeps a state has it in the same file, as a second tensor.
     """
+    if state is not None and state.size not in (values.size, 2 * values.size):
+        raise EncodingError(f"a state of {state.size} values goes with no model of {values.size}")
     tensors = {"model": values} if state is None else {"model": values, "state": state}
     return _write_vectors(target, tensors, np.int32, _labels(MODEL_FORMAT, metadata))
 
 
 def read_model(source: bytes | BinaryIO, *, num_params: int, expected: ModelMetadata) -> Int32Array:
-    """The values of a global model that a stranger served, of a task without momentum. returns: (P,) int32.
+    """The values of a global model that a stranger served, of a task whose server keeps no state. returns: (P,) int32.
 
     Checked like an update. The root remains to be checked: `chunk_tree.check_model_root`.
     """
-    return read_checkpoint(source, num_params=num_params, expected=expected, has_state=False).model
+    return read_checkpoint(source, num_params=num_params, expected=expected).model
 
 
 def read_checkpoint(
-    source: bytes | BinaryIO, *, num_params: int, expected: ModelMetadata, has_state: bool
+    source: bytes | BinaryIO, *, num_params: int, state_params: int = 0, expected: ModelMetadata
 ) -> Checkpoint:
-    """Model and state that a stranger served. has_state: whether the task has momentum, and so the file a state.
+    """Model and state that a stranger served. state_params: values of the server's state; 0 where it keeps none.
 
     Checked like an update. Both roots remain to be checked.
     """
-    vectors = _read_vectors(source, _names(has_state), np.int32, num_params, _labels(MODEL_FORMAT, expected))
-    return Checkpoint(vectors[0], vectors[1] if has_state else None)
+    sizes = _sizes(num_params, state_params)
+    vectors = _read_vectors(source, sizes, np.int32, _labels(MODEL_FORMAT, expected))
+    return Checkpoint(vectors[0], vectors[1] if state_params else None)
 
 
 def open_checkpoint(
-    file: BinaryIO, *, num_params: int, expected: ModelMetadata, has_state: bool
+    file: BinaryIO, *, num_params: int, state_params: int = 0, expected: ModelMetadata
 ) -> tuple[FileSource, FileSource | None]:
     """The same, to be read in blocks. returns: model and state. The file stays in use as long as they are."""
-    sources = _open_vectors(file, _names(has_state), np.int32, num_params, _labels(MODEL_FORMAT, expected))
-    return sources[0], sources[1] if has_state else None
+    sources = _open_vectors(file, _sizes(num_params, state_params), np.int32, _labels(MODEL_FORMAT, expected))
+    return sources[0], sources[1] if state_params else None
 
 
 def write_float_model(
@@ -210,9 +213,9 @@ def max_update_bytes(num_params: int, compression: Compression = PLAIN) -> int:
     return 8 + MAX_HEADER_BYTES + values
 
 
-def max_model_bytes(num_params: int, *, has_state: bool = False) -> int:
-    """No valid integer model of the task is larger. has_state: whether the task has momentum."""
-    return 8 + MAX_HEADER_BYTES + (8 if has_state else 4) * num_params
+def max_model_bytes(num_params: int, state_params: int = 0) -> int:
+    """No valid integer model of the task is larger. state_params: values of the server's state in the same file."""
+    return 8 + MAX_HEADER_BYTES + 4 * (num_params + state_params)
 
 
 def _format_of(compression: Compression) -> str:
@@ -232,25 +235,27 @@ def _entry(dtype: str, shape: Iterable[int], start: int, length: int) -> dict[st
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, start + length]}
 
 
-def _names(has_state: bool) -> tuple[str, ...]:
-    return ("model", "state") if has_state else ("model",)
+def _sizes(num_params: int, state_params: int) -> dict[str, int]:
+    return {"model": num_params} | ({"state": state_params} if state_params else {})
 
 
-def _entries(names: Sequence[str], dtype: type[np.generic], num_params: int) -> dict[str, dict[str, Any]]:
+def _entries(sizes: Mapping[str, int], dtype: type[np.generic]) -> dict[str, dict[str, Any]]:
     """Where each tensor is: one after the other, in the order of their names."""
-    length = num_params * np.dtype(dtype).itemsize
-    return {name: _entry(_DTYPE_NAMES[dtype], [num_params], i * length, length) for i, name in enumerate(names)}
+    entries, start = {}, 0
+    for name, size in sizes.items():
+        length = size * np.dtype(dtype).itemsize
+        entries[name] = _entry(_DTYPE_NAMES[dtype], [size], start, length)
+        start += length
+    return entries
 
 
 def _write_vectors(
     target: BinaryIO, tensors: Mapping[str, AnyArray], dtype: type[np.generic], labels: Mapping[str, str]
 ) -> int:
-    sizes = {values.size for values in tensors.values()}
     for name, values in tensors.items():
         require_vector(values, dtype, name)
-    if len(sizes) > 1:
-        raise EncodingError("the tensors of a payload have different lengths", sizes=sorted(sizes))
-    written = _write_header(target, _entries(list(tensors), dtype, sizes.pop()), labels)
+    sizes = {name: values.size for name, values in tensors.items()}
+    written = _write_header(target, _entries(sizes, dtype), labels)
     for values in tensors.values():
         written += _write_values(target, (values[block] for block in blocks(values.size, _WRITE_BLOCK)))
     return written
@@ -277,40 +282,38 @@ def _as_stream(source: bytes | BinaryIO) -> BinaryIO:
 
 
 def _read_vectors(
-    source: bytes | BinaryIO,
-    names: Sequence[str],
-    dtype: type[np.generic],
-    num_params: int,
-    labels: Mapping[str, str],
+    source: bytes | BinaryIO, sizes: Mapping[str, int], dtype: type[np.generic], labels: Mapping[str, str]
 ) -> list[AnyArray]:
     stream = _as_stream(source)
     header, _ = _read_header(stream)
-    _check_tensors(header, names, dtype, num_params)
+    _check_tensors(header, sizes, dtype)
     # Sized by the task, never by what the payload claims.
-    vectors = [np.empty(num_params, np.dtype(dtype).newbyteorder("<")) for _ in names]
+    vectors = [np.empty(size, np.dtype(dtype).newbyteorder("<")) for size in sizes.values()]
+    length = sum(values.nbytes for values in vectors)
     for values in vectors:
         if _read_into(stream, values.data.cast("B")) < values.nbytes:
-            raise _ends_early(len(names) * values.nbytes)
+            raise _ends_early(length)
     if stream.read(1):
-        raise _goes_on(len(names) * vectors[0].nbytes)
+        raise _goes_on(length)
     _check_labels(header.get("__metadata__"), labels)
     return [values.astype(dtype, copy=False) for values in vectors]
 
 
 def _open_vectors(
-    file: BinaryIO, names: Sequence[str], dtype: type[np.generic], num_params: int, labels: Mapping[str, str]
+    file: BinaryIO, sizes: Mapping[str, int], dtype: type[np.generic], labels: Mapping[str, str]
 ) -> list[FileSource]:
     file.seek(0)
     header, start = _read_header(file)
-    _check_tensors(header, names, dtype, num_params)
-    length = num_params * np.dtype(dtype).itemsize
-    size = file.seek(0, io.SEEK_END) - start
-    if size < len(names) * length:
-        raise _ends_early(len(names) * length)
-    if size > len(names) * length:
-        raise _goes_on(len(names) * length)
+    _check_tensors(header, sizes, dtype)
+    length = sum(sizes.values()) * np.dtype(dtype).itemsize
+    seen = file.seek(0, io.SEEK_END) - start
+    if seen < length:
+        raise _ends_early(length)
+    if seen > length:
+        raise _goes_on(length)
     _check_labels(header.get("__metadata__"), labels)
-    return [FileSource(file, start + i * length, num_params, np.dtype(dtype)) for i in range(len(names))]
+    starts = [start + entry["data_offsets"][0] for entry in _entries(sizes, dtype).values()]
+    return [FileSource(file, at, size, np.dtype(dtype)) for at, size in zip(starts, sizes.values(), strict=True)]
 
 
 def _inflated(
@@ -383,11 +386,11 @@ def _read_header(stream: BinaryIO) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _check_tensors(header: Mapping[str, Any], names: Sequence[str], dtype: type[np.generic], num_params: int) -> None:
-    _require_form(header, names)
-    if set(header) != {"__metadata__", *names} or not all(isinstance(header[name], dict) for name in names):
-        raise PayloadError(f"the payload does not hold just {', '.join(names)}", tensors=sorted(header)[:5])
-    for name, expected in _entries(names, dtype, num_params).items():
+def _check_tensors(header: Mapping[str, Any], sizes: Mapping[str, int], dtype: type[np.generic]) -> None:
+    _require_form(header, list(sizes))
+    if set(header) != {"__metadata__", *sizes} or not all(isinstance(header[name], dict) for name in sizes):
+        raise PayloadError(f"the payload does not hold just {', '.join(sizes)}", tensors=sorted(header)[:5])
+    for name, expected in _entries(sizes, dtype).items():
         _check_tensor(header[name], expected)
 
 

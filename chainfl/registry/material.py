@@ -66,15 +66,15 @@ def fetch_spec(store: BlobStore, task: TaskView) -> TaskSpec:
 def fetch_model(store: BlobStore, scope: TaskScope, root: Root, cid: CidOnChain) -> Int32Array:
     """A global model. returns: (P,) int32 that hashes to `root`. Raises StorageError or PayloadError.
 
-    The state that a task with momentum keeps in the same file is not looked at: see `fetch_checkpoint`.
+    The state that a server keeps in the same file is not looked at: see `fetch_checkpoint`.
     """
     return _fetch(store, scope, root, cid).model
 
 
 def fetch_checkpoint(store: BlobStore, scope: TaskScope, root: Root, state_root: Root, cid: CidOnChain) -> Checkpoint:
-    """A global model and the server's state next to it, None without momentum; each hashes to its root.
+    """A global model and the server's state next to it, None where it keeps none; each hashes to its root.
 
-    state_root: zeros without momentum. Raises StorageError or PayloadError.
+    state_root: zeros without a state. Raises StorageError or PayloadError.
     """
     found = _fetch(store, scope, root, cid)
     if found.state is not None:
@@ -83,9 +83,9 @@ def fetch_checkpoint(store: BlobStore, scope: TaskScope, root: Root, state_root:
 
 
 def _fetch(store: BlobStore, scope: TaskScope, root: Root, cid: CidOnChain) -> Checkpoint:
-    num_params, has_state = scope.format.num_params, scope.format.has_momentum
-    data = store.get_bytes(cid_text(cid), max_bytes=max_model_bytes(num_params, has_state=has_state))
-    found = read_checkpoint(data, num_params=num_params, expected=scope.model_metadata(), has_state=has_state)
+    num_params, state_params = scope.format.num_params, scope.format.state_params
+    data = store.get_bytes(cid_text(cid), max_bytes=max_model_bytes(num_params, state_params))
+    found = read_checkpoint(data, num_params=num_params, state_params=state_params, expected=scope.model_metadata())
     check_model_root(found.model, scope.format.chunk_params, root)
     return found
 

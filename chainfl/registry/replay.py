@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from chainfl.aggregation.mean import check_weight
-from chainfl.aggregation.rules import WeightedSource, apply_rule, total_of
+from chainfl.aggregation.rules import WeightedSource, apply_rule, require_standing, state_block, total_of
 from chainfl.aggregation.server_step import Advanced, Server
-from chainfl.encoding.arrays import Int16Array, Int32Array, Int64Array, blocks, require_vector
+from chainfl.encoding.arrays import Int16Array, Int32Array, Int64Array, blocks
 from chainfl.encoding.chunk_tree import VectorKind, vector_root
 from chainfl.encoding.sources import VectorSource, as_source, require_source
-from chainfl.errors import AggregationError, LineageBroken
+from chainfl.errors import LineageBroken
 from chainfl.registry.material import TaskScope, fetch_update, spool_update
 from chainfl.storage.port import BlobStore
 from chainfl.tasks.state import ZERO_ROOT, Claim, Format, RevealedUpdate, Rule, TalliedUpdate
@@ -27,8 +27,8 @@ WeightedUpdate = tuple[Int16Array | VectorSource, int]
 class ReplayedRound:
     """What a round's aggregator must claim, and the vectors behind it.
 
-    model: (P,) int32, the next global model, and its root. state: (P,) int32, the server's next state, None without
-    momentum; its root is then zeros. group_roots: of the sum of each group, empty unless there are groups.
+    model: (P,) int32, the next global model, and its root. state: (state_params,) int32, the server's next state, None
+    where it keeps none; its root is then zeros. group_roots: of the sum of each group, empty unless there are groups.
     num_saturated: values at the end of int32.
     """
 
@@ -51,13 +51,13 @@ def replay_round(
 ) -> ReplayedRound:
     """The task's rule over one round, bit for bit as the contract would compute it.
 
-    model, state: (P,) int32, what the round starts from; without a state a task with momentum starts from zeros.
-    updates: with their weights, in the order of the tally. For the mean one is held at a time, and the order matters
-    only when there are groups. The other rules read all of them side by side, in blocks: give them sources that are
-    not in memory (`accepted_updates` does). Raises AggregationError when nothing has a weight.
+    model: (P,) int32 and state: (state_params,) int32, what the round starts from; None is a state of zeros. updates:
+    with their weights, in the order of the tally. For the mean one is held at a time, and the order matters only when
+    there are groups. The other rules read all of them side by side, in blocks: give them sources that are not in memory
+    (`accepted_updates` does). Raises AggregationError when nothing has a weight.
     """
-    if form.has_momentum and state is None:
-        state = np.zeros(form.num_params, np.int32)
+    if form.has_state and state is None:
+        state = np.zeros(form.state_params, np.int32)
     if form.rule is Rule.MEAN:
         return _replay_mean(model, state, updates, form)
     accepted = [WeightedSource(as_source(values), weight) for values, weight in updates if weight]
@@ -134,9 +134,7 @@ class _Sums:
 def _replay_mean(
     model: Int32Array, state: Int32Array | None, updates: Iterable[WeightedUpdate], form: Format
 ) -> ReplayedRound:
-    require_vector(model, np.int32, "model")
-    if model.size != form.num_params:
-        raise AggregationError(f"the model has {model.size} values, the task {form.num_params}")
+    require_standing(form, model, state)
     sums = _Sums(form)
     for values, weight in updates:
         check_weight(weight)
@@ -144,7 +142,7 @@ def _replay_mean(
             sums.add(as_source(values), weight)
     total = total_of(form, sums.weights)
     whole, group_roots = sums.finish()
-    advanced = _advance(Server.of(form), whole, total, model, state)
+    advanced = _advance(Server(form), whole, total, model, state)
     return _sealed(advanced, form, accepted=len(sums.weights), total=total, group_roots=group_roots)
 
 
@@ -154,10 +152,11 @@ def _advance(server: Server, sums: Int64Array, total: int, model: Int32Array, st
     next_state = None if state is None else np.empty_like(state)
     num_saturated = 0
     for block in blocks(model.size):
-        moved = server.advance(sums[block], total, model[block], None if state is None else state[block])
+        of_state = state_block(server.form, block)
+        moved = server.advance(sums[block], total, model[block], None if state is None else state[of_state])
         next_model[block] = moved.model
         if next_state is not None:
-            next_state[block] = moved.state
+            next_state[of_state] = moved.state
         num_saturated += moved.num_saturated
     return Advanced(next_model, next_state, num_saturated)
 

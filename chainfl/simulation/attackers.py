@@ -74,14 +74,15 @@ class WrongAggregator(Aggregator):
 
 
 class WrongStateAggregator(WrongAggregator):
-    """The same with the server's state, in a task with momentum. The model is right."""
+    """The same with the server's state, where it keeps one. The model is right."""
 
     def forge(self, snapshot: Snapshot, replayed: ReplayedRound) -> ReplayedRound:
-        """One coordinate of the state changed. Raises UsageError in a task without one."""
+        """The last moment of one parameter changed. Raises UsageError in a task without a state."""
         if replayed.state is None:
-            raise UsageError("the task has no momentum, so there is no state to change")
-        state = _with_one_changed(replayed.state)
-        root = vector_root(state, self.context.scope.format.chunk_params, VectorKind.STATE)
+            raise UsageError("the task's server keeps no state, so there is none to change")
+        form, state = self.context.scope.format, replayed.state.copy()
+        state[form.num_moments * (form.num_params // 2) + form.num_moments - 1] ^= 1 << 10
+        root = vector_root(state, form.chunk_params, VectorKind.STATE)
         return replace(replayed, state=state, state_root=root)
 
 

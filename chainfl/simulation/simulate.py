@@ -312,8 +312,8 @@ class Laboratory:
         """Of the file that a worker fetches before it trains."""
         counter, scope = _Counter(), self.experiment.scope
         state = standing.state
-        if state is None and scope.format.has_momentum:
-            state = np.zeros_like(standing.model)
+        if state is None and scope.format.has_state:
+            state = np.zeros(scope.format.state_params, np.int32)
         return write_model(counter, standing.model, scope.model_metadata(), state)  # type: ignore[arg-type]
 
 

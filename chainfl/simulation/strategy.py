@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from chainfl.errors import UsageError
 from chainfl.tasks.payload_rules import payload_problems
+from chainfl.tasks.server_rules import server_problems
+from chainfl.tasks.server_settings import SERVERS, ServerSettings, exact
 from chainfl.tasks.spec import (
     DEFAULT_MODEL_SCALE_BITS,
     DEFAULT_UPDATE_SCALE_BITS,
@@ -26,6 +28,14 @@ from chainfl.tasks.validation_rules import RULE_PARAMETERS
 Number = int | float | str | Fraction | Decimal
 Entry = TypeVar("Entry", bound=BaseModel)
 
+_OF_SERVER: Final = ("server_rate", "server_momentum", "server_second", "server_tau")
+_FLOWER_NAMES: Final = {
+    "eta": "server_rate",
+    "server_learning_rate": "server_rate",
+    "beta_1": "server_momentum",
+    "beta_2": "server_second",
+    "tau": "server_tau",
+}
 _LOCAL: Final = ("steps", "batch_size", "learning_rate", "momentum", "weight_decay", "local_epochs")
 
 
@@ -34,19 +44,24 @@ class Strategy:
     """How clients train, how their updates become one step, and how validators weigh them.
 
     algorithm, parameters: of local training, by the names that a task's [training] has. rule: `mean`, `median` or
-    `trimmed_mean`, which drops the share `trim` at each end. server_rate, server_momentum: of the server's step, exact
-    fractions. judging: entries of a task's [validation]; they matter with validators. clients_per_round: so many,
-    drawn anew for each round; None is everybody. compression, keep: of a task's [payload], what is sent of an update:
-    `deflate`, `int8`, `int4`, or `topk` with the share that it keeps. numbers: further fields of `Format`, by name.
+    `trimmed_mean`, which drops the share `trim` at each end. server: its step, `plain`, `momentum`, `nesterov`,
+    `adagrad`, `adam` or `yogi`, with server_rate, server_momentum, server_second and server_tau, exact fractions; None
+    is what such a step usually has, and a server_momentum alone makes it `momentum`. judging: entries of a task's
+    [validation]; they matter with validators. clients_per_round: so many, drawn anew for each round; None is everybody.
+    compression, keep: of a task's [payload], what is sent of an update: `deflate`, `int8`, `int4`, or `topk` with the
+    share that it keeps. numbers: further fields of `Format`, by name.
     Raises UsageError for what no task can have.
     """
 
     algorithm: str = "fedavg"
-    parameters: Mapping[str, Number] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     rule: str = "mean"
     trim: Number = Fraction(0)
-    server_rate: Number = Fraction(1)
-    server_momentum: Number = Fraction(0)
+    server: str | None = None
+    server_rate: Number | None = None
+    server_momentum: Number | None = None
+    server_second: Number | None = None
+    server_tau: Number | None = None
     judging: Mapping[str, Any] = field(default_factory=dict)
     clients_per_round: int | None = None
     compression: str = "none"
@@ -56,17 +71,19 @@ class Strategy:
     numbers: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("trim", "server_rate", "server_momentum"):
-            object.__setattr__(self, name, _fraction(name, getattr(self, name)))
+        for name in ("trim", *_OF_SERVER):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, exact(name, value))
         if problems := self._problems():
             raise UsageError(f"not a strategy: {'; '.join(problems)}", problems=problems)
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> Strategy:
-        """One of STRATEGIES, with some of its fields changed. Raises UsageError."""
+        """One of STRATEGIES, with some of its fields changed, by our names or by Flower's. Raises UsageError."""
         if name not in STRATEGIES:
             raise UsageError(f"no strategy is called {name!r}; there are {', '.join(STRATEGIES)}", name=name)
-        return replace(STRATEGIES[name], **changes)
+        ours = {_FLOWER_NAMES.get(change, change): value for change, value in changes.items()}
+        return replace(STRATEGIES[name], **ours)
 
     @classmethod
     def of(cls, given: str | Strategy) -> Strategy:
@@ -75,20 +92,21 @@ class Strategy:
 
     def format(self, num_params: int) -> Format:
         """The integers of a task with so many values."""
-        rate, momentum, trim = (Fraction(part) for part in (self.server_rate, self.server_momentum, self.trim))
+        trim = Fraction(self.trim)
         return replace(
             default_format(num_params),
             model_scale_bits=self.model_scale_bits,
             update_scale_bits=self.update_scale_bits,
-            step_num=rate.numerator,
-            step_den=rate.denominator,
             rule=Rule[self.rule.upper()],
             trim_num=trim.numerator,
             trim_den=trim.denominator if trim else 0,
-            momentum_num=momentum.numerator,
-            momentum_den=momentum.denominator if momentum else 0,
-            **self.numbers,
+            **self._server().to_fields(self.model_scale_bits),
+            **self.numbers,  # type: ignore[arg-type]  # none of them is an enum
         )
+
+    def _server(self) -> ServerSettings:
+        given = {name: getattr(self, name) for name in _OF_SERVER}
+        return ServerSettings(self.server, **{name.removeprefix("server_"): given[name] for name in given})
 
     def training(self, **local: Number | None) -> TrainingEntry:
         """What every client does. local: steps, batch_size, learning_rate, … Raises UsageError with every problem."""
@@ -118,15 +136,15 @@ class Strategy:
             found.append(f"rule is {self.rule!r}, not one of {', '.join(name.lower() for name in Rule.__members__)}")
         if not 0 <= Fraction(self.trim) < Fraction(1, 2) or (self.trim != 0) != (self.rule == "trimmed_mean"):
             found.append("trim is above 0 and below 1/2 for trimmed_mean, and 0 for other rules")
-        if not Fraction(self.server_rate) > 0:
+        if self.server is not None and self.server not in SERVERS:
+            found.append(f"server is {self.server!r}, not one of {', '.join(SERVERS)}")
+        if self.server_rate is not None and not Fraction(self.server_rate) > 0:
             found.append("server_rate is not positive")
-        if not 0 <= Fraction(self.server_momentum) <= 1:
-            found.append("server_momentum is not between 0 and 1")
         if self.clients_per_round is not None and self.clients_per_round < 1:
             found.append("clients_per_round is below 1")
         if unknown := sorted(set(self.numbers) - _FREE_NUMBERS):
             found.append(f"numbers has {', '.join(unknown)}; there are {', '.join(sorted(_FREE_NUMBERS))}")
-        return found
+        return found or list(server_problems(self.format(1)))
 
 
 _FREE_NUMBERS: Final = {item.name for item in fields(Format)} - {
@@ -138,8 +156,12 @@ _FREE_NUMBERS: Final = {item.name for item in fields(Format)} - {
     "rule",
     "trim_num",
     "trim_den",
+    "server",
     "momentum_num",
     "momentum_den",
+    "second_num",
+    "second_den",
+    "tau",
 }
 
 
@@ -155,13 +177,6 @@ def decimal_text(value: Number) -> str:
     except ArithmeticError as error:
         raise UsageError(f"{value!r} is not a number") from error
     return text or "0"
-
-
-def _fraction(name: str, value: Number) -> Fraction:
-    try:
-        return Fraction(str(value))
-    except (ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"{name} is {value!r}, not a fraction such as 9/10 or 0.9") from error
 
 
 def _entry(kind: type[Entry], given: Mapping[str, Any]) -> Entry:
@@ -209,10 +224,15 @@ STRATEGIES: Final[Mapping[str, Strategy]] = {
     **{name: Strategy(algorithm=name) for name in _algorithms()},
     "fedprox": Strategy("fedprox", {"proximal_mu": "0.01"}),
     "feddyn": Strategy("feddyn", {"alpha": "0.1"}),
-    "fedavgm": Strategy(server_momentum=Fraction(9, 10)),
+    "fedavgm": Strategy(server="momentum"),
+    "fedadagrad": Strategy(server="adagrad"),
+    "fedadam": Strategy(server="adam"),
+    "fedyogi": Strategy(server="yogi"),
+    "diloco": Strategy(parameters={"optimizer": {"name": "adamw"}}, server="nesterov", server_rate=Fraction(7, 10)),
     "fedmedian": Strategy(rule="median"),
     "fedtrimmedavg": Strategy(rule="trimmed_mean", trim=Fraction(1, 5)),
     **{rule: _selection(rule) for rule in RULE_PARAMETERS if rule != ValidationEntry().rule},
 }
 """By the names that the field gives them: every local algorithm with a plain mean, what differs in the server, and what
-differs in the validators, of whom these need at least one."""
+differs in the validators, of whom these need at least one. `diloco` wants many local steps (the paper: 500), with a
+learning rate of AdamW's."""

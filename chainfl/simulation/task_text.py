@@ -10,10 +10,13 @@ from typing import Any
 
 from chainfl.errors import UsageError
 from chainfl.simulation.experiment import Experiment
+from chainfl.tasks.server_rules import FINER_BITS
+from chainfl.tasks.server_settings import fraction_text
 from chainfl.tasks.spec import default_format
 from chainfl.tasks.state import Format
 
 _NOT_IN_FILES = ("num_params", "max_squared_norm")
+_OF_SERVER = ("server", "momentum_num", "momentum_den", "second_num", "second_den", "tau")
 
 
 def task_text(experiment: Experiment, *, rounds: int, reward: str, program: Path | None) -> str:
@@ -56,7 +59,23 @@ def _format(form: Format) -> dict[str, Any]:
     changed = {
         name: value for name, value in asdict(form).items() if value != usual[name] and name not in _NOT_IN_FILES
     }
-    return {**changed, **({"rule": form.rule.name.lower()} if "rule" in changed else {})}
+    server = {name: changed.pop(name, None) for name in _OF_SERVER}
+    if form.is_adaptive:  # whose rate is not 1/1 where a file says nothing
+        changed |= {"step_num": form.step_num, "step_den": form.step_den}
+    return {
+        **changed,
+        **({"rule": form.rule.name.lower()} if "rule" in changed else {}),
+        **(_server(form) if any(server.values()) else {}),
+    }
+
+
+def _server(form: Format) -> dict[str, str]:
+    """As a task file says it: a name, and exact fractions."""
+    found = {"server": form.server.name.lower()}
+    for name in ("momentum", "second"):
+        if den := getattr(form, f"{name}_den"):
+            found[name] = fraction_text(getattr(form, f"{name}_num"), den)
+    return {**found, **({"tau": fraction_text(form.tau, 1 << form.model_scale_bits + FINER_BITS)} if form.tau else {})}
 
 
 def _table(values: Mapping[str, Any], title: str | None = None) -> Iterator[str]:

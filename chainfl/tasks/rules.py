@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chainfl.storage.cid import DAG_PB, RAW
+from chainfl.tasks.server_rules import server_problems
 from chainfl.tasks.state import ZERO_ROOT, Bounds, CidOnChain, Economics, Format, Rule, TaskParams, Windows
 
 BPS = 10_000
@@ -67,8 +68,8 @@ def _problems(p: TaskParams) -> Iterator[str]:
         yield f"named_validators has {named} names, not from {p.validators.min} to {MAX_VALIDATORS}"
     yield from _format_problems(p.format, p.workers.max)
     yield from _window_problems(p.windows)
-    if (p.genesis_state_root == ZERO_ROOT) == p.format.has_momentum or len(p.genesis_state_root) != 32:
-        yield "genesis.state_root is there exactly when the server keeps a momentum"
+    if (p.genesis_state_root == ZERO_ROOT) == p.format.has_state or len(p.genesis_state_root) != 32:
+        yield "genesis.state_root is there exactly when the server keeps a state"
     if p.rounds * longest_round_s(p.windows, p.format) > MAX_DURATION_S:
         yield f"{p.rounds} rounds with these windows could lock a stake for more than {MAX_DURATION_S // 86_400} days"
     yield from _economics_problems(p.economics)
@@ -97,15 +98,8 @@ def _format_problems(f: Format, max_workers: int) -> Iterator[str]:
         yield "format: the server step is not positive"
     elif _could_overflow(f, max_workers):
         yield "format: the server step could overflow 64 bits with this many workers"
-    yield from _momentum_problems(f)
+    yield from server_problems(f)
     yield from _rule_problems(f, max_workers)
-
-
-def _momentum_problems(f: Format) -> Iterator[str]:
-    if not 0 <= f.momentum_num <= f.momentum_den < 1 << 32:
-        yield f"format: the momentum {f.momentum_num}/{f.momentum_den} is not from 0 to 1"
-    elif (f.momentum_num << 32) + 2 * f.momentum_den >= 1 << 63:
-        yield "format: the momentum could overflow 64 bits"
 
 
 def _rule_problems(f: Format, max_workers: int) -> Iterator[str]:
@@ -128,7 +122,8 @@ def largest_proof(f: Format, max_workers: int) -> int:
     depth, chunk = depth_of(f), f.chunk_params
     groups = -(-max_workers // f.group_size)
     updates = min(max_workers, f.group_size) * (11 + 2 * chunk + 48 * depth)
-    steps = 14 + (3 if f.has_momentum else 2) * (4 * chunk + 32 * depth)
+    # Of the model, what it was and what is claimed, and of the state what it was: a proof about the state is smaller.
+    steps = 14 + 2 * (4 * chunk + 32 * depth) + (4 * chunk + 32 * deepest_of(f) if f.has_state else 0)
     if groups <= 1:
         return steps + updates
     group_sum = 8 * chunk + 32 * depth
@@ -137,7 +132,16 @@ def largest_proof(f: Format, max_workers: int) -> int:
 
 def depth_of(f: Format) -> int:
     """The depth of the tree over a vector of the task's model."""
-    return (-(-f.num_params // f.chunk_params) - 1).bit_length()
+    return _depth(f.num_params, f.chunk_params)
+
+
+def deepest_of(f: Format) -> int:
+    """The depth of the deepest tree of the task: that of the state, where it has more values than the model."""
+    return _depth(max(f.num_params, f.state_params), f.chunk_params)
+
+
+def _depth(num_params: int, chunk_params: int) -> int:
+    return (-(-num_params // chunk_params) - 1).bit_length()
 
 
 def _could_overflow(f: Format, max_workers: int) -> bool:
@@ -161,7 +165,7 @@ def longest_game_s(windows: Windows, form: Format) -> int:
     """Seconds of a game: an answer and a pointer for every eight levels, the leaf, and the proof."""
     if form.chunk_params <= 0 or form.num_params <= 0:
         return windows.answer + windows.proof
-    moves = 2 * -(-depth_of(form) // _LEVELS_AN_ANSWER) + 1
+    moves = 2 * -(-deepest_of(form) // _LEVELS_AN_ANSWER) + 1
     return moves * windows.answer + windows.proof
 
 

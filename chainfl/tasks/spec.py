@@ -237,7 +237,7 @@ _FIRST_VALIDATION_FIELDS = ("rule", "gate_cosine", "duplicate_cosine", "root_set
 class GenesisEntry(_Strict):
     """The model that round 1 starts from: its root, and where its exact and its float32 bytes are.
 
-    state_root: of the server's state, which starts at zero; None without momentum.
+    state_root: of the server's state, which starts at zero; None where it keeps none.
     """
 
     root: Hash

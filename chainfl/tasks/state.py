@@ -84,6 +84,17 @@ class Rule(IntEnum):
     MEDIAN = 2
 
 
+class ServerKind(IntEnum):
+    """How the server moves the model by what the rule found; see docs/protocol.md, Numbers."""
+
+    PLAIN = 0
+    MOMENTUM = 1
+    NESTEROV = 2
+    ADAGRAD = 3
+    ADAM = 4
+    YOGI = 5
+
+
 class Target(IntEnum):
     """Which vector of a posted aggregate is meant."""
 
@@ -145,7 +156,12 @@ class Economics:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """The integer format of a task (docs/protocol.md, Numbers and Commitments)."""
+    """The integer format of a task (docs/protocol.md, Numbers and Commitments).
+
+    step_num/step_den: of the rule's mean, or the rate of an adaptive server. momentum_num/momentum_den: the share of
+    the first moment that a round keeps. second_num/second_den: the same of Adam's and Yogi's second moment. tau: what
+    is added to its root, in units of 2^-(model_scale_bits + 4). What a server does not have is 0.
+    """
 
     num_params: int
     chunk_params: int
@@ -160,11 +176,30 @@ class Format:
     trim_den: int = 0
     momentum_num: int = 0
     momentum_den: int = 0
+    server: ServerKind = ServerKind.PLAIN
+    second_num: int = 0
+    second_den: int = 0
+    tau: int = 0
 
     @property
-    def has_momentum(self) -> bool:
-        """Whether the server keeps a state."""
-        return self.momentum_den > 0
+    def has_state(self) -> bool:
+        """Whether the server keeps anything from one round to the next."""
+        return self.server is not ServerKind.PLAIN
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the server divides each coordinate's step by the root of its second moment."""
+        return self.server >= ServerKind.ADAGRAD
+
+    @property
+    def num_moments(self) -> int:
+        """How many values the server keeps of each coordinate: none, the momentum, or a first and a second moment."""
+        return int(self.has_state) + int(self.is_adaptive)
+
+    @property
+    def state_params(self) -> int:
+        """Values of the state's vector: those of one coordinate side by side, so that one chunk holds them."""
+        return self.num_moments * self.num_params
 
     def num_groups(self, accepted: int) -> int:
         """How many group sums an aggregate of so many updates posts; 0 when one group holds them all."""
@@ -174,7 +209,7 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What an aggregator claims. state_root: zeros without momentum. group_roots: empty unless there are groups."""
+    """What an aggregator claims. state_root: zeros without a state. group_roots: empty unless there are groups."""
 
     model_root: Root
     state_root: Root

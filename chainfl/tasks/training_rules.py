@@ -80,9 +80,17 @@ def _parameter_problems(training: TrainingEntry) -> Iterator[str]:
 
 
 def _server_problems(algorithm: str, form: Format) -> Iterator[str]:
-    """SCAFFOLD and FedDyn read the mean update off the global step, so the step must show it."""
-    if algorithm in ("scaffold", "feddyn") and form.has_momentum:
-        yield f"training.algorithm {algorithm} needs the plain server step, without momentum"
+    """SCAFFOLD and FedDyn read the mean update off the global step, so the step must show it.
+
+    Under the plain one the step is the mean times the rate. Momentum and Nesterov add what earlier rounds left, and an
+    adaptive server divides each coordinate by its own root: what workers divided by the rate would be no mean, and the
+    variates, whose sum must be zero, would drift. (FedDyn makes Nesterov's extrapolation itself: see `feddyn`.)
+    """
+    if algorithm in ("scaffold", "feddyn") and form.has_state:
+        yield (
+            f"training.algorithm {algorithm} needs the plain server step, not {form.server.name.lower()}: "
+            "it reads the mean update off the step that the model made"
+        )
     if algorithm == "feddyn" and form.step_num != form.step_den:
         yield f"training.algorithm feddyn needs the server step 1/1, not {form.step_num}/{form.step_den}"
 

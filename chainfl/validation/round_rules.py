@@ -19,6 +19,8 @@ DUPLICATE_COSINE = 0.99
 class RoundRules:
     """The numbers of a round, its aggregation rule and server step, and the local training of every participant.
 
+    server_step: the multiple of the mean update by which a plain server moves the model; 1/1 of an adaptive one.
+    shows_mean: whether the model's last step tells what the mean update was; an adaptive server's does not.
     selection: what gives weights. contribution: what gives scores. Updates with a cosine above `duplicate_cosine` share
     one score.
     """
@@ -33,3 +35,4 @@ class RoundRules:
     rule: Rule = Rule.MEAN
     trim_num: int = 0
     trim_den: int = 0
+    shows_mean: bool = True

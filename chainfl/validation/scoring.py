@@ -114,7 +114,7 @@ def _candidates(
         scale_bits=rules.update_scale_bits,
         clipped=clipped,
         root=root,
-        last_mean=None if step is None else _mean_behind(step, rules),
+        last_mean=_mean_behind(step, rules) if step is not None and rules.shows_mean else None,
         last_step=None if step is None else step.astype(np.float32),
     )
 
@@ -122,8 +122,8 @@ def _candidates(
 def _mean_behind(step: Int64Array, rules: RoundRules) -> Int16Array:
     """(P,) int16: the mean update that the plain server step turns into this step, rounded and clipped to int16.
 
-    With a server's momentum it is what a plain server would have needed. The same bits everywhere: two roundings of
-    IEEE 754 a value.
+    With a server's momentum, Nesterov's too, it is what a plain server would have needed. The same bits everywhere: two
+    roundings of IEEE 754 a value.
     """
     factor = rules.server_step.den / (rules.server_step.num << rules.model_scale_bits - rules.update_scale_bits)
     mean: Int16Array = np.clip(np.rint(step * factor), -UPDATE_LIMIT, UPDATE_LIMIT).astype(np.int16)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import { Claim, Phase, Role, Rule, TaskParams, Verdict } from "../src/interfaces/Types.sol";
+import { Claim, Phase, Role, Rule, ServerKind, TaskParams, Verdict } from "../src/interfaces/Types.sol";
 import { ChunkTree } from "../src/libraries/ChunkTree.sol";
 import { Deployed } from "./base/Deployed.sol";
 import { Trees } from "./base/Trees.sol";
@@ -179,19 +179,21 @@ contract GasSnapshotTest is Deployed {
     /// @dev The proof of a wrong coordinate, slashing included: 32 updates, 128 values a chunk, a depth of 20.
     /// forge-config: default.isolate = true
     function test_gas__wrongCoordinate__isAsCommittedAndWithinTheTarget() external optimised {
-        vm.assertLe(_keepDispute("mean", Rule.Mean, false), 600_000, "mean");
-        vm.assertLe(_keepDispute("median", Rule.Median, false), 700_000, "median");
-        vm.assertLe(_keepDispute("trimmedMean", Rule.TrimmedMean, false), 700_000, "trimmed mean");
-        vm.assertLe(_keepDispute("meanMomentum", Rule.Mean, true), 600_000, "mean with momentum");
+        vm.assertLe(_keepDispute("mean", Rule.Mean, ServerKind.Plain), 600_000, "mean");
+        vm.assertLe(_keepDispute("median", Rule.Median, ServerKind.Plain), 700_000, "median");
+        vm.assertLe(_keepDispute("trimmedMean", Rule.TrimmedMean, ServerKind.Plain), 700_000, "trimmed mean");
+        vm.assertLe(_keepDispute("meanMomentum", Rule.Mean, ServerKind.Momentum), 600_000, "mean with momentum");
+        vm.assertLe(_keepDispute("meanNesterov", Rule.Mean, ServerKind.Nesterov), 600_000, "mean with Nesterov's");
+        vm.assertLe(_keepDispute("meanYogi", Rule.Mean, ServerKind.Yogi), 600_000, "mean with an adaptive step");
         _compare("disputes.json");
     }
 
     /// @dev Returns the execution alone: without the base fee and the calldata.
-    function _keepDispute(string memory name, Rule rule, bool hasMomentum) private returns (uint256 execution) {
+    function _keepDispute(string memory name, Rule rule, ServerKind server) private returns (uint256 execution) {
         TaskParams memory p = _params(uint16(UPDATES), 1, 1);
         (p.format.numParams, p.format.chunkParams, p.format.rule) = (128 << 20, 128, rule);
         if (rule == Rule.TrimmedMean) (p.format.trimNum, p.format.trimDen) = (1, 4);
-        if (hasMomentum) (p.format.momentumNum, p.format.momentumDen) = (9, 10);
+        _serve(p, server);
         (bytes memory openings, Claim memory claim) = _vectors(p);
         uint256 id = _create(p);
         _enrolAll(id, UPDATES, 1, 1);
@@ -229,19 +231,25 @@ contract GasSnapshotTest is Deployed {
     /// @dev Model and state before, and the claimed model, which is anything but right.
     function _vectors(TaskParams memory p) private pure returns (bytes memory openings, Claim memory claim) {
         bytes memory before;
-        (p.genesisRoot, before) = _vector(p, ChunkTree.MODEL, "model");
-        (claim.modelRoot, openings) = _vector(p, ChunkTree.MODEL, "claimed");
-        if (p.format.momentumDen == 0) return (bytes.concat(before, openings), claim);
+        ChunkTree.Shape memory shape = ChunkTree.Shape(ChunkTree.MODEL, p.format.numParams, p.format.chunkParams);
+        (p.genesisRoot, before) = _vector(shape, AT, "model");
+        (claim.modelRoot, openings) = _vector(shape, AT, "claimed");
+        if (p.format.server == ServerKind.Plain) return (bytes.concat(before, openings), claim);
         bytes memory state;
-        (p.genesisStateRoot, state) = _vector(p, ChunkTree.STATE, "state");
+        uint64 times = p.format.server < ServerKind.Adagrad ? 1 : 2;
+        shape = ChunkTree.Shape(ChunkTree.STATE, times * p.format.numParams, p.format.chunkParams);
+        (p.genesisStateRoot, state) = _vector(shape, times * AT, "state");
         before = bytes.concat(before, state);
         claim.stateRoot = keccak256("claimed state");
         return (bytes.concat(before, openings), claim);
     }
 
-    function _vector(TaskParams memory p, uint8 kind, bytes32 seed) private pure returns (bytes32, bytes memory) {
-        ChunkTree.Shape memory shape = ChunkTree.Shape(kind, p.format.numParams, p.format.chunkParams);
-        return Trees.alone(shape, AT, _chunk(512, seed), seed);
+    function _vector(ChunkTree.Shape memory shape, uint64 index, bytes32 seed)
+        private
+        pure
+        returns (bytes32, bytes memory)
+    {
+        return Trees.alone(shape, index, _chunk(512, seed), seed);
     }
 
     function _chunk(uint256 length, bytes32 seed) private pure returns (bytes memory chunk) {

@@ -13,18 +13,6 @@ import { Task } from "../../contracts/src/libraries/TaskStorage.sol";
 
 /// @dev Every rule over many coordinates in one call. Packed, big-endian, a coordinate after the other.
 contract RulesHarness {
-    struct Setup {
-        Rule rule;
-        uint16 trimNum;
-        uint16 trimDen;
-        uint32 stepNum;
-        uint32 stepDen;
-        uint32 momentumNum;
-        uint32 momentumDen;
-        uint8 modelScaleBits;
-        uint8 updateScaleBits;
-    }
-
     /// @dev Where the packed input lies in calldata.
     struct Input {
         uint256 updates;
@@ -34,22 +22,22 @@ contract RulesHarness {
 
     /// @param updates for each coordinate an int16 of every update.
     /// @param places for each coordinate two uint16: the positions that a proof of an order rule names.
-    /// @param vectors for each coordinate the int32 of the model and of the state.
-    /// @return moved for each coordinate the next model and the next state.
+    /// @param vectors for each coordinate three int32: of the model, and what a server can keep of it.
+    /// @return moved for each coordinate the same afterwards.
     function advance(
-        Setup memory c,
+        Format memory f,
         uint16[] memory weights,
         bytes calldata updates,
         bytes calldata places,
         bytes calldata vectors
-    ) external pure returns (int32[2][] memory moved) {
-        moved = new int32[2][](vectors.length / 8);
+    ) external pure returns (int32[3][] memory moved) {
+        moved = new int32[3][](vectors.length / 12);
         Input memory from = Input(_offset(updates), _offset(places), _offset(vectors));
         int16[] memory column = new int16[](weights.length);
         for (uint256 p; p < moved.length; ++p) {
             _readColumn(column, from.updates, p);
-            (int256 sum, uint256 total) = _sum(c, column, weights, from.places + 4 * p);
-            moved[p] = _step(c, from.vectors + 8 * p, sum, total);
+            (int256 sum, uint256 total) = _sum(f, column, weights, from.places + 4 * p);
+            moved[p] = _step(f, from.vectors + 12 * p, sum, total);
         }
     }
 
@@ -67,28 +55,34 @@ contract RulesHarness {
     }
 
     /// @dev As `Proofs` does it.
-    function _sum(Setup memory c, int16[] memory column, uint16[] memory weights, uint256 places)
+    function _sum(Format memory f, int16[] memory column, uint16[] memory weights, uint256 places)
         private
         pure
         returns (int256, uint256)
     {
-        if (c.rule == Rule.Mean) return FixedPoint.weightedSumOf(column, weights);
+        if (f.rule == Rule.Mean) return FixedPoint.weightedSumOf(column, weights);
         (uint256 low, uint256 high) = (Openings.uint16At(places), Openings.uint16At(places + 2));
-        if (c.rule == Rule.Median) return (FixedPoint.medianAt(column, low), 1);
-        uint256 trim = column.length * c.trimNum / c.trimDen;
+        if (f.rule == Rule.Median) return (FixedPoint.medianAt(column, low), 1);
+        uint256 trim = column.length * f.trimNum / f.trimDen;
         return (FixedPoint.trimmedSum(column, trim, low, high), column.length - 2 * trim);
     }
 
-    function _step(Setup memory c, uint256 vectors, int256 sum, uint256 total)
+    function _step(Format memory f, uint256 vectors, int256 sum, uint256 total)
         private
         pure
-        returns (int32[2] memory)
+        returns (int32[3] memory)
     {
-        (int32 model, int32 state) = (Openings.int32At(vectors, 0), Openings.int32At(vectors, 1));
-        int256 d = FixedPoint.delta(sum << (c.modelScaleBits - c.updateScaleBits), total, c.stepNum, c.stepDen);
-        if (c.momentumDen == 0) return [FixedPoint.sat32(model + d), int32(0)];
-        int32 next = FixedPoint.momentum(state, d, c.momentumNum, c.momentumDen);
-        return [FixedPoint.sat32(int256(model) + next), next];
+        FixedPoint.Coordinate memory at = FixedPoint.Coordinate(
+            Openings.int32At(vectors, 0), Openings.int32At(vectors, 1), Openings.int32At(vectors, 2)
+        );
+        sum <<= f.modelScaleBits - f.updateScaleBits;
+        FixedPoint.Coordinate memory next = FixedPoint.serverStep(f, at, sum, total);
+        return [next.model, next.first, next.second];
+    }
+
+    /// @notice Reverts for what no task can have.
+    function check(Format calldata f) external pure {
+        FixedPoint.checkServer(f);
     }
 
     function _readColumn(int16[] memory column, uint256 updates, uint256 p) private pure {

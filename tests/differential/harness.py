@@ -18,6 +18,11 @@ from eth_utils import function_signature_to_4byte_selector
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = "0x" + "c0de" * 10
+FORMAT = (
+    "(uint64,uint32,uint8,uint8,uint32,uint32,uint64,uint16,uint8,uint16,uint16,"
+    "uint32,uint32,uint8,uint32,uint32,uint32)"
+)
+"""A task's format as the ABI writes it, field by field."""
 PROOFS_ADDRESS = "0x" + "11b1" * 10
 
 

@@ -7,7 +7,7 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 from dispute_rounds import FORMATS, Round
-from harness import PROOFS_ADDRESS, CallReverted, Harness
+from harness import FORMAT, PROOFS_ADDRESS, CallReverted, Harness
 
 from chainfl.disputes.faults import FaultKind, find_fault
 from chainfl.disputes.openings import (
@@ -25,7 +25,6 @@ from chainfl.tasks.state import Format, Target
 
 pytestmark = [pytest.mark.integration, pytest.mark.enable_socket]
 
-FORMAT = "(uint64,uint32,uint8,uint8,uint32,uint32,uint64,uint16,uint8,uint16,uint16,uint32,uint32)"
 ROUND = f"({FORMAT},uint16,uint64,bytes32,bytes32,bytes32,bytes32,bytes32[],bytes32[])"
 ZERO = bytes(32)
 SHAPES = [(1, 16), (16, 16), (17, 16), (81, 16), (500, 32), (2000, 256)]
@@ -134,8 +133,15 @@ def sample(num_params: int, chunk_params: int, kind: VectorKind):
 
 
 def lies(form: Format) -> list[str]:
-    state = ["state"] if form.has_momentum else []
+    state = ["state"] if form.has_state else []
     return ["model", *state, *(["group 0", "group 2"] if form.group_size < 5 else [])]
+
+
+def lying(name: str, what: str, coordinate: int, seed: int = 0) -> Round:
+    """One wrong value of a parameter; where the state has several, the last of them."""
+    form = FORMATS[name]
+    each = form.num_moments if what == "state" else 1
+    return Round.random(form, seed).lying(what, each * coordinate + each - 1)
 
 
 CASES = [(name, what) for name, form in FORMATS.items() for what in lies(form)]
@@ -145,7 +151,7 @@ CASES = [(name, what) for name, form in FORMATS.items() for what in lies(form)]
 def test_proof__one_wrong_value__convicts(proofs, name, what):
     reasons = {FaultKind.COORDINATE: "wrong coordinate", FaultKind.GROUP_COORDINATE: "wrong group sum"}
     for coordinate in (0, 77, 149):
-        played = Round.random(FORMATS[name], coordinate).lying(what, coordinate)
+        played = lying(name, what, coordinate, coordinate)
         fault = find_fault(played.form, played.before, played.sources, played.claimed)
         assert fault is not None
         assert fault.coordinate == coordinate
@@ -158,12 +164,20 @@ def test_proof__honest_aggregate__never_convicts(proofs, name):
     played = Round.random(FORMATS[name])
     for coordinate in range(0, 150, 16):
         assert refused(proofs, played, coordinate_proof(played.evidence, coordinate))
-        if played.form.has_momentum:
+        if played.form.has_state:
             assert refused(proofs, played, coordinate_proof(played.evidence, coordinate, Target.STATE))
         for group in range(len(played.group_roots)):
             assert refused(proofs, played, group_proof(played.evidence, coordinate, group))
-    for target in (Target.MODEL, *([Target.STATE] if played.form.has_momentum else [])):
-        assert refused(proofs, played, padding_proof(played.evidence, target, 0, 9))
+    last = {Target.MODEL: 9, Target.STATE: (played.form.state_params - 1) // 16}
+    for target in (Target.MODEL, *([Target.STATE] if played.form.has_state else [])):
+        assert refused(proofs, played, padding_proof(played.evidence, target, 0, last[target]))
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.num_moments == 2])
+def test_proof__first_moment_alone_is_wrong__convicts(proofs, name):
+    for coordinate in (0, 77, 149):
+        played = Round.random(FORMATS[name], coordinate).lying("state", 2 * coordinate)
+        assert judge(proofs, played, coordinate_proof(played.evidence, coordinate, Target.STATE)) == "wrong coordinate"
 
 
 def test_proof__padding_in_a_chunk_or_a_node__convicts(proofs):
@@ -209,7 +223,7 @@ class _Posted:
 @pytest.mark.parametrize(("name", "what"), CASES)
 def test_proof__malformed__refused(proofs, name, what):
     """The aggregate is wrong, and still nothing but a sound proof shows it."""
-    played = Round.random(FORMATS[name]).lying(what, 20)
+    played = lying(name, what, 20)
     fault = find_fault(played.form, played.before, played.sources, played.claimed)
     proof = aggregate_proof(played.evidence, fault)
     assert judge(proofs, played, proof)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
-from harness import CallReverted, Harness
+from harness import FORMAT, CallReverted, Harness
 
 from chainfl.aggregation.rules import group_sums, rule_sum
-from chainfl.aggregation.server_step import Server, check_momentum, check_total_weight
+from chainfl.aggregation.server_step import Server, check_server, check_total_weight
 from chainfl.disputes.proofs import rank_positions
 from chainfl.errors import AggregationError
-from chainfl.tasks.state import Format, Rule
+from chainfl.tasks.state import Format, Rule, ServerKind
 
 pytestmark = [pytest.mark.integration, pytest.mark.enable_socket]
 
-SETUP = "(uint8,uint16,uint16,uint32,uint32,uint32,uint32,uint8,uint8)"
 CHUNK = 16
 SETUPS, CHUNKS_EACH = 100, 100
 INT32 = np.iinfo(np.int32)
@@ -28,26 +27,45 @@ def rules(anvil, harnesses):
     return Harness(anvil, harnesses["RulesHarness"])
 
 
-@pytest.mark.parametrize("momentum", [False, True], ids=["plain", "momentum"])
+@pytest.mark.parametrize("kind", list(ServerKind))
 @pytest.mark.parametrize("rule", list(Rule))
-def test_step__ten_thousand_random_chunks__same_bits(rules, rule, momentum):
-    rng = np.random.default_rng([int(rule), momentum])
+def test_step__ten_thousand_random_chunks__same_bits(rules, rule, kind):
+    rng = np.random.default_rng([int(rule), kind])
     for _ in range(SETUPS):
-        form, weights = random_setup(rng, rule, momentum)
+        form, weights = random_setup(rng, rule, kind)
         rows = random_rows(rng, len(weights), CHUNK * CHUNKS_EACH)
-        model, state = random_vector(rng, rows[0].size), random_vector(rng, rows[0].size)
+        model, state = random_vector(rng, rows[0].size), random_state(rng, form, rows[0].size)
         sums, total = rule_sum(form, rows, weights)
-        here = Server.of(form).advance(sums, total, model, state if momentum else None)
+        here = Server(form).advance(sums, total, model, state if form.has_state else None)
         there = advance_on_chain(rules, form, weights, rows, model, state)
         np.testing.assert_array_equal(here.model, there[:, 0], err_msg=str((form, weights)))
-        if here.state is not None:
-            np.testing.assert_array_equal(here.state, there[:, 1], err_msg=str((form, weights)))
+        kept = np.zeros(0, np.int32) if here.state is None else here.state
+        np.testing.assert_array_equal(kept, there[:, 1 : 1 + form.num_moments].ravel(), err_msg=str((form, weights)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_check_server__random_parameters__refused_by_both_or_by_none(rules, seed):
+    rng, fitting = np.random.default_rng(seed), 0
+    for _ in range(60):
+        form = any_server(rng)
+        try:
+            rules.raw("check", [FORMAT], tuple(map(int, astuple(form))))
+            is_taken = True
+        except CallReverted:
+            is_taken = False
+        if is_taken:
+            check_server(form)
+        else:
+            with pytest.raises(AggregationError):
+                check_server(form)
+        fitting += is_taken
+    assert 0 < fitting < 60
 
 
 def test_group_sums__ten_thousand_random_chunks__same_bits(rules):
     rng = np.random.default_rng(9)
     for _ in range(SETUPS):
-        form, weights = random_setup(rng, Rule.MEAN, False)
+        form, weights = random_setup(rng, Rule.MEAN, ServerKind.PLAIN)
         weights = [*weights, 10_000]
         form = replace(form, group_size=int(rng.integers(1, len(weights))))
         rows = random_rows(rng, len(weights), CHUNK * CHUNKS_EACH)
@@ -60,19 +78,38 @@ def test_group_sums__ten_thousand_random_chunks__same_bits(rules):
             np.testing.assert_array_equal(sums, words(raw)[2:, 24:].copy().view(">i8")[:, 0])
 
 
+@pytest.mark.parametrize("kind", [ServerKind.MOMENTUM, ServerKind.NESTEROV])
 @pytest.mark.parametrize("momentum", [(1, 1), (1, 2), (0, 1), (2**31 - 3, 2**31 - 3)])
 @pytest.mark.parametrize("step", [(1, 1), (1, 2), (3, 2)])
-def test_step__exact_halves_and_ends__same_bits(rules, step, momentum):
-    form = Format(0, CHUNK, 14, 14, *step, 1, momentum_num=momentum[0], momentum_den=momentum[1])
+def test_step__exact_halves_and_ends__same_bits(rules, step, momentum, kind):
+    form = Format(0, CHUNK, 14, 14, *step, 1, server=kind, momentum_num=momentum[0], momentum_den=momentum[1])
     ends = [INT32.min, INT32.min + 1, -3, -2, -1, 0, 1, 2, 3, INT32.max - 1, INT32.max]
     cases = np.array(list(itertools.product([-32767, -2, -1, 0, 1, 2, 32767], ends, ends)))
     row, model, state = cases[:, 0].astype(np.int16), cases[:, 1].astype(np.int32), cases[:, 2].astype(np.int32)
     for rule in (Rule.MEAN, Rule.MEDIAN):
         form = replace(form, rule=rule)
         sums, total = rule_sum(form, [row], [10_000])
-        here = Server.of(form).advance(sums, total, model, state)
+        here = Server(form).advance(sums, total, model, state)
         there = advance_on_chain(rules, form, [10_000], [row], model, state)
-        np.testing.assert_array_equal(np.stack([here.model, here.state], axis=1), there)
+        np.testing.assert_array_equal(np.stack([here.model, here.state], axis=1), there[:, :2])
+
+
+@pytest.mark.parametrize("tau", [1, 16_777, 2**32 - 1])
+@pytest.mark.parametrize("share", [(0, 1), (1, 2), (16_383, 16_384), (1, 1)])
+@pytest.mark.parametrize("kind", [ServerKind.ADAGRAD, ServerKind.ADAM, ServerKind.YOGI])
+def test_step__moments_at_their_ends__same_bits(rules, kind, share, tau):
+    second = {} if kind is ServerKind.ADAGRAD else {"second_num": share[0], "second_den": share[1]}
+    form = Format(
+        0, CHUNK, 20, 0, 3, 7, 1, server=kind, momentum_num=share[0], momentum_den=share[1], tau=tau, **second
+    )
+    ends = [INT32.min, -(2**24), 1 - 2**24, -1, 0, 1, 15, 16, 17, 2**24 - 1, 2**24, INT32.max]
+    cases = np.array(list(itertools.product([-3, -1, 0, 1, 2], [INT32.min, -7, INT32.max], ends, ends)))
+    row, model = cases[:, 0].astype(np.int16), cases[:, 1].astype(np.int32)
+    state = cases[:, 2:].astype(np.int32).ravel()
+    sums, total = rule_sum(form, [row], [10_000])
+    here = Server(form).advance(sums, total, model, state)
+    there = advance_on_chain(rules, form, [10_000], [row], model, state)
+    np.testing.assert_array_equal(np.column_stack([here.model, here.state.reshape(-1, 2)]), there)
 
 
 @pytest.mark.parametrize("rule", [Rule.MEDIAN, Rule.TRIMMED_MEAN])
@@ -93,7 +130,7 @@ def test_ranks__any_other_position_of_another_value__refused(rules, rule):
             assert fits
 
 
-def random_setup(rng: np.random.Generator, rule: Rule, momentum: bool) -> tuple[Format, list[int]]:
+def random_setup(rng: np.random.Generator, rule: Rule, kind: ServerKind) -> tuple[Format, list[int]]:
     """Parameters that a task could have, at the ends of what is allowed more often than not."""
     count = int(rng.choice([15, 16, 17, 32, 33]) if rng.random() < 0.08 else rng.integers(1, 10))
     weights = [int(w) for w in rng.choice([0, 1, 2, 9_999, 10_000, 10_000, int(rng.integers(10_001))], count)]
@@ -103,18 +140,42 @@ def random_setup(rng: np.random.Generator, rule: Rule, momentum: bool) -> tuple[
         t = int(rng.integers(8, 16))
         s = int(rng.choice([t, 20, int(rng.integers(t, 25))]))
         trim = [(0, 1), (1, 10), (1, 5), (1, 3), (49, 100)][int(rng.integers(5))]
-        form = Format(0, CHUNK, s, t, *random_fraction(rng), 1, rule=rule)
+        form = Format(0, CHUNK, s, t, *random_fraction(rng), 1, rule=rule, server=kind)
         if rule is Rule.TRIMMED_MEAN:
             form = replace(form, trim_num=trim[0], trim_den=trim[1])
-        if momentum:
-            form = replace(form, momentum_den=int(rng.choice([1, 2, 10, 1000, int(2 ** rng.uniform(0, 31))])))
-            form = replace(form, momentum_num=int(rng.integers(0, form.momentum_den, endpoint=True)))
+        form = with_shares(rng, form)
         try:
-            check_total_weight(Server.of(form).step, 10_000 * count, s, t)
-            check_momentum(form.momentum_num, form.momentum_den)
+            check_total_weight(Server(form).step, 10_000 * count, s, t)
         except AggregationError:
             continue
         return form, weights
+
+
+def with_shares(rng: np.random.Generator, form: Format) -> Format:
+    """What a server of its kind has beside the step."""
+    top = 14 if form.is_adaptive else 31
+    if form.has_state:
+        num, den = random_share(rng, top)
+        form = replace(form, momentum_num=num, momentum_den=den)
+    if form.server in (ServerKind.ADAM, ServerKind.YOGI):
+        num, den = random_share(rng, top)
+        form = replace(form, second_num=num, second_den=den)
+    return replace(form, tau=max(1, int(2 ** rng.uniform(0, 32)) - 1)) if form.is_adaptive else form
+
+
+def random_share(rng: np.random.Generator, top: int) -> tuple[int, int]:
+    den = int(rng.choice([1, 2, 10, 1000, int(2 ** rng.uniform(0, top)), 1 << top]))
+    return int(rng.choice([0, den, int(rng.integers(0, den, endpoint=True))])), den
+
+
+def any_server(rng: np.random.Generator) -> Format:
+    """One that could be a task's, with up to two numbers of another."""
+    kind = ServerKind(int(rng.integers(len(ServerKind))))
+    form = with_shares(rng, Format(0, CHUNK, int(rng.integers(33)), 0, *random_fraction(rng), 1, server=kind))
+    names = ["momentum_num", "momentum_den", "second_num", "second_den", "tau", "step_num", "step_den"]
+    odd = [0, 1, 9, 2**14, 2**14 + 1, 2**31, 2**32 - 1]
+    changed = rng.choice(names, int(rng.integers(3)), replace=False).tolist()
+    return replace(form, **{name: int(rng.choice(odd)) for name in changed})
 
 
 def random_fraction(rng: np.random.Generator) -> tuple[int, int]:
@@ -143,29 +204,31 @@ def random_vector(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.choose(rng.integers(3, size=size), [anywhere, usual, ends]).astype(np.int32)
 
 
+def random_state(rng: np.random.Generator, form: Format, size: int) -> np.ndarray:
+    """Of a plain step too: what it does not have must not matter."""
+    anything = random_vector(rng, size * max(1, form.num_moments))
+    if not form.is_adaptive:
+        return anything
+    usual = rng.integers(0, 2 ** int(rng.integers(4, 25)), anything.size).astype(np.int32)
+    return np.where(rng.random(anything.size) < 0.8, usual, anything).astype(np.int32)
+
+
 def advance_on_chain(rules, form: Format, weights, rows, model, state, places=None) -> np.ndarray:
-    """(n, 2) int32: next model and next state of every coordinate."""
+    """(n, 3) int32: next model and next moments of every coordinate."""
     columns = np.stack(rows, axis=1)
     if places is None and form.rule is not Rule.MEAN:
         places = [rank_positions(form, column) for column in columns.tolist()]
-    setup = (
-        int(form.rule),
-        form.trim_num,
-        form.trim_den,
-        form.step_num,
-        form.step_den,
-        form.momentum_num,
-        form.momentum_den,
-        form.model_scale_bits,
-        form.update_scale_bits,
-    )
+    vectors = np.zeros((model.size, 3), np.int32)
+    vectors[:, 0] = model
+    vectors[:, 1 : 1 + max(1, form.num_moments)] = state.reshape(model.size, -1)
     packed = (
         columns.astype(">i2").tobytes(),
         b"" if places is None else np.array(places, ">u2").tobytes(),
-        np.stack([model, state], axis=1).astype(">i4").tobytes(),
+        vectors.astype(">i4").tobytes(),
     )
-    raw = rules.raw("advance", [SETUP, "uint16[]", "bytes", "bytes", "bytes"], setup, weights, *packed)
-    return words(raw)[2:, 28:].copy().view(">i4")[:, 0].reshape(-1, 2)
+    setup = tuple(map(int, astuple(form)))
+    raw = rules.raw("advance", [FORMAT, "uint16[]", "bytes", "bytes", "bytes"], setup, weights, *packed)
+    return words(raw)[2:, 28:].copy().view(">i4")[:, 0].reshape(-1, 3)
 
 
 def words(raw: bytes) -> np.ndarray:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from eth_abi import decode, encode
 from eth_utils import function_signature_to_4byte_selector
+from harness import FORMAT
 
 from chainfl.chain.abi import canonical_type, contract_abi
 from chainfl.chain.anvil import AnvilProcess
@@ -24,7 +25,18 @@ from chainfl.chain.reverts import RpcError
 from chainfl.tasks import payouts, phases, rules
 from chainfl.tasks.phases import Clock, Docket, Progress
 from chainfl.tasks.spec import DEFAULT_ECONOMICS, LOCAL_WINDOWS
-from chainfl.tasks.state import ABSTAIN, Bounds, CidOnChain, Format, Outcome, Phase, Rule, TaskParams, Windows
+from chainfl.tasks.state import (
+    ABSTAIN,
+    Bounds,
+    CidOnChain,
+    Format,
+    Outcome,
+    Phase,
+    Rule,
+    ServerKind,
+    TaskParams,
+    Windows,
+)
 from chainfl.types import Root, Wei
 
 pytestmark = [pytest.mark.integration, pytest.mark.enable_socket]
@@ -36,7 +48,6 @@ CLOCK = "(uint16,uint8,uint40,uint40,uint40,uint40,uint16,uint16,uint16,uint8,ui
 PROGRESS = "(uint16,uint16,uint16,uint40,uint40,uint40,uint40,uint8,bool,uint8)"
 DOCKET = "(uint32,uint32,uint32,uint40,bool,bool,uint32)"
 WINDOWS = f"({','.join(['uint32'] * 8)})"
-FORMAT = "(uint64,uint32,uint8,uint8,uint32,uint32,uint64,uint16,uint8,uint16,uint16,uint32,uint32)"
 
 HARNESS = """
 // SPDX-License-Identifier: Apache-2.0
@@ -247,6 +258,10 @@ def _format(rng: random.Random, **changes) -> Format:
         "trim_den": rng.choice([0, 5, 4, 2]),
         "momentum_num": rng.choice([0, 0, 9, 2**31 - 2, 2**31]),
         "momentum_den": rng.choice([0, 0, 10, 2**31]),
+        "server": rng.choice(list(ServerKind)),
+        "second_num": rng.choice([0, 0, 99]),
+        "second_den": rng.choice([0, 0, 100, 2**15]),
+        "tau": rng.choice([0, 1, 16_777, 2**32 - 1]),
     }
     return Format(**values | changes)
 
@@ -265,7 +280,21 @@ GOOD = {
     "trim_den": 0,
     "momentum_num": 0,
     "momentum_den": 0,
+    "server": ServerKind.PLAIN,
+    "second_num": 0,
+    "second_den": 0,
+    "tau": 0,
 }
+SERVERS = [
+    {"server": kind, "momentum_num": 9, "momentum_den": 10, **more}
+    for kind, more in (
+        (ServerKind.MOMENTUM, {}),
+        (ServerKind.NESTEROV, {}),
+        (ServerKind.ADAGRAD, {"tau": 16_777}),
+        (ServerKind.ADAM, {"tau": 16_777, "second_num": 99, "second_den": 100}),
+        (ServerKind.YOGI, {"tau": 16_777, "second_num": 99, "second_den": 100}),
+    )
+]
 
 
 def test_rules__random_tasks__are_taken_and_refused_alike(harness):
@@ -287,7 +316,8 @@ def _params(rng: random.Random) -> TaskParams:
     """A task that is taken, with a few of its fields changed; times are the mirror's own to leave out."""
     odd = _format(rng)
     names = rng.sample(sorted(GOOD), rng.choice([0, 0, 1, 1, 2, 4]))
-    form = Format(**GOOD | {name: getattr(odd, name) for name in names})
+    server = rng.choice([{}, *SERVERS])
+    form = Format(**GOOD | server | {name: getattr(odd, name) for name in names})
     window = {
         name: rng.choice([0, 1, 7 * 86_400, 7 * 86_400 + 1]) for name in rng.sample(WINDOW_NAMES, rng.choice([0, 0, 1]))
     }
@@ -300,7 +330,7 @@ def _params(rng: random.Random) -> TaskParams:
     return TaskParams(
         spec_hash=bytes([1]) * 32,
         genesis_root=Root(bytes([2]) * 32),
-        genesis_state_root=Root(bytes([rng.choice([form.has_momentum] * 9 + [True])]) * 32),
+        genesis_state_root=Root(bytes([rng.choice([form.has_state] * 9 + [True])]) * 32),
         genesis_cid=cid,
         genesis_float_cid=CidOnChain(bytes(32), 0x70),
         parent_model=bytes(32),

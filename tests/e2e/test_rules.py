@@ -1,6 +1,6 @@
 """Real agents on a real chain under each rule: the same processes play one task after the other.
 
-In the tasks with momentum and with groups an aggregator cheats where only these tasks have anything to cheat with, and
+In the tasks with FedAdam and with groups an aggregator cheats where only these tasks have anything to cheat with, and
 the watcher proves it.
 """
 
@@ -71,7 +71,10 @@ class Play:
 PLAYS: Mapping[str, Play] = {
     "median": Play('rule = "median"'),
     "trimmed mean": Play('rule = "trimmed_mean"\ntrim_num = 1\ntrim_den = 3'),
-    "momentum": Play("momentum_num = 1\nmomentum_den = 2", "wrong-state", "wrong coordinate"),
+    "momentum": Play('momentum = "1/2"'),
+    "nesterov": Play('server = "nesterov"'),
+    # It lies about a second moment: the model that it posts is right.
+    "adam": Play('server = "adam"\nstep_den = 100', "wrong-state", "wrong coordinate"),
     "groups": Play("group_size = 2", "wrong-group", "wrong group sum"),
 }
 # The names of the parts with which the two cheats are cast.
@@ -196,8 +199,9 @@ def test_rule__the_aggregator_lies_where_only_this_rule_can__loses_its_bond_to_t
 def test_rule__claims__have_the_roots_that_the_rule_asks_for(season: Season) -> None:
     reader = season.scene.stage.reader
     forms = {name: reader.task(task_id).format for name, task_id in season.tasks.items()}
-    assert [form.rule for form in forms.values()] == [Rule.MEDIAN, Rule.TRIMMED_MEAN, Rule.MEAN, Rule.MEAN]
+    assert [form.rule for form in forms.values()] == [Rule.MEDIAN, Rule.TRIMMED_MEAN] + [Rule.MEAN] * 4
+    assert [form.server.name.lower() for form in forms.values()] == ["plain", "plain", *list(PLAYS)[2:5], "plain"]
     for name, task_id in season.tasks.items():
         for posted in reader.posted_aggregates(task_id, FROM_ROUND, 0):
-            assert (posted.claim.state_root != ZERO_ROOT) == (name == "momentum")
+            assert (posted.claim.state_root != ZERO_ROOT) == forms[name].has_state
             assert len(posted.claim.group_roots) == (2 if name == "groups" else 0)

@@ -73,11 +73,11 @@ class World:
         self.genesis = np.zeros(NUM_PARAMS, np.int32)
         form = changes.pop("format", replace(specs.default_format(NUM_PARAMS), chunk_params=16))
         stream = io.BytesIO()
-        state = np.zeros(NUM_PARAMS, np.int32) if form.has_momentum else None
+        state = np.zeros(form.state_params, np.int32) if form.has_state else None
         write_model(stream, self.genesis, ModelMetadata(LAYOUT_HASH, 20), state)
         cid = self.store.put_bytes(stream.getvalue())
         genesis = {"root": model_root(self.genesis, 16).hex(), "cid": cid, "float_cid": cid}
-        if form.has_momentum:
+        if form.has_state:
             genesis["state_root"] = zero_state_root(form).hex()
         fields = {
             "name": "test",

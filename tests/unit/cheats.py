@@ -15,10 +15,11 @@ from chainfl.disputes.openings import CommittedVector
 from chainfl.encoding.chunk_tree import UpdateCommitment, VectorKind
 from chainfl.simulation.attackers import NormWorker, WithholdingAggregator
 from chainfl.tasks import spec as specs
-from chainfl.tasks.state import Role, Target
+from chainfl.tasks.state import Role, ServerKind, Target
 
 FORM = replace(specs.default_format(NUM_PARAMS), chunk_params=16)
-MOMENTUM = replace(FORM, momentum_num=9, momentum_den=10)
+MOMENTUM = replace(FORM, server=ServerKind.MOMENTUM, momentum_num=9, momentum_den=10)
+ADAM = replace(MOMENTUM, server=ServerKind.ADAM, second_num=99, second_den=100, tau=16_777, step_den=10)
 GROUPS = replace(FORM, group_size=2)
 DEPTH = 5  # 19 chunks
 

@@ -42,7 +42,7 @@ from chainfl.storage.unixfs import cid_of
 from chainfl.tasks import commitments, phases
 from chainfl.tasks.payouts import slash_amount
 from chainfl.tasks.phases import Clock, Docket, Progress
-from chainfl.tasks.rules import MAX_OPEN_GAMES, depth_of, game_bond
+from chainfl.tasks.rules import MAX_OPEN_GAMES, game_bond
 from chainfl.tasks.state import (
     ENROLLED_ROLES,
     ZERO_ADDRESS,
@@ -309,7 +309,7 @@ class FakeChain:
             attempt=self.attempt,
             target=target,
             group=group,
-            height=depth_of(self.task.format),
+            height=TreeShape.of(self.task.format, KINDS[target]).depth,
             index=0,
             answers_turn=answers_turn,
             is_open=True,
@@ -629,7 +629,7 @@ class FakePort:
             if (round_number, self.account) in chain.excluded:
                 raise Refused(TransactionReverted("Excluded"))
             form = chain.task.format
-            if (claim.state_root == ZERO_ROOT) == form.has_momentum:
+            if (claim.state_root == ZERO_ROOT) == form.has_state:
                 raise Refused(TransactionReverted("InvalidClaim(stateRoot)"))
             if len(claim.group_roots) != form.num_groups(chain.view().accepted):
                 raise Refused(TransactionReverted("InvalidClaim(groupRoots)"))
@@ -898,7 +898,7 @@ class FakePort:
 
     def _check_node(self, game: Game, digest: bytes) -> None:
         form = self.chain.task.format
-        shape = TreeShape(form.num_params, form.chunk_params, KINDS[game.target])
+        shape = TreeShape.of(form, KINDS[game.target])
         found = shape.seal(digest) if game.height == shape.depth else digest
         if found != game.node:
             raise Refused(TransactionReverted("NodeMismatch"))

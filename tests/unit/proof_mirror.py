@@ -66,28 +66,38 @@ class Reading:
         if target is Target.GROUP:
             self.take_group_roots()
         _, values = self.plain(KINDS[target], self.claimed(target, group))
-        return bool(values[max(0, self.form.num_params - self.index * self.form.chunk_params) :].any())
+        size = self.shape(KINDS[target]).num_params
+        return bool(values[max(0, size - self.index * self.form.chunk_params) :].any())
 
     def coordinate(self) -> bool:
         records, form = self.records, self.form
         target = Target(self.number(1))
-        self.index, self.offset = divmod(self.number(8), form.chunk_params)
+        coordinate = self.number(8)
+        self.index, self.offset = divmod(coordinate, form.chunk_params)
         self.number(2), self.number(2)
         if records.claim.group_roots:
             self.take_group_roots()
         model = self.value(VectorKind.MODEL, records.model_root) if target is Target.MODEL else 0
-        state = self.value(VectorKind.STATE, records.state_root) if form.has_momentum else None
-        claimed = self.value(KINDS[target], self.claimed(target, 0))
+        state = self.moments(coordinate, records.state_root) if form.has_state else None
+        read = self.moments if target is Target.STATE else self.claimed_model
+        claimed = read(coordinate, self.claimed(target, 0))
         if records.claim.group_roots:
             column = np.array([sum(self.value(VectorKind.GROUP_SUM, root) for root in records.claim.group_roots)])
             total = sum(records.weights)
         else:
             rows, weights = self.updates(0, len(records.weights))
             column, total = rule_sum(form, rows, weights)
-        wide = [None if value is None else np.array([value], np.int32) for value in (model, state)]
-        moved = Server.of(form).advance(column, total, wide[0], wide[1])
+        moved = Server(form).advance(column, total, np.array([model], np.int32), state)
         expected = moved.model if target is Target.MODEL else moved.state
-        return bool(expected[0] != claimed)
+        return expected.tolist() != claimed.tolist()
+
+    def moments(self, coordinate: int, root: bytes) -> np.ndarray:
+        """All that the state has of a coordinate."""
+        index, offset = divmod(self.form.num_moments * coordinate, self.form.chunk_params)
+        return self.plain(VectorKind.STATE, root, index)[1][offset : offset + self.form.num_moments]
+
+    def claimed_model(self, coordinate: int, root: bytes) -> np.ndarray:
+        return np.array([self.value(VectorKind.MODEL, root)], np.int32)
 
     def group(self) -> bool:
         self.index, self.offset = divmod(self.number(8), self.form.chunk_params)
@@ -111,15 +121,18 @@ class Reading:
     def value(self, kind: VectorKind, expected: bytes) -> int:
         return int(self.plain(kind, expected)[1][self.offset])
 
-    def plain(self, kind: VectorKind, expected: bytes):
-        shape = TreeShape(self.form.num_params, self.form.chunk_params, kind)
-        root, values = read_plain(self.take(shape.chunk_params * shape.width + 32 * shape.depth), shape, self.index)
+    def shape(self, kind: VectorKind) -> TreeShape:
+        return TreeShape.of(self.form, kind)
+
+    def plain(self, kind: VectorKind, expected: bytes, index: int | None = None):
+        shape, index = self.shape(kind), self.index if index is None else index
+        root, values = read_plain(self.take(shape.chunk_params * shape.width + 32 * shape.depth), shape, index)
         assert root == expected
         return root, values
 
     def updates(self, group: int, count: int):
         rows, weights, accepted = [], [], []
-        depth = TreeShape(self.form.num_params, self.form.chunk_params, VectorKind.UPDATE).depth
+        depth = self.shape(VectorKind.UPDATE).depth
         for _ in range(count):
             weights.append(self.number(2))
             step = 48 if self.proof[self.cursor] else 40

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from agents_world import World
 from audit_port import AUDITOR, audit_port
-from cheats import FORM, GROUPS, MOMENTUM, enter, index_of, publishes_others
+from cheats import ADAM, FORM, GROUPS, MOMENTUM, enter, index_of, publishes_others
 from fake_chain import TASK, account_of
 
 from chainfl.agents.audit import Check, ContractCall, RoundRecord, audit_round, read_record, round_as_opened
@@ -94,7 +94,7 @@ def send_all(world: World, check: Check) -> None:
 # --- rounds that are right -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", [FORM, MOMENTUM, GROUPS])
+@pytest.mark.parametrize("form", [FORM, MOMENTUM, ADAM, GROUPS])
 @pytest.mark.parametrize("number", [1, 2])
 def test_audit__a_finished_task__every_round_is_right(tmp_path, form, number):
     world = world_of(tmp_path, format=form)
@@ -103,7 +103,7 @@ def test_audit__a_finished_task__every_round_is_right(tmp_path, form, number):
     assert {check.is_right for check in checks} == {True}
     assert sum(check.what.startswith("update of") for check in checks) == 3
     assert only(checks, "attempt 1 by").detail == "it is what the accepted updates make"
-    assert any(check.what == "server state" for check in checks) is form.has_momentum
+    assert any(check.what == "server state" for check in checks) is form.has_state
 
 
 @pytest.mark.parametrize("form", [FORM, MOMENTUM])
@@ -163,7 +163,7 @@ def test_audit__a_void_round__has_updates_and_no_aggregate(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cheat", "form"), [(WrongAggregator, FORM), (WrongAggregator, GROUPS), (WrongStateAggregator, MOMENTUM)]
+    ("cheat", "form"), [(WrongAggregator, FORM), (WrongAggregator, GROUPS), (WrongStateAggregator, ADAM)]
 )
 def test_audit__a_caught_aggregate__is_shown_next_to_the_one_that_stands(tmp_path, cheat, form):
     world = world_of(tmp_path, cheat, format=form)
@@ -179,7 +179,7 @@ def test_audit__a_caught_aggregate__is_shown_next_to_the_one_that_stands(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("cheat", "form"), [(WrongAggregator, FORM), (WrongAggregator, GROUPS), (WrongStateAggregator, MOMENTUM)]
+    ("cheat", "form"), [(WrongAggregator, FORM), (WrongAggregator, GROUPS), (WrongStateAggregator, ADAM)]
 )
 def test_audit__a_wrong_aggregate_that_stands__names_calls_that_refute_it(tmp_path, cheat, form):
     world = world_of(tmp_path, cheat, format=form)

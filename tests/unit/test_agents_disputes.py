@@ -16,11 +16,11 @@ from chainfl.disputes.openings import update_opening
 from chainfl.registry.material import fetch_checkpoint
 from chainfl.tasks import spec as specs
 from chainfl.tasks.cids import cid_text
-from chainfl.tasks.state import ZERO_ROOT, Outcome, Phase, Role, Rule
+from chainfl.tasks.state import ZERO_ROOT, Outcome, Phase, Role, Rule, ServerKind
 
 WORKER, VALIDATOR = account_of(100), account_of(200)
 FORM = replace(specs.default_format(NUM_PARAMS), chunk_params=16)
-MOMENTUM = replace(FORM, momentum_num=9, momentum_den=10)
+MOMENTUM = replace(FORM, server=ServerKind.MOMENTUM, momentum_num=9, momentum_den=10)
 
 
 def in_phase(phase: Phase, number: int = 1):

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from agents_world import NUM_PARAMS, WATCHER, World
-from cheats import DEPTH, FORM, GROUPS, MOMENTUM, enter, index_of, lies_at, publishes_others
+from cheats import ADAM, DEPTH, FORM, GROUPS, MOMENTUM, enter, index_of, lies_at, publishes_others
 from fake_chain import COORDINATOR, TASK, account_of
 
 from chainfl.agents.evidence import Evidence
@@ -193,13 +193,13 @@ def claimed(world: World, evidence: Evidence, *, target: Target | None, publish:
     (honest,) = world.chain.posted[world.chain.clock.round]
     form, claim = world.scope.format, evidence.expected
     model, state = (
-        evidence.vector(kind, 0).source.read(0, NUM_PARAMS) if kind is Target.MODEL or form.has_momentum else None
-        for kind in (Target.MODEL, Target.STATE)
+        evidence.vector(kind, 0).source.read(0, size) if size else None
+        for kind, size in ((Target.MODEL, NUM_PARAMS), (Target.STATE, form.state_params))
     )
     if target is Target.MODEL:
         model = np.where(np.arange(NUM_PARAMS) == 77, model + 1, model).astype(np.int32)
     elif target is Target.STATE:
-        state = np.where(np.arange(NUM_PARAMS) == 77, state + 1, state).astype(np.int32)
+        state = np.where(np.arange(form.state_params) == 77, state + 1, state).astype(np.int32)
     groups = claim.group_roots if target is not Target.GROUP else (claim.group_roots[0], bytes([1]) * 32)
     state_root = ZERO_ROOT if state is None else vector_root(state, form.chunk_params, VectorKind.STATE)
     wrong = Claim(vector_root(model, form.chunk_params, VectorKind.MODEL), state_root, groups)
@@ -212,7 +212,7 @@ def claimed(world: World, evidence: Evidence, *, target: Target | None, publish:
     return replace(honest, claim=wrong, cid=cid_on_chain(cid))
 
 
-@pytest.mark.parametrize("form", [FORM, MOMENTUM, GROUPS])
+@pytest.mark.parametrize("form", [FORM, MOMENTUM, ADAM, GROUPS])
 def test_judge__right__no_proof_and_nothing_withheld(tmp_path, form):
     world, evidence = posted(tmp_path, form)
     found = evidence.judge(claimed(world, evidence, target=None))
@@ -221,7 +221,14 @@ def test_judge__right__no_proof_and_nothing_withheld(tmp_path, form):
 
 @pytest.mark.parametrize(
     ("target", "form"),
-    [(Target.MODEL, FORM), (Target.MODEL, GROUPS), (Target.MODEL, MOMENTUM), (Target.STATE, MOMENTUM)],
+    [
+        (Target.MODEL, FORM),
+        (Target.MODEL, GROUPS),
+        (Target.MODEL, MOMENTUM),
+        (Target.STATE, MOMENTUM),
+        (Target.MODEL, ADAM),
+        (Target.STATE, ADAM),
+    ],
 )
 def test_judge__wrong_and_published__a_proof_that_convicts(tmp_path, target, form):
     world, evidence = posted(tmp_path, form)
@@ -230,7 +237,7 @@ def test_judge__wrong_and_published__a_proof_that_convicts(tmp_path, target, for
     assert world.chain.convicts(found.proof)
 
 
-@pytest.mark.parametrize(("target", "form"), [(Target.MODEL, FORM), (Target.STATE, MOMENTUM)])
+@pytest.mark.parametrize(("target", "form"), [(Target.MODEL, FORM), (Target.STATE, ADAM)])
 def test_judge__wrong_and_withheld__names_the_vector_and_its_right_root(tmp_path, target, form):
     world, evidence = posted(tmp_path, form)
     found = evidence.judge(claimed(world, evidence, target=target, publish=False))
@@ -278,16 +285,20 @@ def game_now(world: World, number: int) -> OpenGame:
     return OpenGame(record, world.chain.games[number])
 
 
-@pytest.mark.parametrize(("target", "form"), [(Target.MODEL, FORM), (Target.STATE, MOMENTUM), (Target.GROUP, GROUPS)])
+@pytest.mark.parametrize(
+    ("target", "form"),
+    [(Target.MODEL, FORM), (Target.STATE, MOMENTUM), (Target.STATE, ADAM), (Target.GROUP, GROUPS)],
+)
 def test_play__wrong_vector_brought_to_light__points_at_it_and_proves_it(tmp_path, target, form):
     world, evidence = posted(tmp_path, form)
-    values = evidence.vector(target, 0).source.read(0, NUM_PARAMS).copy()
+    right = evidence.vector(target, 0)
+    values = right.source.read(0, right.source.size).copy()
     values[200] += 1
-    lie = CommittedVector.of(values, form, evidence.vector(target, 0).tree.shape.kind)
+    lie = CommittedVector.of(values, form, right.tree.shape.kind)
     aggregate = served(world, evidence, target, lie)
     game = game_about(world, target)
     port = world.ports[WATCHER]
-    port.answer_nodes(TASK, game.record.game_id, nodes_below(lie.tree, DEPTH, 0))
+    port.answer_nodes(TASK, game.record.game_id, nodes_below(lie.tree, right.tree.shape.depth, 0))
     move = evidence.play(game_now(world, 0), aggregate)
     assert move.pointer[0] == 200 // 16
     port.point_at(TASK, 0, *move.pointer)

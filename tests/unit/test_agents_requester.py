@@ -25,7 +25,7 @@ from chainfl.encoding.payload import FLOAT_ARCHITECTURE, ModelMetadata, read_che
 from chainfl.errors import ProgramRefused, SpecificationError, TrainingError, UsageError
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks.spec import LOCAL_WINDOWS, DatasetEntry, ProgramModel, RegisteredModel, TaskSpec, architecture_of
-from chainfl.tasks.state import Bounds, Rule
+from chainfl.tasks.state import Bounds, Rule, ServerKind
 from chainfl.training.exported import load_exported
 from chainfl.training.state import vector_of
 
@@ -206,13 +206,23 @@ def test_publish__several_wrong_settings__are_all_told():
         assert word in str(caught.value)
 
 
-def test_publish__momentum__puts_a_state_of_zeros_next_to_the_model():
+@pytest.mark.parametrize(
+    ("server", "more", "moments"),
+    [
+        (ServerKind.MOMENTUM, {}, 1),
+        (ServerKind.YOGI, {"second_num": 99, "second_den": 100, "tau": 16_777}, 2),
+    ],
+)
+def test_publish__server_with_a_state__puts_one_of_zeros_next_to_the_model(server, more, moments):
     store = MemoryStore()
-    spec = publish_task(replace(DRAFT, momentum_num=9, momentum_den=10), store)
+    spec = publish_task(replace(DRAFT, server=server, momentum_num=9, momentum_den=10, **more), store)
     check_genesis_state(spec)
     metadata = ModelMetadata(bytes.fromhex(spec.layout.hash), 20)
     num_params = spec.format.num_params
-    found = read_checkpoint(store.blobs[spec.genesis.cid], num_params=num_params, expected=metadata, has_state=True)
+    state_params = moments * num_params
+    found = read_checkpoint(
+        store.blobs[spec.genesis.cid], num_params=num_params, state_params=state_params, expected=metadata
+    )
     assert found.state is not None
     assert not found.state.any()
     assert spec.to_params().genesis_state_root == zero_state_root(spec.format)

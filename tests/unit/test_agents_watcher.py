@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from agents_world import WATCHER, World
 from cheats import (
+    ADAM,
     DEPTH,
     FORM,
     GROUPS,
@@ -72,7 +73,13 @@ FELL_ONCE = {(2, 1): Verdict.REFUTED}
 
 @pytest.mark.parametrize(
     ("cheat", "form"),
-    [(WrongAggregator, FORM), (WrongAggregator, GROUPS), (WrongAggregator, MOMENTUM), (WrongStateAggregator, MOMENTUM)],
+    [
+        (WrongAggregator, FORM),
+        (WrongAggregator, GROUPS),
+        (WrongAggregator, MOMENTUM),
+        (WrongStateAggregator, MOMENTUM),
+        (WrongStateAggregator, ADAM),
+    ],
 )
 def test_aggregate__wrong_and_published__falls_to_one_proof_and_the_next_attempt_is_right(tmp_path, cheat, form):
     world = with_cheat(tmp_path, cheat, format=form)
@@ -84,7 +91,7 @@ def test_aggregate__wrong_and_published__falls_to_one_proof_and_the_next_attempt
     assert not world.told(WATCHER, "refused")
 
 
-@pytest.mark.parametrize("form", [FORM, GROUPS, MOMENTUM])
+@pytest.mark.parametrize("form", [FORM, GROUPS, MOMENTUM, ADAM])
 def test_aggregate__right__is_told_and_nothing_is_sent(tmp_path, form):
     world = World(tmp_path, rounds=1, format=form)
     world.watch()

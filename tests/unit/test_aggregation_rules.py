@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +16,12 @@ from chainfl.aggregation.mean import weighted_sum
 from chainfl.aggregation.median import lower_median
 from chainfl.aggregation.rules import READ_BLOCK, WeightedSource, apply_rule, group_sums, rule_sum, total_of, walk
 from chainfl.aggregation.selection import COLUMNS, select_ranks, selection_network
-from chainfl.aggregation.server_step import Momentum, Server, ServerStep, check_momentum
+from chainfl.aggregation.server_step import Server
 from chainfl.aggregation.trimmed_mean import trim_count, trimmed_sum
 from chainfl.disputes.proofs import rank_positions
 from chainfl.encoding.sources import ArraySource
 from chainfl.errors import AggregationError, EncodingError
-from chainfl.tasks.state import Format, Rule
+from chainfl.tasks.state import Format, Rule, ServerKind
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "order_rules.json").read_text())["steps"]
 INT32 = np.iinfo(np.int32)
@@ -32,7 +30,8 @@ INT32 = np.iinfo(np.int32)
 def form_of(case) -> Format:
     momentum, trim = case["momentum"] or (0, 0), case["trim"] or (0, 0)
     rule = Rule.TRIMMED_MEAN if case["trim"] else Rule.MEDIAN
-    form = replace(FORMAT, num_params=1, step_num=case["num"], step_den=case["den"], rule=rule)
+    server = ServerKind.MOMENTUM if case["momentum"] else ServerKind.PLAIN
+    form = replace(FORMAT, num_params=1, step_num=case["num"], step_den=case["den"], rule=rule, server=server)
     return replace(form, trim_num=trim[0], trim_den=trim[1], momentum_num=momentum[0], momentum_den=momentum[1])
 
 
@@ -44,8 +43,8 @@ def test_order_rules__shared_vectors__same_coordinate(case):
     low, high = rank_positions(form, case["values"])
     assert case["values"][low] == case["values"][case["low"]]
     assert form.rule is Rule.MEDIAN or case["values"][high] == case["values"][case["high"]]
-    state = np.array([case["state"]], np.int32) if form.has_momentum else None
-    moved = Server.of(form).advance(sums, total, np.array([case["model"]], np.int32), state)
+    state = np.array([case["state"]], np.int32) if form.has_state else None
+    moved = Server(form).advance(sums, total, np.array([case["model"]], np.int32), state)
     assert moved.model.tolist() == [case["expected"]]
     assert (None if moved.state is None else moved.state.tolist()[0]) == case["expected_state"]
 
@@ -154,56 +153,16 @@ def test_total_of__nothing_accepted__void(name):
         total_of(FORMATS[name], [])
 
 
-# --- the step with momentum ----------------------------------------------------------------------
-
-
-@given(
-    st.integers(INT32.min, INT32.max),
-    st.integers(INT32.min, INT32.max),
-    st.integers(-32767, 32767),
-    st.integers(1, 2**30),
-    st.data(),
-)
-def test_advance__any_momentum__as_fractions(model, state, value, den, data):
-    num = data.draw(st.integers(0, den))
-    server = Server(ServerStep(1, 2), Momentum(num, den), 6)
-    arrays = np.array([value], np.int64), 1, np.array([model], np.int32), np.array([state], np.int32)
-    moved = server.advance(*arrays)
-    d = math.floor(Fraction(2 * 64 * value + 2, 4))
-    next_state = min(max(math.floor(Fraction(2 * num * state + den, 2 * den)) + d, INT32.min), INT32.max)
-    assert moved.state.tolist() == [next_state]
-    assert moved.model.tolist() == [min(max(model + next_state, INT32.min), INT32.max)]
-
-
-def test_advance__state_without_momentum_or_the_reverse__refused():
-    one = np.ones(1, np.int32)
-    with pytest.raises(AggregationError, match="state"):
-        Server(ServerStep(1, 1), None, 0).advance(np.ones(1, np.int64), 1, one, one)
-    with pytest.raises(AggregationError, match="state"):
-        Server(ServerStep(1, 1), Momentum(1, 2), 0).advance(np.ones(1, np.int64), 1, one)
-
-
-@pytest.mark.parametrize(("num", "den"), [(0, 0), (0, 1), (1, 1), (2**31 - 3, 2**31 - 3)])
-def test_check_momentum__within_64_bits__passes(num, den):
-    check_momentum(num, den)
-
-
-@pytest.mark.parametrize(("num", "den"), [(2, 1), (-1, 1), (1, 0), (2**31, 2**31), (2**31 - 1, 2**32 - 1)])
-def test_check_momentum__above_one_or_beyond_64_bits__refused(num, den):
-    with pytest.raises(AggregationError):
-        check_momentum(num, den)
-
-
 # --- whole rounds --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["median, momentum", "trimmed mean", "mean, momentum"])
+@pytest.mark.parametrize("name", ["median, momentum", "trimmed mean", "mean, momentum", "mean, adam", "median, yogi"])
 def test_apply_rule__several_blocks__as_one(name):
     form = replace(FORMATS[name], num_params=READ_BLOCK * 2 + 5)
     played = Round.random(form)
     moved = apply_rule(form, played.model, played.state, played.sources)
     sums, total = rule_sum(form, list(played.updates), played.weights)
-    whole = Server.of(form).advance(sums, total, played.model, played.state)
+    whole = Server(form).advance(sums, total, played.model, played.state)
     np.testing.assert_array_equal(moved.model, whole.model)
     assert moved.num_saturated == whole.num_saturated > 0
     if played.state is not None:

@@ -26,7 +26,7 @@ from chainfl.errors import BlobNotFound, InvalidCid, SpecificationError, UsageEr
 from chainfl.storage.cid import digest_of
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks.spec import DEFAULT_ECONOMICS, LOCAL_WINDOWS, TOKEN, ValidationEntry, parse
-from chainfl.tasks.state import Bounds, Phase, Rule
+from chainfl.tasks.state import Bounds, Phase, Rule, ServerKind
 from chainfl.training.datasets import Dataset
 
 MINIMAL = """
@@ -102,6 +102,52 @@ def test_task_file__no_word_of_a_rule__is_the_plain_mean():
     assert (made.rule, made.trim_den, made.momentum_den, made.group_size) == (Rule.MEAN, 0, 0, 64)
 
 
+def test_task_file__momentum_alone__is_the_server_with_momentum():
+    for form in ({"momentum_num": 9, "momentum_den": 10}, {"momentum": "9/10"}, {"momentum": 0.9}):
+        made = draft({"preset": "digits", "reward": "1", "format": form})
+        assert (made.server, made.momentum_num, made.momentum_den) == (ServerKind.MOMENTUM, 9, 10)
+
+
+def test_task_file__a_server_by_name__has_what_is_usual():
+    made = draft({"preset": "digits", "reward": "1", "format": {"server": "adam"}})
+    assert (made.server, made.step_num, made.step_den) == (ServerKind.ADAM, 1, 10)
+    assert (made.momentum_num, made.momentum_den, made.second_num, made.second_den) == (9, 10, 99, 100)
+    assert made.tau == 16_777
+
+
+def test_task_file__a_server_with_its_numbers__has_exactly_those():
+    form = {
+        "server": "yogi",
+        "step_den": 50,
+        "momentum": "4/5",
+        "second": 0.95,
+        "tau": "1/1024",
+        "model_scale_bits": 14,
+    }
+    made = draft({"preset": "digits", "reward": "1", "format": form})
+    assert (made.server, made.step_num, made.step_den, made.tau) == (ServerKind.YOGI, 1, 50, 1 << 8)
+    assert (made.momentum_num, made.momentum_den, made.second_num, made.second_den) == (4, 5, 19, 20)
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ({"momentum": "nine tenths"}, "format.momentum is 'nine tenths', not a fraction such as 9/10"),
+        ({"momentum": "9/10", "momentum_num": 9, "momentum_den": 10}, "twice"),
+        ({"momentum_num": 9}, "momentum_den is at least 1"),
+        ({"server": "adam", "tau": "small"}, "format.tau"),
+    ],
+)
+def test_task_file__numbers_of_a_server_that_are_none__say_what_would_be(form, told):
+    with pytest.raises(UsageError, match=told):
+        draft({"preset": "digits", "reward": "1", "format": form})
+
+
+def test_task_file__a_server_that_there_is_not__lists_those_that_are():
+    with pytest.raises(SpecificationError, match=r"format.server.*yogi"):
+        draft({"preset": "digits", "reward": "1", "format": {"server": "sgd"}})
+
+
 @pytest.mark.parametrize(("text", "expected"), [("9/10", (9, 10)), ("0", (0, 0)), (" 1/5 ", (1, 5))])
 def test_fraction_of__each_spelling__is_two_integers(text, expected):
     assert fraction_of(text) == expected
@@ -124,6 +170,40 @@ def test_create__rule_and_momentum__are_shown_and_published(shell):
     spec = parse(shell.store.blobs[document["spec_cid"]], bytes.fromhex(document["spec_hash"][2:]))
     assert (spec.format.rule, spec.format.momentum_num, spec.format.momentum_den) == (Rule.MEDIAN, 9, 10)
     assert spec.genesis.state_root == zero_state_root(spec.format).hex()
+
+
+def test_create__server_and_its_numbers__are_shown_and_published(shell):
+    shell.use(free=10 * TOKEN)
+    flags = ("--preset", "digits", "--reward", "10", "--server", "adam", "--server-rate", "0.02", "--second", "0.95")
+    assert shell("task", "create", *flags, "--momentum", "4/5", "--tau", "0.01", "--dry-run") == 0
+    assert "server adam, rate 1/50, momentum 4/5, second moment 19/20, tau 0.01" in " ".join(shell.err.split())
+    assert shell("task", "create", *flags, "--yes", "--json") == 0
+    document = json.loads(shell.out)
+    form = parse(shell.store.blobs[document["spec_cid"]], bytes.fromhex(document["spec_hash"][2:])).format
+    assert (form.server, form.step_num, form.step_den, form.second_num) == (ServerKind.ADAM, 1, 50, 19)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--server", "plain", "--momentum", "1/2"), "choose the server momentum"),
+        (("--server", "nesterov", "--tau", "0.1"), "tau is of the servers adagrad, adam and yogi"),
+        (("--server", "adam", "--tau", "0"), "tau is 0"),
+        (("--server", "adam", "--second", "99999/100000"), "denominator above 16,384"),
+    ],
+)
+def test_create__numbers_that_do_not_go_together__are_refused_before_anything_is_sent(shell, flags, told):
+    shell.use(free=10 * TOKEN)
+    assert shell("task", "create", "--preset", "digits", "--reward", "10", *flags, "--yes") != 0
+    assert told in " ".join(shell.err.split())
+
+
+def test_create__a_flag_over_a_files_momentum__wins(shell, tmp_path):
+    shell.use(free=10 * TOKEN)
+    file = tmp_path / "task.toml"
+    file.write_text('preset = "digits"\nreward = "1"\n[format]\nmomentum_num = 1\nmomentum_den = 3\n')
+    assert shell("task", "create", "--file", str(file), "--momentum", "9/10", "--dry-run") == 0
+    assert "server momentum 9/10" in " ".join(shell.err.split())
 
 
 def test_show__rule_windows_and_disputes__are_told(shell):

@@ -66,6 +66,37 @@ def test_find_fault__wrong_state_with_a_model_that_fits__the_state():
     assert (fault.target, fault.coordinate) == (Target.STATE, 33)
 
 
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.num_moments == 2])
+@pytest.mark.parametrize("place", [0, 1, 15, 16, 17, 298, 299])
+def test_find_fault__either_moment_of_a_parameter_is_wrong__that_parameter_and_the_states_own_chunk(name, place):
+    honest = Round.random(FORMATS[name])
+    fault = fault_of(honest.lying("state", place))
+    assert (fault.kind, fault.target) == (FaultKind.COORDINATE, Target.STATE)
+    assert (fault.coordinate, fault.chunk_index) == (place // 2, place // 16)
+    assert fault.expected == honest.claimed_state[place] != fault.claimed
+
+
+def test_find_fault__padding_of_a_state_of_two_moments__its_place_in_the_state():
+    played = Round.random(FORMATS["mean, adam"])
+    padded = np.append(played.claimed_state, np.zeros(4, np.int32))
+    claimed = replace(played.claimed, state=ArraySource(padded))
+    assert find_fault(played.form, played.before, played.sources, claimed) is None
+    padded[301] = 5
+    fault = find_fault(played.form, played.before, played.sources, claimed)
+    expected = (FaultKind.PADDING, Target.STATE, 301, 18, 5)
+    assert (fault.kind, fault.target, fault.coordinate, fault.chunk_index, fault.claimed) == expected
+    assert padding_fault(played.form, Target.STATE, 0, 18, padded[288:]) == fault
+
+
+def test_find_fault__a_state_as_long_as_the_model_where_it_has_two_moments__refused():
+    played = Round.random(FORMATS["mean, adam"])
+    for name in ("before", "claimed"):
+        vectors = {"before": played.before, "claimed": played.claimed}
+        vectors[name] = replace(vectors[name], state=ArraySource(np.zeros(150, np.int32)))
+        with pytest.raises(EncodingError, match="150 values, not 300"):
+            find_fault(played.form, vectors["before"], played.sources, vectors["claimed"])
+
+
 def test_find_fault__several_faults__the_first_coordinate():
     played = Round.random(FORMATS["mean, momentum"]).lying("model", 99).lying("state", 98).lying("model", 100)
     assert fault_of(played).coordinate == 98

@@ -29,20 +29,19 @@ from chainfl.disputes.proofs import (
     rank_positions,
     update_proof,
 )
-from chainfl.encoding.chunk_tree import TreeShape, VectorKind, build_tree
+from chainfl.encoding.chunk_tree import Tree, TreeShape, VectorKind, build_tree
 from chainfl.errors import EncodingError, PayloadError
 from chainfl.tasks.state import ZERO_ROOT, Claim, Rule, Target
 
 # --- the mirror ----------------------------------------------------------------------------------
 
 
-def convicts(played: Round, proof: bytes) -> bool:
+def convicts(played: Round, proof: bytes, *, state_root: bytes | None = None) -> bool:
     """Whether the contract's mirror finds the round's claim wrong. An AssertionError is a revert."""
-    claim = Claim(
-        played.root(played.claimed_model, VectorKind.MODEL),
-        ZERO_ROOT if played.claimed_state is None else played.root(played.claimed_state, VectorKind.STATE),
-        played.group_roots,
-    )
+    if state_root is None:
+        claimed = played.claimed_state
+        state_root = ZERO_ROOT if claimed is None else played.root(claimed, VectorKind.STATE)
+    claim = Claim(played.root(played.claimed_model, VectorKind.MODEL), state_root, played.group_roots)
     model_root = played.root(played.model, VectorKind.MODEL)
     state_root = ZERO_ROOT if played.state is None else played.root(played.state, VectorKind.STATE)
     records = Records(played.form, model_root, state_root, claim, played.weights, played.accepted_hashes)
@@ -123,13 +122,38 @@ def test_aggregate_proof__wrong_group_sum__the_mirror_convicts_it_alone(name):
         assert not convicts(honest, group_proof(honest.evidence, 5, group))
 
 
-@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.has_momentum])
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.has_state])
 def test_aggregate_proof__wrong_state_value__the_mirror_convicts_it_alone(name):
     honest = Round.random(FORMATS[name])
     lying = honest.lying("state", 77)
     fault = find_fault(lying.form, lying.before, lying.sources, lying.claimed)
     assert convicts(lying, aggregate_proof(lying.evidence, fault))
     assert not convicts(honest, coordinate_proof(honest.evidence, 77, Target.STATE))
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.num_moments == 2])
+@pytest.mark.parametrize("place", [0, 1, 154, 155, 298, 299])
+def test_aggregate_proof__wrong_moment__is_opened_at_the_states_own_place(name, place):
+    honest = Round.random(FORMATS[name])
+    lying = honest.lying("state", place)
+    fault = find_fault(lying.form, lying.before, lying.sources, lying.claimed)
+    proof = aggregate_proof(lying.evidence, fault)
+    assert convicts(lying, proof)
+    assert int.from_bytes(proof[2:10], "big") == place // 2
+    assert not convicts(honest, coordinate_proof(honest.evidence, place // 2, Target.STATE))
+
+
+def test_padding_proof__state_of_two_moments__counts_its_own_chunks():
+    played = Round.random(FORMATS["mean, adam"])
+    proof = padding_proof(played.evidence, Target.STATE, 0, 18)
+    assert len(proof) == 1 + 1 + 2 + 8 + 4 * 16 + 32 * 5  # 19 chunks; the model's 10 have a depth of 4
+    assert not convicts(played, proof)
+    padded = np.append(played.claimed_state, np.zeros(4, np.int32))
+    padded[-1] = 9
+    wrong = CommittedVector.of(padded, played.form, VectorKind.STATE)
+    lying = replace(played.evidence, claimed_state=KnownOpening(18, wrong.opening(18)))
+    root = Tree(TreeShape.of(played.form, VectorKind.STATE), wrong.tree.levels).root
+    assert convicts(played, padding_proof(lying, Target.STATE, 0, 18), state_root=root)
 
 
 def test_coordinate_proof__claimed_state_is_withheld__the_model_is_proven_without_it():

@@ -222,10 +222,10 @@ def checkpoint_file() -> bytes:
 
 @pytest.mark.parametrize("wrap", [bytes, io.BytesIO, Trickle], ids=["bytes", "file", "trickling stream"])
 def test_read_checkpoint__model_and_state__both_come_back(wrap):
-    read = read_checkpoint(wrap(checkpoint_file()), num_params=5, expected=MODEL_METADATA, has_state=True)
+    read = read_checkpoint(wrap(checkpoint_file()), num_params=5, state_params=5, expected=MODEL_METADATA)
     np.testing.assert_array_equal(read.model, MODEL)
     np.testing.assert_array_equal(read.state, STATE)
-    assert len(checkpoint_file()) <= max_model_bytes(5, has_state=True)
+    assert len(checkpoint_file()) <= max_model_bytes(5, 5)
 
 
 def test_write_model__with_a_state__safetensors_library_reads_both():
@@ -235,14 +235,31 @@ def test_write_model__with_a_state__safetensors_library_reads_both():
 
 
 def test_write_model__state_of_another_length__refused():
-    with pytest.raises(EncodingError, match="lengths"):
+    with pytest.raises(EncodingError, match="goes with no model"):
         write_model(io.BytesIO(), MODEL, MODEL_METADATA, STATE[:-1].copy())
+
+
+def test_read_checkpoint__two_moments_a_value__both_come_back(tmp_path):
+    moments, path = np.arange(10, dtype=np.int32), tmp_path / "model"
+    with path.open("wb") as file:
+        write_model(file, MODEL, MODEL_METADATA, moments)
+    assert path.stat().st_size <= max_model_bytes(5, 10)
+    np.testing.assert_array_equal(safetensors.numpy.load_file(path)["state"], moments)
+    sizes = {"num_params": 5, "state_params": 10, "expected": MODEL_METADATA}
+    read = read_checkpoint(path.read_bytes(), **sizes)
+    np.testing.assert_array_equal(read.model, MODEL)
+    np.testing.assert_array_equal(read.state, moments)
+    model, state = open_checkpoint(path.open("rb"), **sizes)
+    np.testing.assert_array_equal(model.read(0, 5), MODEL)
+    np.testing.assert_array_equal(state.read(3, 10), moments[3:])
+    with pytest.raises(PayloadError, match="shape"):
+        read_checkpoint(path.read_bytes(), **{**sizes, "state_params": 5})
 
 
 def test_read_checkpoint__state_missing_or_unexpected__refused():
     for data, has_state in ((MODEL_FILE, True), (checkpoint_file(), False)):
         with pytest.raises(PayloadError, match="hold just"):
-            read_checkpoint(data, num_params=5, expected=MODEL_METADATA, has_state=has_state)
+            read_checkpoint(data, num_params=5, state_params=5 * has_state, expected=MODEL_METADATA)
 
 
 @pytest.mark.parametrize("change", [lambda d: d[:-1], lambda d: d + b"\0", lambda d: d[:-21]])
@@ -250,9 +267,9 @@ def test_read_checkpoint__cut_or_too_long__refused(change, tmp_path):
     data, path = change(checkpoint_file()), tmp_path / "model"
     path.write_bytes(data)
     with pytest.raises((PayloadTruncated, PayloadTooLarge)):
-        read_checkpoint(data, num_params=5, expected=MODEL_METADATA, has_state=True)
+        read_checkpoint(data, num_params=5, state_params=5, expected=MODEL_METADATA)
     with path.open("rb") as file, pytest.raises((PayloadTruncated, PayloadTooLarge)):
-        open_checkpoint(file, num_params=5, expected=MODEL_METADATA, has_state=True)
+        open_checkpoint(file, num_params=5, state_params=5, expected=MODEL_METADATA)
 
 
 @pytest.mark.parametrize(
@@ -267,13 +284,13 @@ def test_read_checkpoint__state_that_overlaps_or_is_no_state__refused(old, new):
     assert old in checkpoint_file()
     with pytest.raises(PayloadError):
         data = checkpoint_file().replace(old, new)
-        read_checkpoint(data, num_params=5, expected=MODEL_METADATA, has_state=True)
+        read_checkpoint(data, num_params=5, state_params=5, expected=MODEL_METADATA)
 
 
 def test_open_checkpoint__file__the_same_values_in_pieces(tmp_path):
     path = tmp_path / "model"
     path.write_bytes(checkpoint_file())
-    model, state = open_checkpoint(path.open("rb"), num_params=5, expected=MODEL_METADATA, has_state=True)
+    model, state = open_checkpoint(path.open("rb"), num_params=5, state_params=5, expected=MODEL_METADATA)
     path.unlink()
     np.testing.assert_array_equal(model.read(1, 4), MODEL[1:4])
     np.testing.assert_array_equal(state.read(0, 5), STATE)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from agents_world import LAYOUT_HASH, NUM_PARAMS, World
+from dispute_rounds import SERVERS
 from fake_chain import CHAIN_ID, COORDINATOR, TASK, account_of
 
 from chainfl.encoding.chunk_tree import model_root, zero_state_root
@@ -250,13 +251,14 @@ def test_updates_hash__two_updates__is_the_coordinators_chain():
 
 
 def world_with(tmp_path, **changes) -> World:
-    """Two rounds under another format, whose genesis file holds a state where the task has momentum."""
+    """Two rounds under another format, whose genesis file holds a state where the server keeps one."""
     form = replace(specs.default_format(NUM_PARAMS), chunk_params=16, **changes)
     genesis, stream = np.zeros(NUM_PARAMS, np.int32), io.BytesIO()
-    write_model(stream, genesis, ModelMetadata(LAYOUT_HASH, 20), genesis if form.has_momentum else None)
+    state = np.zeros(form.state_params, np.int32) if form.has_state else None
+    write_model(stream, genesis, ModelMetadata(LAYOUT_HASH, 20), state)
     cid = cid_of(stream.getvalue())
     entry = {"root": model_root(genesis, 16).hex(), "cid": cid, "float_cid": cid}
-    if form.has_momentum:
+    if form.has_state:
         entry["state_root"] = zero_state_root(form).hex()
     world = World(tmp_path, rounds=2, format=form, genesis=entry)
     world.store.put_bytes(stream.getvalue())
@@ -265,12 +267,13 @@ def world_with(tmp_path, **changes) -> World:
 
 @pytest.fixture(
     params=[
-        {"momentum_num": 9, "momentum_den": 10},
-        {"rule": Rule.MEDIAN, "momentum_num": 1, "momentum_den": 2},
+        SERVERS["momentum"],
+        SERVERS["adam"],
+        {"rule": Rule.MEDIAN, **SERVERS["nesterov"]},
         {"rule": Rule.TRIMMED_MEAN, "trim_num": 1, "trim_den": 3},
-        {"group_size": 2, "momentum_num": 1, "momentum_den": 2},
+        {"group_size": 2, **SERVERS["yogi"]},
     ],
-    ids=["momentum", "median with momentum", "trimmed mean", "groups with momentum"],
+    ids=["momentum", "adam", "median with nesterov", "trimmed mean", "groups with yogi"],
 )
 def other(request, tmp_path) -> Reader:
     world = world_with(tmp_path, **request.param)
@@ -293,6 +296,6 @@ def test_lineage__other_rules_and_momentum__the_state_is_carried_from_genesis(ot
 
 
 def test_lineage__task_that_starts_from_another_state__fails_at_genesis(other):
-    if other.world.spec.format.has_momentum:
+    if other.world.spec.format.has_state:
         other.world.chain.task = replace(other.world.chain.task, genesis_state_root=Root(b"\x07" * 32))
         assert verify(other).first_failure is not None

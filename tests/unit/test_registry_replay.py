@@ -32,7 +32,7 @@ def test_claim__each_rule__roots_of_what_was_computed(name):
     model_root = played.root(replayed.model, VectorKind.MODEL)
     assert replayed.claim() == Claim(model_root, state_root, played.group_roots)
     assert (replayed.num_updates, replayed.total_weight) == (5, sum(played.weights))
-    assert (replayed.state is None) == (played.form.momentum_den == 0)
+    assert (replayed.state is not None) == played.form.has_state
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -45,6 +45,11 @@ def data(count: int, seed: int) -> Dataset:
     return Dataset("clusters", features, labels, CLASSES)
 
 
+def local_of(strategy: Strategy) -> dict[str, float]:
+    """Momentum is of sgd alone, and so is a rate as high as that."""
+    return {**LOCAL, "momentum": 0.0, "learning_rate": 0.005} if "optimizer" in strategy.parameters else LOCAL
+
+
 class LearningWorld(World):
     """The world's task, learned for real. shares: by account."""
 
@@ -53,7 +58,7 @@ class LearningWorld(World):
         super().__init__(
             tmp_path,
             rounds=ROUNDS,
-            training=strategy.training(**LOCAL),
+            training=strategy.training(**local_of(strategy)),
             format=strategy.format(NUM_PARAMS),
             payload=strategy.payload(),
             dataset=DatasetEntry(name="clusters", input_shape=[FEATURES], num_classes=CLASSES),
@@ -72,6 +77,13 @@ class LearningWorld(World):
 
 
 STRATEGIES = ["fedavg", "fedprox", "scaffold", "fednova", "feddyn", "fedavgm", "fedmedian", "fedtrimmedavg"]
+SERVERS: list[tuple[str, dict[str, object]]] = [
+    ("fedadagrad", {}),
+    ("fedadam", {"eta": "1/50"}),
+    ("fedyogi", {"compression": "int8"}),
+    ("diloco", {}),
+    ("fedmedian", {"server": "nesterov", "server_momentum": "1/2"}),
+]
 COMPRESSED: list[tuple[str, dict[str, str]]] = [
     ("fedavg", {"compression": "deflate"}),
     ("fedavg", {"compression": "int8"}),
@@ -82,7 +94,7 @@ COMPRESSED: list[tuple[str, dict[str, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("strategy", "changes"), [*((name, {}) for name in STRATEGIES), *COMPRESSED])
+@pytest.mark.parametrize(("strategy", "changes"), [*((name, {}) for name in STRATEGIES), *SERVERS, *COMPRESSED])
 def test_simulate__accounts_of_a_task__has_its_final_root(tmp_path, strategy, changes):
     chosen = Strategy.named(strategy, numbers={"chunk_params": 16}, **changes)
     workers, validators = ([account_of(first + i) for i in range(count)] for first, count in ((100, 3), (200, 2)))
@@ -99,7 +111,7 @@ def test_simulate__accounts_of_a_task__has_its_final_root(tmp_path, strategy, ch
         strategy=chosen,
         rounds=ROUNDS,
         participants=Participants(tuple(workers), tuple(validators), CHAIN_ID, COORDINATOR, TASK),
-        **LOCAL,
+        **local_of(chosen),
     )
     for metrics in found.rounds[1:]:
         revealed = world.ports[workers[0]].revealed_updates(TASK, metrics.round, 0)

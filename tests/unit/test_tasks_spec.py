@@ -17,7 +17,7 @@ from chainfl.errors import SpecificationError, SpecificationMismatch
 from chainfl.storage.cid import RAW, make_cid
 from chainfl.tasks import spec as specs
 from chainfl.tasks.rules import MAX_OPEN_GAMES, game_bond, largest_proof, longest_game_s, longest_round_s, problems_of
-from chainfl.tasks.state import Bounds, Rule, TaskParams, TaskView
+from chainfl.tasks.state import Bounds, Rule, ServerKind, TaskParams, TaskView
 from chainfl.types import Address, Compression
 
 CID = make_cid(RAW, bytes(range(32)))
@@ -198,7 +198,8 @@ def test_longest_round__of_the_presets__adds_every_window_up():
     assert longest_round_s(specs.LOCAL_WINDOWS, form) == 20 + 10 + 15 + 15 + 3 * (60 + 3 + 30)
 
 
-MOMENTUM = {"momentum_num": 9, "momentum_den": 10}
+MOMENTUM = {"server": ServerKind.MOMENTUM, "momentum_num": 9, "momentum_den": 10}
+ADAM = {**MOMENTUM, "server": ServerKind.ADAM, "second_num": 99, "second_den": 100, "tau": 16_777}
 STATE_ROOT = bytes([7]) * 32
 
 
@@ -206,11 +207,17 @@ STATE_ROOT = bytes([7]) * 32
     ("form", "state_root", "told"),
     [
         ({}, bytes(32), None),
-        ({}, STATE_ROOT, "momentum"),
+        ({}, STATE_ROOT, "state_root"),
         (MOMENTUM, STATE_ROOT, None),
-        (MOMENTUM, bytes(32), "momentum"),
-        ({"momentum_num": 11, "momentum_den": 10}, STATE_ROOT, "momentum 11/10"),
-        ({"momentum_num": 2**31, "momentum_den": 2**31}, STATE_ROOT, "overflow"),
+        (MOMENTUM, bytes(32), "state_root"),
+        (ADAM, STATE_ROOT, None),
+        (ADAM, bytes(32), "state_root"),
+        ({**ADAM, "tau": 0}, STATE_ROOT, "tau is 0"),
+        ({**ADAM, "step_num": 1 << 20}, STATE_ROOT, "adaptive step"),
+        ({**MOMENTUM, "tau": 1}, STATE_ROOT, "not of momentum"),
+        ({"momentum_num": 9, "momentum_den": 10}, bytes(32), "choose the server momentum"),
+        ({**MOMENTUM, "momentum_num": 11}, STATE_ROOT, "momentum 11/10"),
+        ({**MOMENTUM, "momentum_num": 2**31, "momentum_den": 2**31}, STATE_ROOT, "overflow"),
         ({"rule": Rule.TRIMMED_MEAN, "trim_num": 1, "trim_den": 5}, bytes(32), None),
         ({"rule": Rule.TRIMMED_MEAN, "trim_num": 1, "trim_den": 2}, bytes(32), "leaves nothing"),
         ({"rule": Rule.TRIMMED_MEAN}, bytes(32), "leaves nothing"),
@@ -226,6 +233,16 @@ def test_rules__rule_and_momentum__are_refused_as_on_chain(form, state_root, tol
     params = make_spec().to_params()
     problems = problems_of(replace(params, format=replace(params.format, **form), genesis_state_root=state_root))
     assert problems == [] if told is None else any(told in problem for problem in problems), problems
+
+
+def test_limits__state_of_two_values_a_parameter__is_as_deep_as_it_is():
+    """At a power of two of chunks the state has a level more: its opening is longer, and so may a game be."""
+    form = replace(specs.default_format(256 << 16), chunk_params=256)
+    momentum, adam = replace(form, **MOMENTUM), replace(form, **ADAM)
+    assert largest_proof(momentum, 5) - largest_proof(form, 5) == 4 * 256 + 32 * 16
+    assert largest_proof(adam, 5) - largest_proof(form, 5) == 4 * 256 + 32 * 17
+    assert longest_game_s(specs.LOCAL_WINDOWS, momentum) == longest_game_s(specs.LOCAL_WINDOWS, form) == 5 * 5 + 5
+    assert longest_game_s(specs.LOCAL_WINDOWS, adam) == 7 * 5 + 5
 
 
 @pytest.mark.parametrize(
@@ -397,15 +414,16 @@ def test_training__what_does_not_go_together__is_refused(changes, told):
 @pytest.mark.parametrize(
     ("training", "form", "told"),
     [
-        ({"algorithm": "scaffold"}, {"momentum_num": 9, "momentum_den": 10}, "scaffold needs the plain server step"),
-        ({"algorithm": "feddyn", "alpha": "1"}, {"momentum_num": 1, "momentum_den": 1}, "feddyn needs the plain"),
+        ({"algorithm": "scaffold"}, MOMENTUM, "scaffold needs the plain server step, not momentum"),
+        ({"algorithm": "scaffold"}, ADAM, "scaffold needs the plain server step, not adam"),
+        ({"algorithm": "feddyn", "alpha": "1"}, {**MOMENTUM, "server": ServerKind.NESTEROV}, "feddyn needs the plain"),
         ({"algorithm": "feddyn", "alpha": "1"}, {"step_num": 1, "step_den": 2}, "server step 1/1, not 1/2"),
     ],
 )
 def test_training__server_step_that_hides_the_aggregate__is_refused(training, form, told):
     genesis = {"root": "11" * 32, "cid": CID, "float_cid": CID}
     format_ = replace(specs.default_format(15), **form)
-    if format_.has_momentum:
+    if format_.has_state:
         genesis["state_root"] = zero_state_root(format_).hex()
     with pytest.raises(SpecificationError, match=told):
         make_spec(training=TRAINING | training, format=format_, genesis=genesis)

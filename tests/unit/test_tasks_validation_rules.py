@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from test_tasks_spec import make_spec
+from test_tasks_spec import ADAM, MOMENTUM, make_spec
 
 from chainfl.agents.learning import rules_of
+from chainfl.aggregation.server_step import ServerStep
 from chainfl.errors import SpecificationError
+from chainfl.simulation.experiment import LearningRecipe
 from chainfl.tasks import spec as specs
 from chainfl.tasks.state import Bounds, Format, Rule
 from chainfl.validation.contribution.gtg_shapley import GtgShapley
@@ -128,3 +130,14 @@ def test_rules_of__specification__is_what_validators_follow():
     assert rules.contribution == GtgShapley()
     assert (rules.rule, rules.trim_num, rules.trim_den) == (Rule.TRIMMED_MEAN, 2, 7)
     assert rules_of(make_spec()).selection == Selection(GateClip())
+
+
+@pytest.mark.parametrize(
+    ("server", "step", "shows_mean"),
+    [({}, ServerStep(1, 50), True), (MOMENTUM, ServerStep(1, 50), True), (ADAM, ServerStep(1, 1), False)],
+)
+def test_rules_of__adaptive_server__judges_by_the_mean_itself(server, step, shows_mean):
+    spec = make_spec()
+    form = replace(spec.format, step_num=1, step_den=50, **server)
+    rules = rules_of(LearningRecipe(form, spec.training, spec.dataset, spec.validation))
+    assert (rules.server_step, rules.shows_mean) == (step, shows_mean)

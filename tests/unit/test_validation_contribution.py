@@ -358,6 +358,16 @@ def test_score_round__server_step_and_scales__last_mean_is_that_of_the_plain_ste
     assert rules.selection.rule.seen.last_mean.square == P * 1000 * 1000
 
 
+def test_score_round__adaptive_server__its_step_stands_for_no_mean():
+    rules = replace(RULES, shows_mean=False, selection=_Recorded())
+    model = np.full(P, 96_000, np.int32)
+    score_round(
+        DistanceTrainer([0.1] * P), ROOT_DATA, model, [revealed(0)], rules, seed=1, previous_model=np.zeros(P, np.int32)
+    )
+    assert rules.selection.rule.seen.last_mean is None
+    assert rules.selection.rule.seen.last_step is not None
+
+
 class _Recorded:
     """A selection that keeps what it was shown."""
 

@@ -25,7 +25,8 @@ _WORST_LOSS = 1e6
 class RoundUtility:
     """Held-out losses of the models that subsets of a round's accepted updates would make; each is computed once.
 
-    A server's momentum is left out: it moves all of those models alike.
+    A server's momentum is left out: it moves all of those models alike. So are an adaptive server's moments, for which
+    the mean itself is the step: by their roots a coordinate that hardly moves would count as much as any other.
     """
 
     def __init__(

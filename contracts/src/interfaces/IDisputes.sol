@@ -108,13 +108,16 @@ interface IDisputes {
     /// @param proof one of three, by its first byte (positions as in the packed openings above):
     /// 0, padding: target (1) ‖ group (2) ‖ chunk index (8) ‖ [all group roots, for a group] ‖ opening of the target;
     /// 1, coordinate of the model or the state: target (1) ‖ coordinate (8) ‖ low (2) ‖ high (2) ‖ [all group roots, if
-    ///    there are groups] ‖ openings of [previous model, for the model,] [previous state, with momentum,] what is
-    ///    claimed, and then of every accepted update in the order of the tally, each after its weight (2), or of every
-    ///    group sum;
+    ///    there are groups] ‖ openings of [previous model, for the model,] [previous state, if the server keeps one,] what
+    ///    is claimed, and then of every accepted update in the order of the tally, each after its weight (2), or of
+    ///    every group sum;
     /// 2, coordinate of a group's sum: coordinate (8) ‖ group (2) ‖ all group roots ‖ opening of the claimed sum ‖ the
     ///    group's updates as in 1.
     /// low and high are positions in that order of updates: the median's (low alone), or of the smallest and the
     /// largest value that the trimmed mean keeps; the mean ignores them.
+    /// A coordinate is a parameter's number, also of the state. An adaptive server's state has two values a parameter, in
+    /// one chunk: it is opened at the chunk that holds value 2 * coordinate, with a path of its own depth, and either of
+    /// the two may be what is wrong. The chunk index of a padding proof counts the target's own chunks.
     /// @dev Phase: Challenge or Dispute, at least a block after the commitment, and before the proof window ends.
     /// Reverts NoChallenge, CommitmentTooYoung, ProofLength, UnknownProof, CoordinateOutOfRange, IndexOutOfRange,
     /// NotPosted, NotAccepted, InvalidRank, NothingWrong.

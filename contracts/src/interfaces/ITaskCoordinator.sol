@@ -108,7 +108,8 @@ interface ITaskCoordinator is IDisputes {
     error NoResult(uint256 taskId);
 
     /// @notice Publishes a task and escrows its reward out of the caller's free balance in the vault.
-    /// @dev Reverts InvalidParams with the name of the field; StakeTooLow (vault) when the balance is short.
+    /// @dev Reverts InvalidParams with the name of the field, or what `FixedPoint` refuses the integer format with;
+    /// StakeTooLow (vault) when the balance is short.
     /// The genesis model is registered as version 0.
     function createTask(TaskParams calldata params) external returns (uint256 taskId);
 

@@ -58,6 +58,17 @@ enum Rule {
     Median
 }
 
+/// @notice How the server moves the model by a round's step: FedAvg, with momentum as it is or in Nesterov's form, or by
+/// FedAdagrad, FedAdam and FedYogi. The order is part of the ABI.
+enum ServerKind {
+    Plain,
+    Momentum,
+    Nesterov,
+    Adagrad,
+    Adam,
+    Yogi
+}
+
 /// @notice Which vector of a posted aggregate is meant.
 enum Target {
     Model,
@@ -121,6 +132,7 @@ struct Format {
     uint32 chunkParams;
     uint8 modelScaleBits;
     uint8 updateScaleBits;
+    /// Of the rule's mean the part that the model moves by; the learning rate of the adaptive servers.
     uint32 stepNum;
     uint32 stepDen;
     uint64 maxSquaredNorm;
@@ -130,12 +142,27 @@ struct Format {
     /// Trimmed mean: floor(N * trimNum / trimDen) values are dropped at each end. 0 and 0 for the other rules.
     uint16 trimNum;
     uint16 trimDen;
-    /// The server's momentum; 0 and 0 for the plain step.
+    /// How much of the first moment a round keeps: the momentum, or the adaptive servers' beta_1; 0 and 0 for the plain
+    /// step.
     uint32 momentumNum;
     uint32 momentumDen;
+    ServerKind server;
+    /// How much of the second moment a round keeps, Adam's and Yogi's beta_2; 0 and 0 for the others.
+    uint32 secondNum;
+    uint32 secondDen;
+    /// What is added to the root of the second moment, in units of 2^-(modelScaleBits + 4); above 0 for the adaptive
+    /// servers alone.
+    uint32 tau;
 }
 
-/// @notice What an aggregator claims: the next model, the next server state (0 without momentum), and the sum of each
+/// @notice How many values the server's state has: none, one for each parameter, or for the adaptive servers two, the
+/// first moment of parameter i at 2i and the root of its second moment at 2i + 1.
+function stateParams(ServerKind server, uint64 numParams) pure returns (uint64) {
+    if (server == ServerKind.Plain) return 0;
+    return server < ServerKind.Adagrad ? numParams : 2 * numParams;
+}
+
+/// @notice What an aggregator claims: the next model, the next server state (0 if it keeps none), and the sum of each
 /// group (empty unless more than `groupSize` updates were accepted).
 struct Claim {
     bytes32 modelRoot;
@@ -148,7 +175,7 @@ struct Claim {
 struct TaskParams {
     bytes32 specHash;
     bytes32 genesisRoot;
-    /// Of a state of zeros; 0 without momentum.
+    /// Of a state of zeros; 0 if the server keeps none.
     bytes32 genesisStateRoot;
     Cid genesisCid;
     Cid genesisFloatCid;
@@ -203,7 +230,7 @@ struct RoundView {
     uint16 numWorkers;
     uint16 numValidators;
     uint16 numAggregators;
-    /// The model that the round starts from, and the server's state (0 without momentum).
+    /// The model that the round starts from, and the server's state (0 if it keeps none).
     bytes32 modelRoot;
     bytes32 stateRoot;
     uint16 tallied;

@@ -4,7 +4,7 @@ pragma solidity 0.8.30;
 import { IDisputes } from "../interfaces/IDisputes.sol";
 import { IStakeVault } from "../interfaces/IStakeVault.sol";
 import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
-import { Cid, Claim, Format, Outcome, Phase, Role, Verdict, Windows } from "../interfaces/Types.sol";
+import { Cid, Claim, Format, Outcome, Phase, Role, ServerKind, Verdict, Windows } from "../interfaces/Types.sol";
 import { Members } from "./Members.sol";
 import { Clock, Phases, Progress } from "./Phases.sol";
 import { Rounds } from "./Rounds.sol";
@@ -107,7 +107,9 @@ library Aggregates {
     function _checkClaim(Task storage t, Progress memory p, Claim calldata claim) private view {
         Format memory f = t.fixed_.format;
         if (claim.modelRoot == 0) revert ITaskCoordinator.ZeroRoot();
-        if ((claim.stateRoot == 0) != (f.momentumDen == 0)) revert ITaskCoordinator.InvalidClaim("stateRoot");
+        if ((claim.stateRoot == 0) != (f.server == ServerKind.Plain)) {
+            revert ITaskCoordinator.InvalidClaim("stateRoot");
+        }
         uint256 groups = (uint256(p.accepted) + f.groupSize - 1) / f.groupSize;
         if (claim.groupRoots.length != (groups == 1 ? 0 : groups)) revert ITaskCoordinator.InvalidClaim("groupRoots");
     }

@@ -4,7 +4,7 @@ pragma solidity 0.8.30;
 import { IDisputes } from "../interfaces/IDisputes.sol";
 import { IStakeVault } from "../interfaces/IStakeVault.sol";
 import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
-import { Game, Phase, Role, Target, Verdict } from "../interfaces/Types.sol";
+import { Format, Game, Phase, Role, Target, Verdict, stateParams } from "../interfaces/Types.sol";
 import { Aggregates } from "./Aggregates.sol";
 import { ChunkTree } from "./ChunkTree.sol";
 import { Openings } from "./Openings.sol";
@@ -297,9 +297,12 @@ library Disputes {
     }
 
     function _shape(Task storage t, Target target) private view returns (ChunkTree.Shape memory) {
-        uint8 kind =
-            target == Target.Model ? ChunkTree.MODEL : target == Target.State ? ChunkTree.STATE : ChunkTree.GROUP_SUM;
-        return ChunkTree.Shape(kind, t.fixed_.format.numParams, t.fixed_.format.chunkParams);
+        Format storage f = t.fixed_.format;
+        if (target == Target.State) {
+            return ChunkTree.Shape(ChunkTree.STATE, stateParams(f.server, f.numParams), f.chunkParams);
+        }
+        uint8 kind = target == Target.Model ? ChunkTree.MODEL : ChunkTree.GROUP_SUM;
+        return ChunkTree.Shape(kind, f.numParams, f.chunkParams);
     }
 
     /// @dev The node above `nodes`, which are all those `levels` below it; the first is number `first` of its level,

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import { Math } from "@openzeppelin/contracts/utils/math/Math.sol";
+
+import { Format, ServerKind } from "../interfaces/Types.sol";
+
 /// @title Integer aggregation of one coordinate, bit for bit what `chainfl/aggregation` computes for all of them.
 /// @notice A model value g stands for g * 2^-s (int32), an update value u for u * 2^-t (int16). See
-/// docs/protocol.md, Numbers. Both sides are driven by tests/vectors/{fixed_point,mean_rule}.json.
+/// docs/protocol.md, Numbers. Both sides are driven by tests/vectors/{fixed_point,mean_rule,server_step}.json.
 library FixedPoint {
     /// @dev The weight with which an update counts in full; 0 rejects it.
     uint256 internal constant MAX_WEIGHT = 10_000;
@@ -13,6 +17,24 @@ library FixedPoint {
     uint256 internal constant LIMIT = 1 << 63;
     /// @dev A larger shift leaves int64 whatever the other parameters are.
     uint256 internal constant MAX_SHIFT = 63;
+    /// @dev The adaptive servers reckon in units of 2^-(modelScaleBits + MOMENT_BITS).
+    uint256 internal constant MOMENT_BITS = 4;
+    /// @dev The largest magnitude of a moment in those units: two squares, weighted by shares of 2^14, fit 63 bits.
+    int256 internal constant MOMENT_MAGNITUDE = (1 << 24) - 1;
+    /// @dev The largest magnitude of a step that enters a moment, in the model's units; it is clamped to this.
+    int256 internal constant MOVE_MAGNITUDE = (1 << 20) - 1;
+    /// @dev The largest denominator of a moment's share.
+    uint32 internal constant MAX_SHARE_DEN = 1 << 14;
+    /// @dev The finest scale of a model under an adaptive server.
+    uint8 internal constant MAX_ADAPTIVE_SCALE_BITS = 31;
+
+    /// @dev One coordinate of the model and of the server's state: the first moment, and the root of the second one.
+    /// 0 where the server keeps none.
+    struct Coordinate {
+        int32 model;
+        int32 first;
+        int32 second;
+    }
 
     error InvalidStep(uint32 num, uint32 den);
     error InvalidScaleBits(uint8 modelScaleBits, uint8 updateScaleBits);
@@ -23,6 +45,8 @@ library FixedPoint {
     error ZeroTotalWeight();
     error InvalidDivisor(int256 divisor);
     error InvalidMomentum(uint32 num, uint32 den);
+    error InvalidSecondMoment(uint32 num, uint32 den);
+    error InvalidTau(uint32 tau);
     error InvalidTrim(uint256 num, uint256 den);
     error InvalidRank(uint256 position);
 
@@ -45,12 +69,40 @@ library FixedPoint {
         if (numerator >= LIMIT || denominator >= LIMIT) revert WidthOverflow(numerator, denominator);
     }
 
-    /// @notice The same for the server's momentum num/den; 0 and 0 is the plain step.
-    /// @dev Reverts InvalidMomentum, WidthOverflow.
-    function checkMomentum(uint32 num, uint32 den) internal pure {
-        if (num > den) revert InvalidMomentum(num, den);
+    /// @notice The same for what the server does with the step, and that it has the parameters of its kind and no other.
+    /// @dev The step and the scale bits are those that `checkWidths` accepted.
+    /// Reverts InvalidMomentum, InvalidSecondMoment, InvalidTau, InvalidScaleBits, WidthOverflow.
+    function checkServer(Format calldata f) internal pure {
+        bool isAdaptive = f.server >= ServerKind.Adagrad;
+        bool hasShare = f.server >= ServerKind.Adam;
+        uint32 most = isAdaptive ? MAX_SHARE_DEN : type(uint32).max;
+        if (!_isShare(f.momentumNum, f.momentumDen, f.server != ServerKind.Plain, most)) {
+            revert InvalidMomentum(f.momentumNum, f.momentumDen);
+        }
+        if (!_isShare(f.secondNum, f.secondDen, hasShare, MAX_SHARE_DEN)) {
+            revert InvalidSecondMoment(f.secondNum, f.secondDen);
+        }
+        if ((f.tau > 0) != isAdaptive) revert InvalidTau(f.tau);
+        if (isAdaptive) _checkAdaptiveWidths(f);
+        else _checkMomentumWidths(f.momentumNum, f.momentumDen);
+    }
+
+    /// @dev Whether num/den is a share from 0 to 1, or 0 and 0 where there is none.
+    function _isShare(uint32 num, uint32 den, bool isThere, uint32 most) private pure returns (bool) {
+        return isThere ? den > 0 && den <= most && num <= den : num == 0 && den == 0;
+    }
+
+    function _checkMomentumWidths(uint32 num, uint32 den) private pure {
         uint256 numerator = (uint256(num) << 32) + 2 * uint256(den);
         if (numerator >= LIMIT) revert WidthOverflow(numerator, 2 * uint256(den));
+    }
+
+    function _checkAdaptiveWidths(Format calldata f) private pure {
+        // INVARIANT: bounded before it is used, so that the product below cannot leave 256 bits.
+        if (f.modelScaleBits > MAX_ADAPTIVE_SCALE_BITS) revert InvalidScaleBits(f.modelScaleBits, f.updateScaleBits);
+        uint256 divisor = uint256(f.stepDen) * ((1 << 24) + uint256(f.tau));
+        uint256 numerator = (uint256(f.stepNum) << (f.modelScaleBits + 25)) + divisor;
+        if (numerator >= LIMIT || 2 * divisor >= LIMIT) revert WidthOverflow(numerator, 2 * divisor);
     }
 
     /// @notice One coordinate of the next global model under the mean rule.
@@ -155,17 +207,91 @@ library FixedPoint {
     /// @dev Reverts ZeroTotalWeight.
     function delta(int256 scaledSum, uint256 totalWeight, uint32 num, uint32 den) internal pure returns (int256) {
         if (totalWeight == 0) revert ZeroTotalWeight();
-        // forge-lint: disable-next-line(unsafe-typecast) both factors were bounded by checkWidths
-        int256 half = int256(uint256(den) * totalWeight);
-        return floorDiv(2 * int256(uint256(num)) * scaledSum + half, 2 * half);
+        return _halfUp(int256(uint256(num)) * scaledSum, den * totalWeight);
     }
 
-    /// @notice m' = sat32(floor((2 * num * m + den) / (2 * den)) + d): the server's state after a step with momentum
-    /// num/den. The model follows as sat32(g + m').
-    /// @dev The momentum is one that `checkMomentum` accepted, with den > 0.
+    /// @notice One coordinate after the server's step.
+    /// @param at the coordinate before it. @param scaledSum a, @param totalWeight W, as in `applyStep`.
+    /// @dev The format is one that `checkWidths` and `checkServer` accepted. A state may hold anything, since a stranger
+    /// chose its first one. Reverts ZeroTotalWeight.
+    function serverStep(Format memory f, Coordinate memory at, int256 scaledSum, uint256 totalWeight)
+        internal
+        pure
+        returns (Coordinate memory next)
+    {
+        if (f.server >= ServerKind.Adagrad) return _adaptiveStep(f, at, delta(scaledSum, totalWeight, 1, 1));
+        int256 move = delta(scaledSum, totalWeight, f.stepNum, f.stepDen);
+        if (f.server != ServerKind.Plain) {
+            next.first = momentum(at.first, move, f.momentumNum, f.momentumDen);
+            move = f.server == ServerKind.Momentum
+                ? int256(next.first)
+                : move + decay(next.first, f.momentumNum, f.momentumDen);
+        }
+        next.model = sat32(at.model + move);
+    }
+
+    /// @notice m' = sat32(decay(m) + d): the server's state after a step with momentum num/den. The model follows as
+    /// sat32(g + m'), or in Nesterov's form as sat32(g + d + decay(m')).
     function momentum(int32 state, int256 d, uint32 num, uint32 den) internal pure returns (int32) {
-        int256 den_ = int256(uint256(den));
-        return sat32(floorDiv(2 * int256(uint256(num)) * state + den_, 2 * den_) + d);
+        return sat32(decay(state, num, den) + d);
+    }
+
+    /// @notice floor((2 * num * m + den) / (2 * den)): what a round keeps of a state, num/den of it.
+    function decay(int256 state, uint32 num, uint32 den) internal pure returns (int256) {
+        return _halfUp(int256(uint256(num)) * state, den);
+    }
+
+    /// @dev FedAdagrad, FedAdam and FedYogi: d enters both moments, and the model moves by
+    /// floor((2 * num * 2^s * m' + den * q) / (2 * den * q)) with the step num/den and q = r' + tau.
+    function _adaptiveStep(Format memory f, Coordinate memory at, int256 d)
+        private
+        pure
+        returns (Coordinate memory next)
+    {
+        int256 move = _clamp(d, -MOVE_MAGNITUDE, MOVE_MAGNITUDE) << MOMENT_BITS;
+        int256 first = _firstMoment(_clamp(at.first, -MOMENT_MAGNITUDE, MOMENT_MAGNITUDE), move, f);
+        // forge-lint: disable-next-line(unsafe-typecast) clamped to what is not negative, and a square
+        uint256 second = _secondMoment(uint256(_clamp(at.second, 0, MOMENT_MAGNITUDE)), uint256(move * move), f);
+        int256 scaled = int256(uint256(f.stepNum)) * first << f.modelScaleBits;
+        next.model = sat32(at.model + _halfUp(scaled, uint256(f.stepDen) * (second + f.tau)));
+        // forge-lint: disable-next-line(unsafe-typecast) at most MOMENT_MAGNITUDE
+        (next.first, next.second) = (sat32(first), int32(uint32(second)));
+    }
+
+    /// @dev floor((2 * (num * m + (den - num) * D) + den) / (2 * den)), with the momentum num/den and D = `move`.
+    function _firstMoment(int256 first, int256 move, Format memory f) private pure returns (int256) {
+        int256 kept = int256(uint256(f.momentumNum));
+        return _halfUp(kept * first + (int256(uint256(f.momentumDen)) - kept) * move, f.momentumDen);
+    }
+
+    /// @dev The root, rounded down, of the second moment that `root` and the move's square lead to.
+    function _secondMoment(uint256 root, uint256 square, Format memory f) private pure returns (uint256) {
+        uint256 before = root * root;
+        uint256 moment = before + square;
+        if (f.server != ServerKind.Adagrad) {
+            uint256 entering = uint256(f.secondDen - f.secondNum) * square;
+            if (f.server == ServerKind.Adam) moment = (f.secondNum * before + entering) / f.secondDen;
+            else moment = _yogi(before, square, entering / f.secondDen);
+        }
+        return Math.min(Math.sqrt(moment), uint256(MOMENT_MAGNITUDE));
+    }
+
+    /// @dev Toward the square by `part` of it, and past it where that is near: v - sign(v - D^2) * part.
+    function _yogi(uint256 before, uint256 square, uint256 part) private pure returns (uint256) {
+        if (before == square) return before;
+        return before < square ? before + part : before - part;
+    }
+
+    /// @dev dividend / divisor rounded to the nearest, halves up.
+    function _halfUp(int256 dividend, uint256 divisor) private pure returns (int256) {
+        // forge-lint: disable-next-line(unsafe-typecast) bounded by checkWidths and checkServer
+        int256 half = int256(divisor);
+        return floorDiv(2 * dividend + half, 2 * half);
+    }
+
+    function _clamp(int256 value, int256 least, int256 most) private pure returns (int256) {
+        if (value < least) return least;
+        return value > most ? most : value;
     }
 
     /// @notice Division that rounds toward minus infinity, as Python's and numpy's; Solidity's truncates.

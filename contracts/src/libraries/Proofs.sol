@@ -2,7 +2,7 @@
 pragma solidity 0.8.30;
 
 import { IDisputes } from "../interfaces/IDisputes.sol";
-import { Format, Rule, Target } from "../interfaces/Types.sol";
+import { Format, Rule, ServerKind, Target, stateParams } from "../interfaces/Types.sol";
 import { ChunkTree } from "./ChunkTree.sol";
 import { FixedPoint } from "./FixedPoint.sol";
 import { Openings } from "./Openings.sol";
@@ -22,6 +22,9 @@ library Proofs {
         Openings.Place at;
         /// Position of the coordinate in its chunk.
         uint256 offset;
+        /// The same in the server's state.
+        Openings.Place stateAt;
+        uint256 stateOffset;
         uint256 accepted;
         /// Positions of the values that decide; see IDisputes.
         uint256 low;
@@ -51,36 +54,23 @@ library Proofs {
 
     function _isCoordinateWrong(Task storage t, Reading memory r) private view returns (bool) {
         Format memory f = t.fixed_.format;
-        uint8 target = Openings.uint8At(r.cursor++);
-        bool isState = target == uint8(Target.State) && f.momentumDen > 0;
-        if (!isState && target != uint8(Target.Model)) revert IDisputes.InvalidTarget(target, 0);
-        _readCoordinate(f, r);
-        (r.low, r.high) = (Openings.uint16At(r.cursor), Openings.uint16At(r.cursor + 2));
-        r.cursor += 4;
+        bool isState = _readHead(f, r);
         uint256 groups = (r.accepted + f.groupSize - 1) / f.groupSize;
         bytes32[] memory groupRoots = groups == 1 ? new bytes32[](0) : _readGroupRoots(t, r, groups);
+        // What the proof does not open stays 0: the model in one about the state, and moments that the server has not.
+        FixedPoint.Coordinate memory at;
+        FixedPoint.Coordinate memory claimed;
+        if (!isState) at.model = _openInt32(r, t.modelRoot);
+        if (f.server != ServerKind.Plain) (at.first, at.second) = _openState(f, r, t.stateRoot);
+        if (isState) (claimed.first, claimed.second) = _openState(f, r, t.posting.stateRoot);
+        else claimed.model = _openInt32(r, t.posting.root);
 
-        int256 model = isState ? int256(0) : _openInt32(r, ChunkTree.MODEL, t.modelRoot);
-        int32 state = f.momentumDen > 0 ? _openInt32(r, ChunkTree.STATE, t.stateRoot) : int32(0);
-        int32 claimed = isState
-            ? _openInt32(r, ChunkTree.STATE, t.posting.stateRoot)
-            : _openInt32(r, ChunkTree.MODEL, t.posting.root);
-
-        int256 d = _delta(t, f, r, groupRoots);
-        if (f.momentumDen > 0) d = FixedPoint.momentum(state, d, f.momentumNum, f.momentumDen);
-        // The next state is d itself then; the model adds it to what it was.
-        return claimed != FixedPoint.sat32(model + d);
-    }
-
-    /// @dev The step before momentum, from all updates or from the group sums.
-    function _delta(Task storage t, Format memory f, Reading memory r, bytes32[] memory groupRoots)
-        private
-        view
-        returns (int256)
-    {
         (int256 sum, uint256 total) =
             groupRoots.length == 0 ? _ruleSum(t, f, r) : (_sumOfGroups(r, groupRoots), uint256(t.sums.weight));
-        return FixedPoint.delta(sum << (f.modelScaleBits - f.updateScaleBits), total, f.stepNum, f.stepDen);
+        sum <<= f.modelScaleBits - f.updateScaleBits;
+        FixedPoint.Coordinate memory next = FixedPoint.serverStep(f, at, sum, total);
+        if (!isState) return claimed.model != next.model;
+        return claimed.first != next.first || claimed.second != next.second;
     }
 
     function _isGroupWrong(Task storage t, Reading memory r) private view returns (bool) {
@@ -102,9 +92,11 @@ library Proofs {
         Format memory f = t.fixed_.format;
         uint8 target = Openings.uint8At(r.cursor);
         uint16 group = Openings.uint16At(r.cursor + 1);
-        r.at = Openings.placeOf(f.numParams, f.chunkParams, Openings.uint64At(r.cursor + 3));
+        uint256 index = Openings.uint64At(r.cursor + 3);
         r.cursor += 11;
         (uint8 kind, bytes32 root) = _target(t, f, r, target, group);
+        uint64 numParams = kind == ChunkTree.STATE ? stateParams(f.server, f.numParams) : f.numParams;
+        r.at = Openings.placeOf(numParams, f.chunkParams, index);
         (bytes32 opened, uint256 values, uint256 next) = Openings.plain(r.at, kind, r.cursor);
         if (opened != root) revert IDisputes.NotPosted(opened, root);
         uint256 width = kind == ChunkTree.GROUP_SUM ? 8 : 4;
@@ -114,11 +106,33 @@ library Proofs {
 
     // --- what is read -----------------------------------------------------------------------------
 
-    function _readCoordinate(Format memory f, Reading memory r) private pure {
-        uint64 coordinate = Openings.uint64At(r.cursor);
+    /// @dev Which coordinate is meant, and which values decide. Returns whether it is one of the state.
+    function _readHead(Format memory f, Reading memory r) private pure returns (bool isState) {
+        uint8 target = Openings.uint8At(r.cursor++);
+        isState = target == uint8(Target.State) && f.server != ServerKind.Plain;
+        if (!isState && target != uint8(Target.Model)) revert IDisputes.InvalidTarget(target, 0);
+        _placeState(f, r, _readCoordinate(f, r));
+        (r.low, r.high) = (Openings.uint16At(r.cursor), Openings.uint16At(r.cursor + 2));
+        r.cursor += 4;
+    }
+
+    function _readCoordinate(Format memory f, Reading memory r) private pure returns (uint64 coordinate) {
+        coordinate = Openings.uint64At(r.cursor);
         if (coordinate >= f.numParams) revert IDisputes.CoordinateOutOfRange(coordinate, f.numParams);
         r.at = Openings.placeOf(f.numParams, f.chunkParams, coordinate / f.chunkParams);
         (r.offset, r.cursor) = (coordinate % f.chunkParams, r.cursor + 8);
+    }
+
+    /// @dev Where the state has what belongs to the coordinate: its own place, or two values at twice its number.
+    function _placeState(Format memory f, Reading memory r, uint64 coordinate) private pure {
+        if (f.server < ServerKind.Adagrad) {
+            (r.stateAt, r.stateOffset) = (r.at, r.offset);
+        } else {
+            // INVARIANT: chunks have even numbers of values, so that both are in one.
+            uint64 first = 2 * coordinate;
+            r.stateAt = Openings.placeOf(stateParams(f.server, f.numParams), f.chunkParams, first / f.chunkParams);
+            r.stateOffset = first % f.chunkParams;
+        }
     }
 
     function _requireGroup(Format memory f, Reading memory r, uint256 group) private pure returns (uint256 groups) {
@@ -151,22 +165,40 @@ library Proofs {
         }
         if (group != 0) revert IDisputes.InvalidTarget(target, group);
         if (target == uint8(Target.Model)) return (ChunkTree.MODEL, t.posting.root);
-        if (target != uint8(Target.State) || f.momentumDen == 0) revert IDisputes.InvalidTarget(target, group);
+        if (target != uint8(Target.State) || f.server == ServerKind.Plain) {
+            revert IDisputes.InvalidTarget(target, group);
+        }
         return (ChunkTree.STATE, t.posting.stateRoot);
     }
 
-    function _openInt32(Reading memory r, uint8 kind, bytes32 expected) private view returns (int32) {
-        (bytes32 root, uint256 values, uint256 next) = Openings.plain(r.at, kind, r.cursor);
-        if (root != expected) revert IDisputes.NotPosted(root, expected);
-        r.cursor = next;
-        return Openings.int32At(values, r.offset);
+    function _openInt32(Reading memory r, bytes32 expected) private view returns (int32) {
+        return Openings.int32At(_open(r, r.at, ChunkTree.MODEL, expected), r.offset);
     }
 
     function _openInt64(Reading memory r, bytes32 expected) private view returns (int64) {
-        (bytes32 root, uint256 values, uint256 next) = Openings.plain(r.at, ChunkTree.GROUP_SUM, r.cursor);
+        return Openings.int64At(_open(r, r.at, ChunkTree.GROUP_SUM, expected), r.offset);
+    }
+
+    /// @dev The second moment's root is 0 without one.
+    function _openState(Format memory f, Reading memory r, bytes32 expected)
+        private
+        view
+        returns (int32 first, int32 second)
+    {
+        uint256 values = _open(r, r.stateAt, ChunkTree.STATE, expected);
+        first = Openings.int32At(values, r.stateOffset);
+        if (f.server >= ServerKind.Adagrad) second = Openings.int32At(values, r.stateOffset + 1);
+    }
+
+    /// @dev Where the chunk of an opening lies that leads to the expected root.
+    function _open(Reading memory r, Openings.Place memory at, uint8 kind, bytes32 expected)
+        private
+        view
+        returns (uint256 values)
+    {
+        bytes32 root;
+        (root, values, r.cursor) = Openings.plain(at, kind, r.cursor);
         if (root != expected) revert IDisputes.NotPosted(root, expected);
-        r.cursor = next;
-        return Openings.int64At(values, r.offset);
     }
 
     /// @dev The coordinate in every update of a group. Roots and weights are chained as the tally did: none can be left

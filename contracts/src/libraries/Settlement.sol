@@ -4,7 +4,7 @@ pragma solidity 0.8.30;
 import { IModelRegistry } from "../interfaces/IModelRegistry.sol";
 import { IStakeVault } from "../interfaces/IStakeVault.sol";
 import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
-import { Economics, Member, Outcome, Phase, Role, Verdict } from "../interfaces/Types.sol";
+import { Economics, Member, Outcome, Phase, Role, ServerKind, Verdict } from "../interfaces/Types.sol";
 import { Members } from "./Members.sol";
 import { Payouts } from "./Payouts.sol";
 import { Clock, Phases, Progress } from "./Phases.sol";
@@ -127,7 +127,7 @@ library Settlement {
         if (pots.burned > 0) pots.vault.burnEscrow(taskId, pots.burned);
         if (pots.outcome == Outcome.Final) {
             t.modelRoot = t.posting.root;
-            if (t.fixed_.format.momentumDen > 0) t.stateRoot = t.posting.stateRoot;
+            if (t.fixed_.format.server != ServerKind.Plain) t.stateRoot = t.posting.stateRoot;
             // Bonds of challenges that were never proven burn from here on.
             if (t.docket.challenges > 0) t.verdicts[Rounds.keyOf(pots.round, t.clock.attempt)] = Verdict.Stood;
             Rounds.publish(t, taskId, registry);

@@ -2,7 +2,18 @@
 pragma solidity 0.8.30;
 
 import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
-import { Bounds, Cid, Economics, Format, Rule, TaskParams, TaskView, Windows } from "../interfaces/Types.sol";
+import {
+    Bounds,
+    Cid,
+    Economics,
+    Format,
+    Rule,
+    ServerKind,
+    TaskParams,
+    TaskView,
+    Windows,
+    stateParams
+} from "../interfaces/Types.sol";
 import { ChunkTree } from "./ChunkTree.sol";
 import { FixedPoint } from "./FixedPoint.sol";
 
@@ -39,7 +50,7 @@ library TaskRules {
         _require(named == 0 || (named >= p.validators.min && named <= MAX_VALIDATORS), "namedValidators");
         _checkFormat(p.format, p.workers.max);
         _checkWindows(p.windows);
-        _require((p.genesisStateRoot == 0) == (p.format.momentumDen == 0), "genesisStateRoot");
+        _require((p.genesisStateRoot == 0) == (p.format.server == ServerKind.Plain), "genesisStateRoot");
         _require(p.rounds * _longestRound(p.windows, p.format) <= MAX_DURATION, "duration");
         _checkEconomics(p.economics);
     }
@@ -59,7 +70,7 @@ library TaskRules {
         _require(f.chunkParams > 0 && f.chunkParams % 16 == 0 && f.chunkParams <= 1 << 16, "chunkParams");
         _require(f.maxSquaredNorm > 0, "maxSquaredNorm");
         FixedPoint.checkWidths(f.stepNum, f.stepDen, uint32(maxWorkers), f.modelScaleBits, f.updateScaleBits);
-        FixedPoint.checkMomentum(f.momentumNum, f.momentumDen);
+        FixedPoint.checkServer(f);
         _checkRule(f, maxWorkers);
         _require(largestProof(f, maxWorkers) <= MAX_PROOF_BYTES, "proofs too large");
     }
@@ -74,12 +85,14 @@ library TaskRules {
     /// @notice Bytes of the largest proof of a wrong coordinate; see IDisputes for the layout.
     /// @dev Every update in form 1, since the sums of all may lie.
     function largestProof(Format calldata f, uint256 maxWorkers) internal pure returns (uint256) {
-        uint256 depth = ChunkTree.depthOf(ChunkTree.Shape(ChunkTree.MODEL, f.numParams, f.chunkParams));
+        uint256 depth = _depth(f, f.numParams);
         uint256 groups = (maxWorkers + f.groupSize - 1) / f.groupSize;
         uint256 updates =
             (maxWorkers < f.groupSize ? maxWorkers : f.groupSize) * (11 + 2 * uint256(f.chunkParams) + 48 * depth);
         uint256 vector = 4 * uint256(f.chunkParams) + 32 * depth;
-        uint256 steps = 14 + (f.momentumDen > 0 ? 3 : 2) * vector;
+        // Of the model, what it was and what is claimed, and of the state what it was: a proof about the state is smaller.
+        uint256 steps = 14 + 2 * vector;
+        if (f.server != ServerKind.Plain) steps += 4 * uint256(f.chunkParams) + 32 * _deepest(f);
         if (groups == 1) return steps + updates;
         uint256 sum = 8 * uint256(f.chunkParams) + 32 * depth;
         uint256 ofSums = steps + groups * (32 + sum);
@@ -107,10 +120,21 @@ library TaskRules {
         return scored + MAX_ATTEMPTS * (6 * uint256(w.slot) + w.challenge + longestGame(w, f));
     }
 
+    /// @dev The depth of the deepest tree of a task: the state's, if there is one. Values of a group sum are as many as the
+    /// model's.
+    function _deepest(Format calldata f) private pure returns (uint256) {
+        if (f.server == ServerKind.Plain) return _depth(f, f.numParams);
+        return _depth(f, stateParams(f.server, f.numParams));
+    }
+
+    function _depth(Format calldata f, uint64 numParams) private pure returns (uint256) {
+        return ChunkTree.depthOf(ChunkTree.Shape(ChunkTree.MODEL, numParams, f.chunkParams));
+    }
+
     /// @notice How long a game can last: an answer and a pointer for every eight levels, the leaf, and the proof.
     /// @dev At least an answer and a proof, so that no demand and no committed proof takes longer.
     function longestGame(Windows calldata w, Format calldata f) internal pure returns (uint256) {
-        uint256 depth = ChunkTree.depthOf(ChunkTree.Shape(ChunkTree.MODEL, f.numParams, f.chunkParams));
+        uint256 depth = _deepest(f);
         return (2 * ((depth + 7) / 8) + 1) * uint256(w.answer) + w.proof;
     }
 

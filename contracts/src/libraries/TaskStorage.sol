@@ -11,7 +11,7 @@ struct Sums {
     uint64 weight;
 }
 
-/// @dev The aggregate that stands posted. `stateRoot` is 0 without momentum, `groupsHash` without groups.
+/// @dev The aggregate that stands posted. `stateRoot` is 0 if the server keeps no state, `groupsHash` without groups.
 struct Posting {
     address aggregator;
     uint8 codec;

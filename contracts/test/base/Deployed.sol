@@ -19,6 +19,7 @@ import {
     Role,
     RoundView,
     Rule,
+    ServerKind,
     TaskParams,
     Windows
 } from "../../src/interfaces/Types.sol";
@@ -151,8 +152,21 @@ abstract contract Deployed is Test {
             trimNum: 0,
             trimDen: 0,
             momentumNum: 0,
-            momentumDen: 0
+            momentumDen: 0,
+            server: ServerKind.Plain,
+            secondNum: 0,
+            secondDen: 0,
+            tau: 0
         });
+    }
+
+    /// @dev The usual parameters of that kind of server.
+    function _serve(TaskParams memory p, ServerKind server) internal pure {
+        Format memory f = p.format;
+        f.server = server;
+        if (server != ServerKind.Plain) (f.momentumNum, f.momentumDen) = (9, 10);
+        if (server == ServerKind.Adam || server == ServerKind.Yogi) (f.secondNum, f.secondDen) = (99, 100);
+        if (server >= ServerKind.Adagrad) (f.stepNum, f.stepDen, f.tau) = (1, 10, 16_777);
     }
 
     /// @dev A task of two rounds for exactly as many members as given.

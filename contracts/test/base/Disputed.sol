@@ -8,12 +8,14 @@ import {
     Role,
     RoundView,
     Rule,
+    ServerKind,
     Target,
     TaskParams,
     Verdict
 } from "../../src/interfaces/Types.sol";
 import { ChunkTree } from "../../src/libraries/ChunkTree.sol";
 import { Deployed } from "./Deployed.sol";
+import { ServerReference } from "./ServerReference.sol";
 import { Tree, Trees } from "./Trees.sol";
 
 /// @dev A task with the trees of everything in its round. `updates` are by worker; `nextModel`, `nextState` and `groups`
@@ -50,11 +52,11 @@ abstract contract Disputed is Deployed {
     // ---------------------------------------------------------------------------------------------
 
     /// @dev n workers, one validator, three aggregators; nobody has enrolled yet.
-    function _scene(Rule rule, bool hasMomentum, uint16 n) internal view returns (Scene memory s) {
-        return _sceneOf(rule, hasMomentum, n, NUM_PARAMS, "seed");
+    function _scene(Rule rule, ServerKind server, uint16 n) internal view returns (Scene memory s) {
+        return _sceneOf(rule, server, n, NUM_PARAMS, "seed");
     }
 
-    function _sceneOf(Rule rule, bool hasMomentum, uint16 n, uint64 numParams, bytes32 seed)
+    function _sceneOf(Rule rule, ServerKind server, uint16 n, uint64 numParams, bytes32 seed)
         internal
         view
         returns (Scene memory s)
@@ -63,13 +65,10 @@ abstract contract Disputed is Deployed {
         (s.p.format.numParams, s.p.format.chunkParams, s.p.format.rule) = (numParams, CHUNK, rule);
         (s.p.format.stepNum, s.p.format.stepDen) = (3, 2);
         if (rule == Rule.TrimmedMean) (s.p.format.trimNum, s.p.format.trimDen) = (1, 4);
-        if (hasMomentum) (s.p.format.momentumNum, s.p.format.momentumDen) = (9, 10);
+        _serve(s.p, server);
         s.model = _tree(s, ChunkTree.MODEL, _values(seed, "model", numParams, 1 << 24));
         s.p.genesisRoot = s.model.root;
-        if (hasMomentum) {
-            s.state = _tree(s, ChunkTree.STATE, new int256[](numParams));
-            s.p.genesisStateRoot = s.state.root;
-        }
+        if (server != ServerKind.Plain) _startFrom(s, new int256[](_stateLength(s)));
         (s.weights, s.updates) = (new uint16[](n), new Tree[](n));
         for (uint256 i; i < n; ++i) {
             s.weights[i] = uint16(1 + uint256(keccak256(abi.encode(seed, "weight", i))) % 10_000);
@@ -78,8 +77,19 @@ abstract contract Disputed is Deployed {
         _claimHonestly(s);
     }
 
+    function _stateLength(Scene memory s) internal pure returns (uint64) {
+        return ServerReference.stateLength(s.p.format, s.p.format.numParams);
+    }
+
+    /// @dev Another state than zeros, which the requester says is the first one.
+    function _startFrom(Scene memory s, int256[] memory values) internal pure {
+        s.state = _tree(s, ChunkTree.STATE, values);
+        s.p.genesisStateRoot = s.state.root;
+    }
+
     function _tree(Scene memory s, uint8 kind, int256[] memory values) internal pure returns (Tree memory) {
-        return Trees.build(kind, s.p.format.numParams, s.p.format.chunkParams, values);
+        uint64 length = kind == ChunkTree.STATE ? _stateLength(s) : s.p.format.numParams;
+        return Trees.build(kind, length, s.p.format.chunkParams, values);
     }
 
     /// @dev Anything between -most and most.
@@ -97,12 +107,16 @@ abstract contract Disputed is Deployed {
     /// @dev Puts an update that was changed into the claim, too.
     function _claimHonestly(Scene memory s) internal pure {
         uint256 n = s.p.format.numParams;
-        (int256[] memory models, int256[] memory states) = (new int256[](n), new int256[](n));
+        (int256[] memory models, int256[] memory states) = (new int256[](n), new int256[](_stateLength(s)));
         for (uint256 j; j < n; ++j) {
-            (models[j], states[j]) = _next(s, j);
+            int256[3] memory next = _next(s, j);
+            models[j] = next[0];
+            for (uint256 i; i < states.length / n; ++i) {
+                states[_stateAt(s, j) + i] = next[1 + i];
+            }
         }
         s.nextModel = _tree(s, ChunkTree.MODEL, models);
-        if (s.p.format.momentumDen > 0) s.nextState = _tree(s, ChunkTree.STATE, states);
+        if (states.length > 0) s.nextState = _tree(s, ChunkTree.STATE, states);
         uint256 groups = _numGroups(s);
         s.groups = new Tree[](groups == 1 ? 0 : groups);
         for (uint256 g; g < s.groups.length; ++g) {
@@ -142,17 +156,19 @@ abstract contract Disputed is Deployed {
         }
     }
 
-    function _next(Scene memory s, uint256 j) internal pure returns (int256 model, int256 state) {
+    /// @dev Of the model, and of the state as much as it has.
+    function _next(Scene memory s, uint256 j) internal pure returns (int256[3] memory) {
         (int256 sum, int256 total) = _ruleOf(s, j);
-        int256 den = 2 * int256(uint256(s.p.format.stepDen)) * total;
-        int256 num = 2 * int256(uint256(s.p.format.stepNum));
         sum *= int256(1 << (s.p.format.modelScaleBits - s.p.format.updateScaleBits));
-        int256 d = _floor(num * sum + den / 2, den);
-        if (s.p.format.momentumDen == 0) return (_sat(s.model.values[j] + d), 0);
-        den = 2 * int256(uint256(s.p.format.momentumDen));
-        num = 2 * int256(uint256(s.p.format.momentumNum));
-        state = _sat(_floor(num * s.state.values[j] + den / 2, den) + d);
-        model = _sat(s.model.values[j] + state);
+        int256[3] memory at = [s.model.values[j], 0, 0];
+        if (_stateLength(s) > 0) at[1] = s.state.values[_stateAt(s, j)];
+        if (ServerReference.isAdaptive(s.p.format)) at[2] = s.state.values[_stateAt(s, j) + 1];
+        return ServerReference.next(s.p.format, at, sum, total);
+    }
+
+    /// @dev Where in the state what belongs to a coordinate begins.
+    function _stateAt(Scene memory s, uint256 j) internal pure returns (uint256) {
+        return ServerReference.isAdaptive(s.p.format) ? 2 * j : j;
     }
 
     function _ruleOf(Scene memory s, uint256 j) internal pure returns (int256 sum, int256 total) {
@@ -192,15 +208,6 @@ abstract contract Disputed is Deployed {
         return s.updates[accepted[k]].values[j];
     }
 
-    function _floor(int256 a, int256 b) private pure returns (int256) {
-        return a >= 0 ? a / b : -((-a + b - 1) / b);
-    }
-
-    function _sat(int256 value) private pure returns (int256) {
-        if (value > type(int32).max) return type(int32).max;
-        return value < type(int32).min ? int256(type(int32).min) : value;
-    }
-
     // ---------------------------------------------------------------------------------------------
     // Proofs
     // ---------------------------------------------------------------------------------------------
@@ -216,7 +223,7 @@ abstract contract Disputed is Deployed {
 
     /// @dev Kind 1: that a coordinate of model or state is wrong.
     function _coordinateProof(Scene memory s, uint256 j) internal pure returns (bytes memory) {
-        return bytes.concat(_coordinateHead(s, j), _vectors(s, j / s.p.format.chunkParams), _parts(s, j));
+        return bytes.concat(_coordinateHead(s, j), _vectors(s, j), _parts(s, j));
     }
 
     function _coordinateHead(Scene memory s, uint256 j) internal pure returns (bytes memory) {
@@ -225,10 +232,11 @@ abstract contract Disputed is Deployed {
     }
 
     /// @dev Openings of what the round started from, and of the vector that the proof aims at.
-    function _vectors(Scene memory s, uint256 c) internal pure returns (bytes memory) {
-        if (s.p.format.momentumDen == 0) return bytes.concat(s.model.open(c), s.nextModel.open(c));
-        if (s.aim == Target.State) return bytes.concat(s.state.open(c), s.nextState.open(c));
-        return bytes.concat(s.model.open(c), s.state.open(c), s.nextModel.open(c));
+    function _vectors(Scene memory s, uint256 j) internal pure returns (bytes memory) {
+        (uint256 c, uint256 sc) = (j / s.p.format.chunkParams, _stateAt(s, j) / s.p.format.chunkParams);
+        if (_stateLength(s) == 0) return bytes.concat(s.model.open(c), s.nextModel.open(c));
+        if (s.aim == Target.State) return bytes.concat(s.state.open(sc), s.nextState.open(sc));
+        return bytes.concat(s.model.open(c), s.state.open(sc), s.nextModel.open(c));
     }
 
     /// @dev Openings of the updates, or of the group sums.
@@ -335,7 +343,7 @@ abstract contract Disputed is Deployed {
 
     function _claim(Scene memory s) internal pure returns (Claim memory claim) {
         (claim.modelRoot, claim.groupRoots) = (s.nextModel.root, new bytes32[](s.groups.length));
-        if (s.p.format.momentumDen > 0) claim.stateRoot = s.nextState.root;
+        if (_stateLength(s) > 0) claim.stateRoot = s.nextState.root;
         for (uint256 g; g < s.groups.length; ++g) {
             claim.groupRoots[g] = s.groups[g].root;
         }

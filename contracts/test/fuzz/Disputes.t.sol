@@ -2,7 +2,7 @@
 pragma solidity 0.8.30;
 
 import { IDisputes } from "../../src/interfaces/IDisputes.sol";
-import { Rule, Target } from "../../src/interfaces/Types.sol";
+import { Rule, ServerKind, Target } from "../../src/interfaces/Types.sol";
 import { ChunkTree } from "../../src/libraries/ChunkTree.sol";
 import { Openings } from "../../src/libraries/Openings.sol";
 import { Disputed, Scene } from "../base/Disputed.sol";
@@ -19,7 +19,8 @@ contract DisputesFuzzTest is Disputed {
         uint8 workers;
         uint8 coordinate;
         int32 by;
-        bool hasMomentum;
+        bool inSecond;
+        uint8 server;
         bool inState;
         bool isExtreme;
     }
@@ -28,10 +29,13 @@ contract DisputesFuzzTest is Disputed {
     function testFuzz_coordinate__anyFault__onlyItsProofSucceeds(Fault memory f) external {
         Scene memory s = _random(f);
         uint256 faulty = f.coordinate % SMALL;
-        bool inState = f.inState && f.hasMomentum;
+        bool hasState = _stateLength(s) > 0;
+        bool inState = f.inState && hasState;
         Tree memory t = inState ? s.nextState : s.nextModel;
-        int256 value = int256(int32(int256(t.values[faulty]) ^ (f.by == 0 ? int256(1) : int256(f.by))));
-        t.values[faulty] = value;
+        uint256 at = inState ? _stateAt(s, faulty) : faulty;
+        if (inState && f.inSecond && _stateLength(s) > SMALL) ++at;
+        int256 value = int256(int32(int256(t.values[at]) ^ (f.by == 0 ? int256(1) : int256(f.by))));
+        t.values[at] = value;
         t = _tree(s, t.shape.kind, t.values);
         if (inState) s.nextState = t;
         else s.nextModel = t;
@@ -39,7 +43,7 @@ contract DisputesFuzzTest is Disputed {
         for (uint256 j; j < SMALL; ++j) {
             s.aim = Target.Model;
             if (inState || j != faulty) _refusesProof(s.id, _coordinateProof(s, j), IDisputes.NothingWrong.selector);
-            if (!f.hasMomentum || (inState && j == faulty)) continue;
+            if (!hasState || (inState && j == faulty)) continue;
             s.aim = Target.State;
             _refusesProof(s.id, _coordinateProof(s, j), IDisputes.NothingWrong.selector);
         }
@@ -50,7 +54,7 @@ contract DisputesFuzzTest is Disputed {
 
     function _random(Fault memory f) private view returns (Scene memory s) {
         uint16 n = uint16(1 + f.workers % 6);
-        s = _sceneOf(Rule(f.rule % 3), f.hasMomentum, n, SMALL, f.seed);
+        s = _sceneOf(Rule(f.rule % 3), ServerKind(f.server % 6), n, SMALL, f.seed);
         for (uint256 i; i < n; ++i) {
             uint256 r = uint256(keccak256(abi.encode(f.seed, "weights", i)));
             if (i > 0 && r % 4 == 0) s.weights[i] = 0;
@@ -68,13 +72,15 @@ contract DisputesFuzzTest is Disputed {
             }
             s.model = _tree(s, ChunkTree.MODEL, s.model.values);
             s.p.genesisRoot = s.model.root;
+            // Nobody checks that the first state is one of zeros.
+            if (_stateLength(s) > 0) _startFrom(s, _values(f.seed, "state", _stateLength(s), type(int32).max));
         }
         _claimHonestly(s);
     }
 
     /// forge-config: default.fuzz.runs = 24
     function testFuzz_group__anyFault__onlyItsProofSucceeds(bytes32 seed, uint8 group, uint8 coordinate) external {
-        Scene memory s = _sceneOf(Rule.Mean, false, 5, SMALL, seed);
+        Scene memory s = _sceneOf(Rule.Mean, ServerKind.Plain, 5, SMALL, seed);
         s.p.format.groupSize = 2;
         _claimHonestly(s);
         (uint256 g, uint256 faulty) = (group % 3, coordinate % SMALL);

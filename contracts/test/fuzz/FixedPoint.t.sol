@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import { Format, ServerKind } from "../../src/interfaces/Types.sol";
 import { FixedPoint } from "../../src/libraries/FixedPoint.sol";
+import { ServerReference } from "../base/ServerReference.sol";
 import { Test } from "../base/Test.sol";
 import { FixedPointHarness } from "../unit/FixedPoint.t.sol";
 
@@ -88,6 +90,134 @@ contract FixedPointFuzzTest is Test {
         int256 lowest = -2 * int256(uint256(num)) * 8 * 10_000 * 32_768 * int256(2 ** uint256(shift % 10));
         vm.assertTrue(lowest >= type(int64).min);
         vm.assertTrue(int256(uint256(den)) * 80_000 - lowest <= type(int64).max);
+    }
+
+    // --- the server's step ---------------------------------------------------------------------
+
+    struct Server {
+        uint8 kind;
+        uint8 modelScaleBits;
+        uint32 stepNum;
+        uint32 stepDen;
+        uint32 momentumNum;
+        uint32 momentumDen;
+        uint32 secondNum;
+        uint32 secondDen;
+        uint32 tau;
+    }
+
+    /// @dev Any state, whatever it is the state of; a and W as large as the widths allow.
+    function testFuzz_serverStep__anyStateAndParameters__isWhatTheReferenceSays(
+        Server memory p,
+        FixedPoint.Coordinate memory at,
+        int64 sum,
+        uint32 total
+    ) public view {
+        _assertStep(_accepted(p), at, sum, bound(total, 1, 10_240_000));
+    }
+
+    /// @dev Small numbers, where halves and equal squares are.
+    function testFuzz_serverStep__smallNumbers__isWhatTheReferenceSays(Server memory p, uint256 seed) public view {
+        (p.stepNum, p.stepDen, p.momentumDen, p.secondDen) = (1, 2, 2, 2);
+        (p.tau, p.modelScaleBits) = (1 + p.tau % 3, p.modelScaleBits % 3);
+        FixedPoint.Coordinate memory at;
+        at.first = int32(uint32(seed % 9)) - 4;
+        at.second = 16 * int32(uint32(seed >> 8 & 7)) + int32(uint32(seed >> 16 & 3)) - 17;
+        _assertStep(_accepted(p), at, int256(seed >> 24 & 15) - 8, 1 + (seed >> 32) % 3);
+    }
+
+    function _assertStep(Format memory f, FixedPoint.Coordinate memory at, int256 sum, uint256 total) private view {
+        FixedPoint.Coordinate memory found = harness.serverStep(f, at, sum, total);
+        int256[3] memory expected = ServerReference.next(f, [int256(at.model), at.first, at.second], sum, int256(total));
+        vm.assertEq(abi.encode(found), abi.encode(expected));
+    }
+
+    /// @dev From zeros no moment ever leaves what the widths count with, so that the clamps change no honest state.
+    function testFuzz_serverStep__fromZeros__momentsStayWithinTheirBounds(Server memory p, int64[8] memory sums)
+        public
+        view
+    {
+        p.kind = 3 + p.kind % 3;
+        Format memory f = _accepted(p);
+        FixedPoint.Coordinate memory at;
+        for (uint256 i; i < 8; ++i) {
+            at = harness.serverStep(f, at, sums[i], 1);
+            vm.assertTrue(at.first > -1 << 24 && at.first < 1 << 24);
+            vm.assertTrue(at.second >= 0 && at.second < 1 << 24);
+        }
+    }
+
+    function testFuzz_checkServer__anyParameters__acceptsExactlyWhatFits(Server memory p) public view {
+        Format memory f = _format(p);
+        vm.assertEq(_fits(f), _mayBe(f));
+    }
+
+    /// @dev Where checkServer passes, no intermediate of the adaptive step leaves 64 bits at the extreme moments.
+    function testFuzz_checkServer__accepted__intermediatesFit64Bits(Server memory p) public view {
+        p.kind = 3 + p.kind % 3;
+        Format memory f = _accepted(p);
+        uint256 divisor = uint256(f.stepDen) * ((1 << 24) - 1 + uint256(f.tau));
+        uint256 dividend = 2 * uint256(f.stepNum) * 2 ** f.modelScaleBits * ((1 << 24) - 1);
+        vm.assertLt(dividend + divisor, 1 << 63);
+        vm.assertLt(2 * divisor, 1 << 63);
+        uint256 square = ((1 << 24) - 1) ** 2;
+        vm.assertLt(2 * uint256(f.momentumDen) * ((1 << 24) - 1) + f.momentumDen, 1 << 63);
+        vm.assertLt(uint256(f.secondDen) * square, 1 << 63);
+    }
+
+    /// @dev From the specification, in other words than the contract's.
+    function _mayBe(Format memory f) private pure returns (bool) {
+        if (f.server == ServerKind.Plain) {
+            return f.momentumDen + f.momentumNum + f.secondNum + f.secondDen + f.tau == 0;
+        }
+        if (f.momentumDen == 0 || f.momentumNum > f.momentumDen) return false;
+        bool hasSecond = f.server == ServerKind.Adam || f.server == ServerKind.Yogi;
+        if (!hasSecond && (f.secondNum > 0 || f.secondDen > 0)) return false;
+        if (!ServerReference.isAdaptive(f)) {
+            return f.tau == 0 && uint256(f.momentumNum) * 2 ** 32 + 2 * uint256(f.momentumDen) < 2 ** 63;
+        }
+        if (hasSecond && (f.secondDen == 0 || f.secondDen > 16_384 || f.secondNum > f.secondDen)) return false;
+        if (f.momentumDen > 16_384 || f.tau == 0 || f.modelScaleBits > 31) return false;
+        uint256 divisor = uint256(f.stepDen) * (2 ** 24 + uint256(f.tau));
+        uint256 dividend = uint256(f.stepNum) * 2 ** (uint256(f.modelScaleBits) + 25);
+        return dividend + divisor < 2 ** 63 && 2 * divisor < 2 ** 63;
+    }
+
+    function _fits(Format memory f) private view returns (bool) {
+        try harness.checkServer(f) {
+            return true;
+        } catch {
+            return false;
+        }
+    }
+
+    /// @dev Of a kind and of parameters near those that it takes.
+    function _format(Server memory p) private pure returns (Format memory f) {
+        f.server = ServerKind(p.kind % 6);
+        (f.modelScaleBits, f.stepNum, f.stepDen) = (p.modelScaleBits % 40, p.stepNum, p.stepDen);
+        (f.stepNum, f.stepDen) = (f.stepNum >> p.kind % 32, f.stepDen >> p.modelScaleBits % 32);
+        (f.momentumDen, f.secondDen) = (p.momentumDen % 16_400, p.secondDen % 16_400);
+        (f.momentumNum, f.secondNum) = (p.momentumNum % (f.momentumDen + 2), p.secondNum % (f.secondDen + 2));
+        if (p.kind & 8 == 0) (f.secondNum, f.secondDen) = (0, 0);
+        if (p.kind & 16 == 0) f.tau = p.tau;
+        if (p.kind & 224 == 0) (f.momentumNum, f.momentumDen) = (0, 0);
+    }
+
+    /// @dev Parameters that the contract takes.
+    function _accepted(Server memory p) private view returns (Format memory f) {
+        f.server = ServerKind(p.kind % 6);
+        (f.modelScaleBits, f.updateScaleBits) = (p.modelScaleBits % 32, 0);
+        (f.stepNum, f.stepDen) = (uint32(bound(p.stepNum, 1, 64)), uint32(bound(p.stepDen, 1, 1 << 28)));
+        if (f.server != ServerKind.Plain) {
+            f.momentumDen = uint32(bound(p.momentumDen, 1, 1 << 14));
+            f.momentumNum = p.momentumNum % (f.momentumDen + 1);
+        }
+        if (f.server == ServerKind.Adam || f.server == ServerKind.Yogi) {
+            f.secondDen = uint32(bound(p.secondDen, 1, 1 << 14));
+            f.secondNum = p.secondNum % (f.secondDen + 1);
+        }
+        if (ServerReference.isAdaptive(f)) f.tau = uint32(bound(p.tau, 1, 1 << 31));
+        vm.assertTrue(_fits(f));
     }
 
     function _case(int32 model, int16[8] memory updates, uint16[8] memory weights, uint16 num, uint16 den)

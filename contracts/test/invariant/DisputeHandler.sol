@@ -15,6 +15,7 @@ import {
     Role,
     RoundView,
     Rule,
+    ServerKind,
     Target,
     Verdict,
     Windows
@@ -23,7 +24,7 @@ import { ChunkTree } from "../../src/libraries/ChunkTree.sol";
 import { Disputed, Scene } from "../base/Disputed.sol";
 import { Tree, Trees } from "../base/Trees.sol";
 
-/// @notice Tasks of a few rounds that everybody disputes, under every rule, with momentum and with groups. Posters claim
+/// @notice Tasks of a few rounds that everybody disputes, under every rule and every server's step, and with groups. Posters claim
 /// what is right or not, some of them without bytes; a rival challenges and asks for no reason, proves its own lies, and
 /// gives its games up at will. Worker 1 lies in some tasks, and nobody has the bytes of worker 2 in some rounds, though
 /// validators 1 and 2 vouch for them. Worker 0, validator 0, a watcher, and a holder of everybody else's bytes do what they
@@ -40,7 +41,7 @@ contract DisputeHandler is Disputed {
     uint16 private constant LIAR = 1;
     uint16 private constant WITHHOLDER = 2;
     uint256 private constant SLOT_SECONDS = 10;
-    /// @dev The formula of docs/protocol.md for the windows of `_setting` and a depth of 2.
+    /// @dev The formula of docs/protocol.md for the windows of `_setting` and a depth of at most 8.
     uint256 private constant LONGEST_ROUND = 20 + 10 + 15 + 24 + 3 * (6 * 10 + 12 + 3 * 24 + 24);
 
     /// @dev What a posted claim is wrong about. `Nonsense` is the root of nothing.
@@ -168,7 +169,7 @@ contract DisputeHandler is Disputed {
     function _setting(bytes32 seed) private view returns (Scene memory s) {
         uint256 first = uint8((coordinator.numTasks() == 0 ? seed : _plays[1].seed)[0]);
         uint8 rule = uint8((first + coordinator.numTasks()) % 4);
-        s = _sceneOf(Rule(rule % 3), uint8(seed[1]) % 2 == 1, WORKERS, SMALL, seed);
+        s = _sceneOf(Rule(rule % 3), ServerKind(uint8(seed[1]) % 6), WORKERS, SMALL, seed);
         if (rule == 3) s.p.format.groupSize = 2;
         s.p.rounds = 1 + uint8(seed[2]) % 3;
         s.p.validators = Bounds(uint16(VALIDATORS), uint16(VALIDATORS));
@@ -183,7 +184,7 @@ contract DisputeHandler is Disputed {
     function _sceneAt(uint256 id) private view returns (Scene memory s) {
         (s.id, s.p.format) = (id, coordinator.taskOf(id).format);
         s.model = _tree(s, ChunkTree.MODEL, _models[id]);
-        if (s.p.format.momentumDen > 0) s.state = _tree(s, ChunkTree.STATE, _states[id]);
+        if (_stateLength(s) > 0) s.state = _tree(s, ChunkTree.STATE, _states[id]);
         (s.weights, s.updates) = (new uint16[](WORKERS), new Tree[](WORKERS));
         bytes32 seed = _roundSeed(id);
         bool isTallied = coordinator.roundOf(id).tallied > 0;
@@ -207,12 +208,19 @@ contract DisputeHandler is Disputed {
         if (p.lie == Lie.Nonsense) s.nextModel.root = keccak256(abi.encode("nonsense", p.seed));
         if (p.lie == Lie.None || p.lie == Lie.Nonsense) return;
         (Target target, uint16 group) = _aimOf(s);
-        Tree memory t = _vector(s, target, group);
-        t.values[p.at] += t.values[p.at] < 0 ? int256(1) : int256(-1);
+        (Tree memory t, uint256 i) = (_vector(s, target, group), _liesAt(s));
+        t.values[i] += t.values[i] < 0 ? int256(1) : int256(-1);
         t = _tree(s, t.shape.kind, t.values);
         if (target == Target.Group) s.groups[group] = t;
         else if (target == Target.State) s.nextState = t;
         else s.nextModel = t;
+    }
+
+    /// @dev Which value of that vector: under an adaptive server one of the coordinate's two in the state.
+    function _liesAt(Scene memory s) private view returns (uint256) {
+        Play storage p = _plays[s.id];
+        if (p.lie != Lie.State) return p.at;
+        return _stateAt(s, p.at) + (_stateLength(s) > SMALL ? p.at % 2 : 0);
     }
 
     /// @dev Which vector is claimed wrongly.
@@ -274,7 +282,7 @@ contract DisputeHandler is Disputed {
         _enrolAll(id, WORKERS, VALIDATORS, AGGREGATORS);
         (_plays[id].seed, _openedAt[id], funded[id]) = (own, _now(), s.p.reward);
         (_models[id], modelRootOf[id]) = (s.model.values, s.model.root);
-        if (s.p.format.momentumDen > 0) (_states[id], stateRootOf[id]) = (s.state.values, s.state.root);
+        if (_stateLength(s) > 0) (_states[id], stateRootOf[id]) = (s.state.values, s.state.root);
         ++calls["create"];
         _play(id);
     }
@@ -374,9 +382,9 @@ contract DisputeHandler is Disputed {
         Play storage p = _plays[s.id];
         uint256 lie = (seed >> 8) % 8;
         p.lie = lie < 5 ? Lie(lie) : lie == 5 ? Lie.Group : Lie.None;
-        if (p.lie == Lie.State && s.p.format.momentumDen == 0) p.lie = Lie.Group;
+        if (p.lie == Lie.State && _stateLength(s) == 0) p.lie = Lie.Group;
         if (p.lie == Lie.Group && s.groups.length == 0) {
-            p.lie = s.p.format.momentumDen > 0 ? Lie.State : Lie.Model;
+            p.lie = _stateLength(s) > 0 ? Lie.State : Lie.Model;
         }
         p.isHidden = p.lie == Lie.Nonsense || (p.lie != Lie.None && seed >> 16 & 1 == 1);
         (p.at, p.committedAt, p.game) = (uint8((seed >> 32) % SMALL), 0, 0);
@@ -445,7 +453,7 @@ contract DisputeHandler is Disputed {
         if (_phase(id) != Phase.Challenge) return;
         Scene memory s = _claimedAt(id);
         (Target target, uint16 group) = (Target((seed >> 8) % 3), 0);
-        if (target == Target.State && s.p.format.momentumDen == 0) target = Target.Model;
+        if (target == Target.State && _stateLength(s) == 0) target = Target.Model;
         if (target == Target.Group && s.groups.length == 0) target = Target.Model;
         if (target == Target.Group) group = uint16((seed >> 16) % s.groups.length);
         // At times the first of a task is a flood: more at once than open for the bond alone.
@@ -526,7 +534,7 @@ contract DisputeHandler is Disputed {
         if (!_isRunning(id, g) || g.answersTurn) return;
         Scene memory s = _claimedAt(id);
         if (g.height > 0) {
-            _point(s, watcher, gameId, _plays[id].at / CHUNK);
+            _point(s, watcher, gameId, _liesAt(s) / CHUNK);
             return;
         }
         bytes memory proof = _proofOf(s);
@@ -658,7 +666,7 @@ contract DisputeHandler is Disputed {
             return;
         }
         (_models[id], modelRootOf[id]) = (s.nextModel.values, s.nextModel.root);
-        if (s.p.format.momentumDen > 0) (_states[id], stateRootOf[id]) = (s.nextState.values, s.nextState.root);
+        if (_stateLength(s) > 0) (_states[id], stateRootOf[id]) = (s.nextState.values, s.nextState.root);
         ++calls["final round"];
     }
 

@@ -4,7 +4,17 @@ pragma solidity 0.8.30;
 import { IDisputes } from "../../src/interfaces/IDisputes.sol";
 import { IStakeVault } from "../../src/interfaces/IStakeVault.sol";
 import { ITaskCoordinator } from "../../src/interfaces/ITaskCoordinator.sol";
-import { Claim, Outcome, Phase, Role, RoundView, Rule, Target, Verdict } from "../../src/interfaces/Types.sol";
+import {
+    Claim,
+    Outcome,
+    Phase,
+    Role,
+    RoundView,
+    Rule,
+    ServerKind,
+    Target,
+    Verdict
+} from "../../src/interfaces/Types.sol";
 import { ChunkTree } from "../../src/libraries/ChunkTree.sol";
 import { FixedPoint } from "../../src/libraries/FixedPoint.sol";
 import { Openings } from "../../src/libraries/Openings.sol";
@@ -25,8 +35,14 @@ contract DisputesAggregateTest is Disputed {
         s.nextModel = _tree(s, ChunkTree.MODEL, s.nextModel.values);
     }
 
+    /// @dev The claimed state is wrong at one value: of a coordinate, or of an adaptive server's coordinate the first.
     function _lieInState(Scene memory s, uint256 j) private pure {
-        s.nextState.values[j] += 1;
+        _lieInMoment(s, j, 0);
+    }
+
+    /// @dev moment: 0 for the first, 1 for the root of the second.
+    function _lieInMoment(Scene memory s, uint256 j, uint256 moment) private pure {
+        s.nextState.values[_stateAt(s, j) + moment] += 1;
         s.nextState = _tree(s, ChunkTree.STATE, s.nextState.values);
         s.aim = Target.State;
     }
@@ -38,7 +54,7 @@ contract DisputesAggregateTest is Disputed {
 
     /// @dev Five updates in groups of two: 2, 2 and 1.
     function _grouped() private view returns (Scene memory s) {
-        s = _scene(Rule.Mean, false, 5);
+        s = _scene(Rule.Mean, ServerKind.Plain, 5);
         s.p.format.groupSize = 2;
         _claimHonestly(s);
     }
@@ -55,9 +71,9 @@ contract DisputesAggregateTest is Disputed {
 
     function test_cheat__wrongCoordinate__everyRuleAndStep() external {
         for (uint8 rule; rule < 3; ++rule) {
-            for (uint256 m; m < 2; ++m) {
+            for (uint8 kind; kind < 6; ++kind) {
                 uint256 state = vm.snapshotState();
-                Scene memory s = _scene(Rule(rule), m == 1, 6);
+                Scene memory s = _scene(Rule(rule), ServerKind(kind), 6);
                 _lie(s, MIDDLE);
                 _toChallenge(s);
                 _refusesProof(s.id, _coordinateProof(s, MIDDLE - 1), IDisputes.NothingWrong.selector);
@@ -68,7 +84,7 @@ contract DisputesAggregateTest is Disputed {
     }
 
     function test_cheat__lastCoordinate__isProvable() external {
-        Scene memory s = _scene(Rule.Median, false, 4);
+        Scene memory s = _scene(Rule.Median, ServerKind.Plain, 4);
         _lie(s, LAST);
         _toChallenge(s);
         _assertRefuted(s, _coordinateProof(s, LAST));
@@ -77,7 +93,7 @@ contract DisputesAggregateTest is Disputed {
     function test_cheat__wrongState__isProvable() external {
         for (uint8 rule; rule < 3; ++rule) {
             uint256 state = vm.snapshotState();
-            Scene memory s = _scene(Rule(rule), true, 5);
+            Scene memory s = _scene(Rule(rule), ServerKind.Momentum, 5);
             _lieInState(s, MIDDLE);
             _toChallenge(s);
             _assertRefuted(s, _coordinateProof(s, MIDDLE));
@@ -85,9 +101,64 @@ contract DisputesAggregateTest is Disputed {
         }
     }
 
+    /// @dev Either of the two values alone, for every server that keeps two; the model and every other coordinate are right.
+    function test_cheat__wrongMoment__isProvable() external {
+        for (uint256 k; k < 6; ++k) {
+            uint256 state = vm.snapshotState();
+            Scene memory s = _scene(Rule.Mean, ServerKind(3 + k / 2), 4);
+            _lieInMoment(s, MIDDLE, k % 2);
+            _toChallenge(s);
+            for (uint256 j = MIDDLE - 1; j < MIDDLE + 2; j += 2) {
+                _refusesProof(s.id, _coordinateProof(s, j), IDisputes.NothingWrong.selector);
+            }
+            s.aim = Target.Model;
+            _refusesProof(s.id, _coordinateProof(s, MIDDLE), IDisputes.NothingWrong.selector);
+            s.aim = Target.State;
+            _assertRefuted(s, _coordinateProof(s, MIDDLE));
+            vm.revertToState(state);
+        }
+    }
+
+    function test_cheat__wrongMomentAtTheLastCoordinate__isProvable() external {
+        for (uint256 moment; moment < 2; ++moment) {
+            uint256 state = vm.snapshotState();
+            Scene memory s = _scene(Rule.TrimmedMean, ServerKind.Yogi, 4);
+            _lieInMoment(s, LAST, moment);
+            _toChallenge(s);
+            _assertRefuted(s, _coordinateProof(s, LAST));
+            vm.revertToState(state);
+        }
+    }
+
+    /// @dev A first state that no round could have led to: the requester's own, with roots below zero and beyond their
+    /// largest. What follows from it is one thing all the same, and a lie about it is provable.
+    function test_cheat__hostileFirstState__isProvable() external {
+        for (uint256 k; k < 9; ++k) {
+            uint256 state = vm.snapshotState();
+            Scene memory s = _hostile(ServerKind(3 + k / 3));
+            if (k % 3 == 0) _lie(s, MIDDLE);
+            else _lieInMoment(s, MIDDLE, k % 3 - 1);
+            _toChallenge(s);
+            _assertRefuted(s, _coordinateProof(s, MIDDLE));
+            vm.revertToState(state);
+        }
+    }
+
+    function _hostile(ServerKind server) private view returns (Scene memory s) {
+        s = _scene(Rule.Mean, server, 3);
+        int256[] memory values = _values("hostile", "state", _stateLength(s), type(int32).max);
+        int256[6] memory ends = [type(int32).min, -1, type(int32).max, int256(1) << 24, -1 << 24, (1 << 24) - 1];
+        for (uint256 i; i < 36; ++i) {
+            (values[2 * i], values[2 * i + 1]) = (ends[i / 6], ends[i % 6]);
+        }
+        (values[2 * MIDDLE], values[2 * MIDDLE + 1]) = (type(int32).max, type(int32).min);
+        _startFrom(s, values);
+        _claimHonestly(s);
+    }
+
     /// @dev A model that fits its own wrong state.
     function test_cheat__wrongStateAndModelThatFitsIt__isProvable() external {
-        Scene memory s = _scene(Rule.Mean, true, 5);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Momentum, 5);
         _lieInState(s, MIDDLE);
         s.nextModel.values[MIDDLE] += 1;
         s.nextModel = _tree(s, ChunkTree.MODEL, s.nextModel.values);
@@ -98,7 +169,7 @@ contract DisputesAggregateTest is Disputed {
     function test_cheat__updateOfZeroWeight__isInNoProof() external {
         for (uint8 rule; rule < 3; ++rule) {
             uint256 state = vm.snapshotState();
-            Scene memory s = _scene(Rule(rule), false, 6);
+            Scene memory s = _scene(Rule(rule), ServerKind.Plain, 6);
             (s.weights[0], s.weights[3]) = (0, 0);
             _claimHonestly(s);
             _lie(s, MIDDLE);
@@ -127,13 +198,17 @@ contract DisputesAggregateTest is Disputed {
         _assertRefuted(s, _coordinateProof(s, MIDDLE));
     }
 
-    function test_cheat__groupsWithMomentum__areProvable() external {
-        Scene memory s = _scene(Rule.Mean, true, 5);
-        s.p.format.groupSize = 2;
-        _claimHonestly(s);
-        _lieInState(s, MIDDLE);
-        _toChallenge(s);
-        _assertRefuted(s, _coordinateProof(s, MIDDLE));
+    function test_cheat__groupsWithAState__areProvable() external {
+        for (uint8 kind = 1; kind < 6; ++kind) {
+            uint256 state = vm.snapshotState();
+            Scene memory s = _scene(Rule.Mean, ServerKind(kind), 5);
+            s.p.format.groupSize = 2;
+            _claimHonestly(s);
+            _lieInState(s, MIDDLE);
+            _toChallenge(s);
+            _assertRefuted(s, _coordinateProof(s, MIDDLE));
+            vm.revertToState(state);
+        }
     }
 
     function test_cheat__paddingValues__areProvable() external {
@@ -162,8 +237,43 @@ contract DisputesAggregateTest is Disputed {
         }
     }
 
+    /// @dev 196 values in 13 chunks, and 392 in 25: the state's tree is one deeper than the model's, and has padding where
+    /// that has values.
+    function _deeper() private view returns (Scene memory s) {
+        s = _sceneOf(Rule.Mean, ServerKind.Adam, 3, 196, "deeper");
+        vm.assertEq(s.nextModel.depth, 4);
+        vm.assertEq(s.nextState.depth, 5);
+    }
+
+    function test_cheat__paddingOfADeeperState__isProvable() external {
+        for (uint256 k; k < 4; ++k) {
+            uint256 state = vm.snapshotState();
+            Scene memory s = _deeper();
+            if (k == 0) _replace(s, 1, _tree(s, ChunkTree.STATE, _withPadding(s.nextState.values)));
+            if (k == 1) s.nextState.replaceNode(0, 25, keccak256("hidden"));
+            if (k == 2) s.nextState.replaceNode(1, 13, keccak256("hidden"));
+            if (k == 3) s.nextState.replaceNode(2, 7, keccak256("hidden"));
+            _toChallenge(s);
+            _assertRefuted(s, _paddingProof(s, Target.State, 0, 24));
+            vm.revertToState(state);
+        }
+    }
+
+    function test_honest__paddingOfADeeperState__revertsNothingWrong() external {
+        Scene memory s = _deeper();
+        _toChallenge(s);
+        for (uint64 c; c < 25; c += 6) {
+            _refusesProof(s.id, _paddingProof(s, Target.State, 0, c), IDisputes.NothingWrong.selector);
+        }
+        bytes memory head = abi.encodePacked(uint8(0), uint8(1), uint16(0), uint64(25));
+        _refusesProof(s.id, bytes.concat(head, s.nextState.open(24)), ChunkTree.IndexOutOfRange.selector);
+        // The state's chunks are not the model's.
+        head = abi.encodePacked(uint8(0), uint8(0), uint16(0), uint64(13));
+        _refusesProof(s.id, bytes.concat(head, s.nextModel.open(12)), ChunkTree.IndexOutOfRange.selector);
+    }
+
     function _paddable() private view returns (Scene memory s) {
-        s = _scene(Rule.Mean, true, 4);
+        s = _scene(Rule.Mean, ServerKind.Momentum, 4);
         s.p.format.groupSize = 2;
         _claimHonestly(s);
     }
@@ -205,15 +315,45 @@ contract DisputesAggregateTest is Disputed {
         }
     }
 
+    /// @dev Every coordinate, of zeros and of a hostile first state: what the contract finds is what the reference says.
+    function test_honest__everyServer__everyCoordinateRevertsNothingWrong() external {
+        for (uint256 k = 1; k < 9; ++k) {
+            uint256 state = vm.snapshotState();
+            Scene memory s = k < 6 ? _scene(Rule.Mean, ServerKind(k), 2) : _hostile(ServerKind(k - 3));
+            _toChallenge(s);
+            for (uint256 j = k % 3; j < NUM_PARAMS; j += k < 6 ? 13 : 5) {
+                s.aim = j % 2 == 0 ? Target.Model : Target.State;
+                _refusesProof(s.id, _coordinateProof(s, j), IDisputes.NothingWrong.selector);
+            }
+            vm.revertToState(state);
+        }
+    }
+
+    /// @dev A coordinate of an adaptive server's state is a parameter's number, and its values have one place.
+    function test_honest__stateOpenedElsewhere__reverts() external {
+        Scene memory s = _scene(Rule.Mean, ServerKind.Adagrad, 3);
+        _toChallenge(s);
+        s.aim = Target.State;
+        (bytes memory head, bytes memory parts) = (_coordinateHead(s, MIDDLE), _parts(s, MIDDLE));
+        for (uint256 c; c < 25; c += 6) {
+            // 206 / 16 = 12 is its chunk; 103 / 16 = 6 is the model's.
+            bytes memory proof = bytes.concat(head, s.state.open(c), s.nextState.open(c), parts);
+            _refusesProof(s.id, proof, c == 12 ? IDisputes.NothingWrong.selector : IDisputes.NotPosted.selector);
+        }
+        head = abi.encodePacked(uint8(1), uint8(1), uint64(NUM_PARAMS), uint32(0));
+        bytes memory beyond = bytes.concat(head, s.state.open(24), s.nextState.open(24), parts);
+        _refusesProof(s.id, beyond, IDisputes.CoordinateOutOfRange.selector);
+    }
+
     function _honest(uint16 n) private returns (Scene memory s) {
-        s = _scene(Rule.Median, false, n);
+        s = _scene(Rule.Median, ServerKind.Plain, n);
         _toChallenge(s);
     }
 
     function test_honest__ranksThatAreNot__revertInvalidRank() external {
         Scene memory s = _honest(5);
         (uint16 right,) = _ranks(s, MIDDLE);
-        bytes memory rest = bytes.concat(_vectors(s, MIDDLE / CHUNK), _parts(s, MIDDLE));
+        bytes memory rest = bytes.concat(_vectors(s, MIDDLE), _parts(s, MIDDLE));
         for (uint16 low; low < 7; ++low) {
             if (low == right) continue;
             bytes memory proof =
@@ -223,10 +363,10 @@ contract DisputesAggregateTest is Disputed {
     }
 
     function test_honest__trimRanksThatAreNot__revertInvalidRank() external {
-        Scene memory s = _scene(Rule.TrimmedMean, false, 5);
+        Scene memory s = _scene(Rule.TrimmedMean, ServerKind.Plain, 5);
         _toChallenge(s);
         (uint16 low, uint16 high) = _ranks(s, MIDDLE);
-        bytes memory rest = bytes.concat(_vectors(s, MIDDLE / CHUNK), _parts(s, MIDDLE));
+        bytes memory rest = bytes.concat(_vectors(s, MIDDLE), _parts(s, MIDDLE));
         bytes memory head = abi.encodePacked(uint8(1), uint8(s.aim), uint64(MIDDLE));
         bytes memory swapped = bytes.concat(head, abi.encodePacked(high, low), rest);
         _refusesProof(s.id, swapped, FixedPoint.InvalidRank.selector);
@@ -268,7 +408,7 @@ contract DisputesAggregateTest is Disputed {
     }
 
     function test_honest__updateOfZeroWeightAdded__revertsNotAccepted() external {
-        Scene memory s = _scene(Rule.Median, false, 4);
+        Scene memory s = _scene(Rule.Median, ServerKind.Plain, 4);
         s.weights[1] = 0;
         _claimHonestly(s);
         _toChallenge(s);
@@ -278,7 +418,7 @@ contract DisputesAggregateTest is Disputed {
     }
 
     function test_honest__otherWeight__revertsNotAccepted() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _toChallenge(s);
         s.weights[1] += 1;
         _refusesProof(s.id, _coordinateProof(s, MIDDLE), IDisputes.NotAccepted.selector);
@@ -286,7 +426,7 @@ contract DisputesAggregateTest is Disputed {
 
     function _withUpdates(Scene memory s, uint256[] memory order) private pure returns (bytes memory) {
         uint256 c = MIDDLE / CHUNK;
-        return bytes.concat(_coordinateHead(s, MIDDLE), _vectors(s, c), _openUpdates(s, order, c));
+        return bytes.concat(_coordinateHead(s, MIDDLE), _vectors(s, MIDDLE), _openUpdates(s, order, c));
     }
 
     /// @dev A chunk of another place, with its own path, and with the path of the right one.
@@ -352,7 +492,7 @@ contract DisputesAggregateTest is Disputed {
     /// @dev An update's root says so in form 2, too, if one could invent forms.
     function test_honest__unknownForm__reverts() external {
         Scene memory s = _honest(3);
-        bytes memory head = bytes.concat(_coordinateHead(s, MIDDLE), _vectors(s, MIDDLE / CHUNK));
+        bytes memory head = bytes.concat(_coordinateHead(s, MIDDLE), _vectors(s, MIDDLE));
         bytes memory part = abi.encodePacked(s.weights[0], s.updates[0].openUpdate(MIDDLE / CHUNK, 0));
         part[2] = 0x02;
         _refusesProof(s.id, bytes.concat(head, part), Openings.UnknownForm.selector);
@@ -360,7 +500,7 @@ contract DisputesAggregateTest is Disputed {
 
     function test_honest__coordinatePastTheEnd__reverts() external {
         Scene memory s = _honest(3);
-        bytes memory rest = bytes.concat(_vectors(s, NUM_CHUNKS - 1), _parts(s, LAST));
+        bytes memory rest = bytes.concat(_vectors(s, LAST), _parts(s, LAST));
         bytes memory proof = bytes.concat(abi.encodePacked(uint8(1), uint8(s.aim), uint64(NUM_PARAMS), uint32(0)), rest);
         _refusesProof(s.id, proof, IDisputes.CoordinateOutOfRange.selector);
         proof = bytes.concat(abi.encodePacked(uint8(1), uint8(0), type(uint64).max, uint32(0)), rest);
@@ -421,16 +561,16 @@ contract DisputesAggregateTest is Disputed {
 
     /// @dev What was wrong in the last round, and in another task, says nothing of this one.
     function test_honest__proofOfAnotherTask__reverts() external {
-        Scene memory lie = _sceneOf(Rule.Mean, false, 3, NUM_PARAMS, "another");
+        Scene memory lie = _sceneOf(Rule.Mean, ServerKind.Plain, 3, NUM_PARAMS, "another");
         _lie(lie, MIDDLE);
         bytes memory proof = _coordinateProof(lie, MIDDLE);
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _toChallenge(s);
         _refusesProof(s.id, proof, IDisputes.NotPosted.selector);
     }
 
     function test_honest__commitmentToAnotherTaskRoundOrAttempt__revertsNoChallenge() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _lie(s, MIDDLE);
         _toChallenge(s);
         bytes memory proof = _coordinateProof(s, MIDDLE);
@@ -478,7 +618,7 @@ contract DisputesAggregateTest is Disputed {
     }
 
     function test_commitChallenge__itsWindow__isHalfOpen() external {
-        Scene memory s = _scene(Rule.Mean, false, 2);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 2);
         _start(s);
         _toAggregate(s);
         _fund(watcher, 10 * uint256(CHALLENGER_BOND));
@@ -527,7 +667,7 @@ contract DisputesAggregateTest is Disputed {
     // --- proveAggregate --------------------------------------------------------------------------------------------
 
     function _lyingScene() private returns (Scene memory s, bytes memory proof) {
-        s = _scene(Rule.Mean, false, 3);
+        s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _lie(s, MIDDLE);
         _toChallenge(s);
         proof = _coordinateProof(s, MIDDLE);
@@ -693,7 +833,7 @@ contract DisputesAggregateTest is Disputed {
 
     /// @dev A bond that is to burn does not come free by waiting for the end of the task.
     function test_close__afterTheTask__stillBurns() external {
-        Scene memory s = _scene(Rule.Mean, false, 2);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 2);
         s.p.rounds = 1;
         _toChallenge(s);
         bytes32 commitment = _challenge(s.id, watcher, "nothing");
@@ -849,18 +989,37 @@ contract DisputesAggregateTest is Disputed {
     }
 
     /// @dev The second round starts from the state, too, and its proof opens that one.
-    function test_momentum__secondRound__provesAgainstTheStateOfTheFirst() external {
-        Scene memory s = _scene(Rule.Mean, true, 3);
-        _toChallenge(s);
-        _endPhase(s.id);
-        _settleAll(s.id);
-        vm.assertEq(coordinator.roundOf(s.id).stateRoot, s.nextState.root);
-        (s.model, s.state) = (s.nextModel, s.nextState);
-        _claimHonestly(s);
-        _lieInState(s, MIDDLE);
-        _toAggregate(s);
-        _postScene(s);
-        _refusesProof(s.id, _coordinateProof(s, MIDDLE + 1), IDisputes.NothingWrong.selector);
-        _assertRefuted(s, _coordinateProof(s, MIDDLE));
+    function test_state__secondRound__provesAgainstTheStateOfTheFirst() external {
+        for (uint8 kind = 1; kind < 6; ++kind) {
+            uint256 state = vm.snapshotState();
+            Scene memory s = _scene(Rule.Mean, ServerKind(kind), 3);
+            _toChallenge(s);
+            _endPhase(s.id);
+            _settleAll(s.id);
+            vm.assertEq(coordinator.roundOf(s.id).stateRoot, s.nextState.root);
+            (s.model, s.state) = (s.nextModel, s.nextState);
+            _claimHonestly(s);
+            _lieInState(s, MIDDLE);
+            _toAggregate(s);
+            _postScene(s);
+            _refusesProof(s.id, _coordinateProof(s, MIDDLE + 1), IDisputes.NothingWrong.selector);
+            _assertRefuted(s, _coordinateProof(s, MIDDLE));
+            vm.revertToState(state);
+        }
+    }
+
+    function test_claim__withoutTheStateThatTheServerKeeps__revertsInvalidClaim() external {
+        for (uint8 kind = 1; kind < 6; ++kind) {
+            uint256 state = vm.snapshotState();
+            Scene memory s = _scene(Rule.Mean, ServerKind(kind), 2);
+            _start(s);
+            _toAggregate(s);
+            address poster = _draw(s.id)[0];
+            Claim memory claim = _claim(s);
+            claim.stateRoot = 0;
+            _refusesClaim(s.id, poster, claim, "stateRoot");
+            _postClaim(s.id, poster, _claim(s), 0);
+            vm.revertToState(state);
+        }
     }
 }

@@ -4,7 +4,7 @@ pragma solidity 0.8.30;
 import { IDisputes } from "../../src/interfaces/IDisputes.sol";
 import { IStakeVault } from "../../src/interfaces/IStakeVault.sol";
 import { ITaskCoordinator } from "../../src/interfaces/ITaskCoordinator.sol";
-import { Game, Phase, Role, RoundView, Rule, Target, Verdict } from "../../src/interfaces/Types.sol";
+import { Game, Phase, Role, RoundView, Rule, ServerKind, Target, Verdict } from "../../src/interfaces/Types.sol";
 import { ChunkTree } from "../../src/libraries/ChunkTree.sol";
 import { Disputed, Scene } from "../base/Disputed.sol";
 import { Tree, Trees } from "../base/Trees.sol";
@@ -25,7 +25,7 @@ contract DisputesGameTest is Disputed {
 
     /// @dev A wrong model whose bytes nobody but its poster has; `own` is what it should be.
     function _withheld() private returns (Scene memory s, bytes32 own) {
-        s = _scene(Rule.Mean, false, 3);
+        s = _scene(Rule.Mean, ServerKind.Plain, 3);
         own = s.nextModel.root;
         _lie(s, J);
         _toChallenge(s);
@@ -111,7 +111,7 @@ contract DisputesGameTest is Disputed {
     }
 
     function test_openGame__groupRoots__mustBeThosePosted() external {
-        Scene memory s = _scene(Rule.Mean, false, 4);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 4);
         s.p.format.groupSize = 2;
         _claimHonestly(s);
         _toChallenge(s);
@@ -185,7 +185,7 @@ contract DisputesGameTest is Disputed {
 
     /// @dev The sixteenth locks the bond, the seventeenth twice that; each is lost by its challenger's silence.
     function test_bonds__lostGames__costWhatEachLocked() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _toChallenge(s);
         _openGames(s, rival, 15);
         uint32 cheap = _openGame(s, watcher, Target.Model, 0, "own");
@@ -222,7 +222,7 @@ contract DisputesGameTest is Disputed {
 
     /// @dev Nobody has an update that counts: the round is void, and nothing that was posted is at fault.
     function test_bonds__voidRound__eachComesBack() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _toChallenge(s);
         _openGames(s, rival, 20);
         uint256 wealth = _wealth(s.id, rival);
@@ -273,7 +273,7 @@ contract DisputesGameTest is Disputed {
     }
 
     function test_silence__deepTree__atEachOfTheAnswers() external {
-        Scene memory s = _sceneOf(Rule.Mean, false, 1, DEEP, "deep");
+        Scene memory s = _sceneOf(Rule.Mean, ServerKind.Plain, 1, DEEP, "deep");
         bytes32 own = s.nextModel.root;
         uint256 j = 290 * CHUNK + 3;
         _lie(s, j);
@@ -301,7 +301,7 @@ contract DisputesGameTest is Disputed {
     function test_silence__ofTheChallenger__losesItsBond() external {
         for (uint256 points; points < 2; ++points) {
             uint256 state = vm.snapshotState();
-            Scene memory s = _scene(Rule.Mean, false, 3);
+            Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
             address poster = _toChallenge(s);
             uint256 wealth = _wealth(s.id, poster);
             uint32 game = _openGame(s, watcher, Target.Model, 0, "own");
@@ -330,7 +330,7 @@ contract DisputesGameTest is Disputed {
     }
 
     function test_dispute__openGame__holdsTheRoundUntilItIsClosed() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _toChallenge(s);
         (, uint40 end) = coordinator.phaseOf(s.id);
         _mineAt(end - 1);
@@ -350,7 +350,7 @@ contract DisputesGameTest is Disputed {
     function test_lie__answeredToTheLeaf__isProven() external {
         for (uint8 target; target < 3; ++target) {
             uint256 state = vm.snapshotState();
-            Scene memory s = _scene(Rule.Mean, true, 4);
+            Scene memory s = _scene(Rule.Mean, ServerKind.Momentum, 4);
             s.p.format.groupSize = 2;
             _claimHonestly(s);
             bytes32 own = _misstate(s, target);
@@ -383,7 +383,7 @@ contract DisputesGameTest is Disputed {
 
     /// @dev A model of one chunk: the chunk is the first answer.
     function test_lie__oneChunk__isAnsweredAtOnce() external {
-        Scene memory s = _sceneOf(Rule.Mean, false, 2, 10, "one");
+        Scene memory s = _sceneOf(Rule.Mean, ServerKind.Plain, 2, 10, "one");
         bytes32 own = s.nextModel.root;
         _lie(s, 7);
         address poster = _toChallenge(s);
@@ -403,7 +403,7 @@ contract DisputesGameTest is Disputed {
     function test_lie__hiddenInPadding__cannotBeAnswered() external {
         for (uint256 height; height < 2; ++height) {
             uint256 state = vm.snapshotState();
-            Scene memory s = _scene(Rule.Mean, false, 2);
+            Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 2);
             bytes32 own = s.nextModel.root;
             s.nextModel.replaceNode(height, height == 0 ? NUM_CHUNKS : 7, "hidden");
             address poster = _toChallenge(s);
@@ -420,7 +420,7 @@ contract DisputesGameTest is Disputed {
 
     /// @dev A node where a leaf should be has no chunk: whoever put it there cannot answer.
     function test_lie__nodeInTheLeafsPlace__cannotBeAnswered() external {
-        Scene memory s = _scene(Rule.Mean, false, 2);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 2);
         bytes32 own = s.nextModel.root;
         s.nextModel.replaceNode(0, C, ChunkTree.node("left", "right"));
         address poster = _toChallenge(s);
@@ -594,11 +594,74 @@ contract DisputesGameTest is Disputed {
         vm.assertEq(uint256(coordinator.roundOf(s.id).games), 0);
     }
 
+    /// @dev An adaptive server's state of twice as many values is one level deeper than the model: of 392 in 25 chunks the
+    /// first answer shows 32 nodes, not 16.
+    function test_state__deeperThanTheModel__isPlayedAtItsOwnDepth() external {
+        Scene memory s = _sceneOf(Rule.Mean, ServerKind.Yogi, 2, 196, "deeper");
+        bytes32 own = s.nextState.root;
+        _lieInSecond(s, J);
+        address poster = _toChallenge(s);
+        uint32 game = _openGame(s, watcher, Target.State, 0, own);
+        vm.assertEq(uint256(coordinator.gameOf(s.id, game).height), 5);
+        bytes memory half = s.nextState.nodesBelow(5, 0, 1);
+        bytes memory call_ = abi.encodeCall(coordinator.answerNodes, (s.id, game, half));
+        _refuses(poster, call_, abi.encodeWithSelector(IDisputes.ProofLength.selector, 512, 1024));
+        _answerGame(s, poster, game);
+        // 25 to 31 are padding of the state; the model's begins at 13.
+        call_ = abi.encodeCall(coordinator.pointAt, (s.id, game, 25, 0, new bytes32[](5)));
+        _refuses(watcher, call_, abi.encodeWithSelector(ChunkTree.IndexOutOfRange.selector, 25, 25));
+        _point(s, watcher, game, 2 * J / CHUNK);
+        _answerGame(s, poster, game);
+        _proveInGame(s, game, _coordinateProof(s, J));
+    }
+
+    /// @dev 2,100 values in 132 chunks are eight levels, 4,200 in 263 are nine: one answer of nodes more.
+    function test_state__beyondEightLevels__takesAnAnswerMore() external {
+        Scene memory s = _sceneOf(Rule.Mean, ServerKind.Adagrad, 1, 2100, "deep");
+        vm.assertEq(s.nextModel.depth, 8);
+        bytes32 own = s.nextState.root;
+        uint256 j = 2098;
+        _lieInSecond(s, j);
+        address poster = _toChallenge(s);
+        uint32 game = _openGame(s, watcher, Target.State, 0, own);
+        vm.assertEq(uint256(coordinator.gameOf(s.id, game).height), 9);
+        for (uint256 points; points < 2; ++points) {
+            _answerGame(s, poster, game);
+            _point(s, watcher, game, 2 * j / CHUNK);
+        }
+        _answerGame(s, poster, game);
+        _proveInGame(s, game, _coordinateProof(s, j));
+    }
+
+    function test_state__hiddenInItsPadding__cannotBeAnswered() external {
+        Scene memory s = _sceneOf(Rule.Mean, ServerKind.Adam, 2, 196, "deeper");
+        bytes32 own = s.nextState.root;
+        s.nextState.replaceNode(0, 25, "hidden");
+        address poster = _toChallenge(s);
+        uint32 game = _openGame(s, watcher, Target.State, 0, own);
+        bytes memory call_ = abi.encodeCall(coordinator.answerNodes, (s.id, game, s.nextState.nodesBelow(5, 0, 0)));
+        _refuses(poster, call_, abi.encodeWithSelector(IDisputes.PaddingNotConstant.selector, 25));
+    }
+
+    /// @dev The root of the coordinate's second moment is wrong.
+    function _lieInSecond(Scene memory s, uint256 j) private pure {
+        s.nextState.values[2 * j + 1] += 1;
+        s.nextState = _tree(s, ChunkTree.STATE, s.nextState.values);
+        s.aim = Target.State;
+    }
+
+    function _proveInGame(Scene memory s, uint32 game, bytes memory proof) private {
+        _announce(s.id, watcher, proof);
+        vm.prank(watcher);
+        coordinator.proveInGame(s.id, game, proof, SALT);
+        _assertVerdict(s.id, 1, Verdict.Refuted);
+    }
+
     /// @dev With momentum, whoever withholds both has to answer for one of them: its chunk is enough.
     function test_momentum__bothWithheld__oneGameIsEnough() external {
         for (uint8 target; target < 2; ++target) {
             uint256 state = vm.snapshotState();
-            Scene memory s = _scene(Rule.Mean, true, 3);
+            Scene memory s = _scene(Rule.Mean, ServerKind.Momentum, 3);
             s.aim = Target(target);
             bytes32 own = target == 0 ? s.nextModel.root : s.nextState.root;
             s.nextState.values[J] += 1;
@@ -624,7 +687,7 @@ contract DisputesGameTest is Disputed {
     /// @dev Every clock from Aggregate on used to its last second, three times over: the round ends within what task
     /// creation counts.
     function test_bound__everyClockToItsEnd__theRoundEndsInTime() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         bytes32 own = s.nextModel.root;
         _lie(s, J);
         _start(s);

@@ -4,7 +4,18 @@ pragma solidity 0.8.30;
 import { IDisputes } from "../../src/interfaces/IDisputes.sol";
 import { IStakeVault } from "../../src/interfaces/IStakeVault.sol";
 import { ITaskCoordinator } from "../../src/interfaces/ITaskCoordinator.sol";
-import { Demand, Member, Outcome, Phase, Role, RoundView, Rule, Target, Verdict } from "../../src/interfaces/Types.sol";
+import {
+    Demand,
+    Member,
+    Outcome,
+    Phase,
+    Role,
+    RoundView,
+    Rule,
+    ServerKind,
+    Target,
+    Verdict
+} from "../../src/interfaces/Types.sol";
 import { ChunkTree } from "../../src/libraries/ChunkTree.sol";
 import { Openings } from "../../src/libraries/Openings.sol";
 import { Disputed, Scene } from "../base/Disputed.sol";
@@ -18,7 +29,7 @@ contract DisputesUpdateTest is Disputed {
 
     /// @dev In ScoreCommit, with three workers.
     function _revealed() private returns (Scene memory s) {
-        s = _scene(Rule.Mean, false, 3);
+        s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _start(s);
         _toScoreCommit(s);
     }
@@ -68,7 +79,7 @@ contract DisputesUpdateTest is Disputed {
     function test_cheat__everyLie__isProvable() external {
         for (uint256 how; how < 10; ++how) {
             uint256 state = vm.snapshotState();
-            Scene memory s = _scene(Rule.Mean, false, 3);
+            Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
             _lie(s, how);
             (bytes32 reason, uint64 c) = _lying(how);
             _start(s);
@@ -80,7 +91,7 @@ contract DisputesUpdateTest is Disputed {
 
     /// @dev The tree is right, and the number that was revealed beside it is smaller.
     function test_cheat__revealedAnotherSum__isProvable() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _start(s);
         for (uint256 i; i < 3; ++i) {
             Update memory u = _treeUpdate(s, i);
@@ -99,7 +110,7 @@ contract DisputesUpdateTest is Disputed {
 
     /// @dev Sums that add up only in 64 bits: the total is small, and so is the norm that was revealed.
     function test_cheat__sumThatWraps__isProvable() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         Tree memory u = s.updates[1];
         u.sums[0][2] = type(uint64).max - 4;
         u.rehash(0);
@@ -111,7 +122,7 @@ contract DisputesUpdateTest is Disputed {
     function test_cheat__oneChunk__isProvable() external {
         for (uint256 how; how < 3; ++how) {
             uint256 state = vm.snapshotState();
-            Scene memory s = _sceneOf(Rule.Mean, false, 3, 10, "one");
+            Scene memory s = _sceneOf(Rule.Mean, ServerKind.Plain, 3, 10, "one");
             Tree memory u = s.updates[1];
             if (how == 0) u.values[3] = -32_768;
             if (how == 1) u.values[10] = 1;
@@ -128,7 +139,7 @@ contract DisputesUpdateTest is Disputed {
 
     /// @dev Weight 0 before the tally, and nobody's agreement; afterwards the weight stays, and the slash comes.
     function test_proveUpdate__beforeTheTally__weightIsZero() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _lie(s, 0);
         _start(s);
         _toScoreCommit(s);
@@ -147,7 +158,7 @@ contract DisputesUpdateTest is Disputed {
     }
 
     function test_proveUpdate__afterTheTally__weightStays() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _lie(s, 0);
         _claimHonestly(s);
         _start(s);
@@ -164,7 +175,7 @@ contract DisputesUpdateTest is Disputed {
 
     /// @dev From Reveal to Dispute; not before, not between two batches of the tally, and not in Settlement.
     function test_proveUpdate__phases__edges() external {
-        Scene memory s = _scene(Rule.Mean, false, 9);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 9);
         _lie(s, 0);
         _claimHonestly(s);
         _start(s);
@@ -188,7 +199,7 @@ contract DisputesUpdateTest is Disputed {
     }
 
     function test_proveUpdate__laterPhases__work() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _lie(s, 0);
         _claimHonestly(s);
         _start(s);
@@ -248,7 +259,7 @@ contract DisputesUpdateTest is Disputed {
     }
 
     function test_honest__extremesAndZeros__areInRange() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         for (uint256 j; j < NUM_PARAMS; ++j) {
             s.updates[1].values[j] = j % 3 == 0 ? int256(0) : j % 3 == 1 ? int256(32_767) : int256(-32_767);
         }
@@ -293,7 +304,7 @@ contract DisputesUpdateTest is Disputed {
     }
 
     function test_proveUpdate__unannouncedYoungOtherRoundTwice__reverts() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _lie(s, 0);
         _start(s);
         _toScoreCommit(s);
@@ -323,7 +334,7 @@ contract DisputesUpdateTest is Disputed {
 
     /// @dev What was revealed in the last round is not what is revealed in this one.
     function test_proveUpdate__ofTheLastRound__revertsNotRevealed() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _lie(s, 0);
         _claimHonestly(s);
         bytes memory proof = _updateProof(s, 1, 4);
@@ -371,7 +382,7 @@ contract DisputesUpdateTest is Disputed {
 
     /// @dev Each further one for the same update costs twice as much; sixteen, and no more.
     function test_demand__serial__feesDouble() external {
-        Scene memory s = _sceneOf(Rule.Mean, false, 3, 20 * CHUNK, "many");
+        Scene memory s = _sceneOf(Rule.Mean, ServerKind.Plain, 3, 20 * CHUNK, "many");
         _start(s);
         _toScoreCommit(s);
         _fund(watcher, uint256(DEMAND_FEE) << 16);
@@ -385,7 +396,7 @@ contract DisputesUpdateTest is Disputed {
     }
 
     function test_demand__whatIsNotDemandable__reverts() external {
-        Scene memory s = _scene(Rule.Mean, false, 4);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 4);
         s.weights[2] = 0;
         _lie(s, 0);
         _claimHonestly(s);
@@ -453,7 +464,7 @@ contract DisputesUpdateTest is Disputed {
 
     /// @dev An update with wrong sums can be delivered, too: that is another fault.
     function test_answer__wrongSumsInForm1__isAnAnswer() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _lie(s, 3);
         _start(s);
         _toScoreCommit(s);
@@ -580,7 +591,7 @@ contract DisputesUpdateTest is Disputed {
 
     /// @dev Half of the stake for withholding, by a demand of its own friend's, is no shield against the whole.
     function test_early__withheldAndOutOfRange__isSlashedForBoth() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _lie(s, 0);
         _start(s);
         _toScoreCommit(s);
@@ -596,7 +607,7 @@ contract DisputesUpdateTest is Disputed {
 
     /// @dev Those who vouched are slashed, the round is void, everybody is paid, and the poster's bond is free.
     function test_late__unanswered__vouchersPayAndTheRoundIsVoid() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         address poster = _toChallenge(s);
         uint256 wealth = _wealth(s.id, poster);
         bytes32 commitment = _challenge(s.id, rival, "nothing");
@@ -625,7 +636,7 @@ contract DisputesUpdateTest is Disputed {
     }
 
     function test_late__beforeAnyAggregate__theRoundIsVoid() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _start(s);
         _toAggregate(s);
         _demand(s.id, watcher, 1, 4);
@@ -639,7 +650,7 @@ contract DisputesUpdateTest is Disputed {
 
     /// @dev Nobody could post what nobody could fetch: the demand outlives Aggregate, and those who vouched still pay.
     function test_late__aggregateEndsMeanwhile__vouchersStillPay() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _start(s);
         _toAggregate(s);
         (, uint40 end) = coordinator.phaseOf(s.id);
@@ -656,7 +667,7 @@ contract DisputesUpdateTest is Disputed {
 
     /// @dev The third attempt has fallen, and a late demand is open: nothing can be refuted twice meanwhile.
     function test_late__thirdAttemptFell__noProofRefutesItAgain() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         s.nextModel.values[3] += 1;
         s.nextModel = _tree(s, ChunkTree.MODEL, s.nextModel.values);
         _toChallenge(s);
@@ -682,7 +693,7 @@ contract DisputesUpdateTest is Disputed {
 
     /// @dev Only those who voted a weight for it vouched.
     function test_late__whoRejectedOrAbstained__isNotSlashed() external {
-        Scene memory s = _scene(Rule.Mean, false, 2);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 2);
         s.p.validators.min = s.p.validators.max = 4;
         s.id = _create(s.p);
         _enrolAll(s.id, 2, 4, 3);
@@ -704,7 +715,7 @@ contract DisputesUpdateTest is Disputed {
 
     /// @dev Serial demands in Challenge's last second: their clocks run in parallel, and the round waits for one.
     function test_late__manyInTheLastSecond__oneClock() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _toChallenge(s);
         (, uint40 end) = coordinator.phaseOf(s.id);
         _mineAt(end - 1);
@@ -729,7 +740,7 @@ contract DisputesUpdateTest is Disputed {
 
     /// @dev A refuted attempt does not end a demand: in the next one it still voids the round.
     function test_late__attemptFalls__theClockRunsOn() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         s.nextModel.values[3] += 1;
         s.nextModel = _tree(s, ChunkTree.MODEL, s.nextModel.values);
         _toChallenge(s);
@@ -746,7 +757,7 @@ contract DisputesUpdateTest is Disputed {
     /// @dev Weights are fixed: an update that was refuted late still counts, and so its bytes are still owed. Otherwise
     /// a worker would give up its stake to hide them, and nobody could check the aggregate.
     function test_late__updateRefutedAfterTheTally__canStillBeDemanded() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _lie(s, 0);
         _claimHonestly(s);
         _start(s);

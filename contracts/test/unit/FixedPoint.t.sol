@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import { Format } from "../../src/interfaces/Types.sol";
 import { FixedPoint } from "../../src/libraries/FixedPoint.sol";
 import { Test } from "../base/Test.sol";
 
@@ -62,6 +63,18 @@ contract FixedPointHarness {
 
     function sat32(int256 value) external pure returns (int32) {
         return FixedPoint.sat32(value);
+    }
+
+    function serverStep(Format memory f, FixedPoint.Coordinate memory at, int256 scaledSum, uint256 totalWeight)
+        external
+        pure
+        returns (FixedPoint.Coordinate memory)
+    {
+        return FixedPoint.serverStep(f, at, scaledSum, totalWeight);
+    }
+
+    function checkServer(Format calldata f) external pure {
+        FixedPoint.checkServer(f);
     }
 }
 

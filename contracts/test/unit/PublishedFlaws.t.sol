@@ -4,7 +4,7 @@ pragma solidity 0.8.30;
 import { IDisputes } from "../../src/interfaces/IDisputes.sol";
 import { IStakeVault } from "../../src/interfaces/IStakeVault.sol";
 import { ITaskCoordinator } from "../../src/interfaces/ITaskCoordinator.sol";
-import { Outcome, Phase, Role, Rule, Target, TaskParams, Verdict } from "../../src/interfaces/Types.sol";
+import { Outcome, Phase, Role, Rule, ServerKind, Target, TaskParams, Verdict } from "../../src/interfaces/Types.sol";
 import { ChunkTree } from "../../src/libraries/ChunkTree.sol";
 import { Disputed, Scene } from "../base/Disputed.sol";
 import { Tree, Trees } from "../base/Trees.sol";
@@ -19,7 +19,7 @@ contract PublishedFlawsTest is Disputed {
     bytes private constant RECORDS = hex"60015f55";
 
     function _lyingScene() private returns (Scene memory s, bytes memory proof) {
-        s = _scene(Rule.Mean, false, 3);
+        s = _scene(Rule.Mean, ServerKind.Plain, 3);
         s.nextModel.values[3] += 1;
         s.nextModel = _tree(s, ChunkTree.MODEL, s.nextModel.values);
         _toChallenge(s);
@@ -119,7 +119,7 @@ contract PublishedFlawsTest is Disputed {
     }
 
     function test_flaw__slashStrandsMaturedStake__theRestIsFree() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         s.p.rounds = 1;
         _start(s);
         _toScoreCommit(s);
@@ -154,7 +154,7 @@ contract PublishedFlawsTest is Disputed {
 
     /// @dev What is kept by round, attempt and worker does not outlive them.
     function test_flaw__bitmapSurvivesAReplacedRoot__nothingDoes() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         s.updates[1].values[0] = -32_768;
         s.updates[1] = _tree(s, ChunkTree.UPDATE, s.updates[1].values);
         _claimHonestly(s);
@@ -234,7 +234,7 @@ contract PublishedFlawsTest is Disputed {
 
     /// @dev Every demand costs its whole fee, and each more than the last: there is nothing to be had by the wei.
     function test_flaw__feeGriefedOneWeiAtATime__feesAreWholeAndDouble() external {
-        Scene memory s = _scene(Rule.Mean, false, 3);
+        Scene memory s = _scene(Rule.Mean, ServerKind.Plain, 3);
         _start(s);
         _toScoreCommit(s);
         _fund(rival, DEMAND_FEE - 1);

@@ -18,6 +18,7 @@ import {
     Phase,
     Role,
     Rule,
+    ServerKind,
     Target,
     TaskParams,
     Windows
@@ -217,7 +218,11 @@ contract ReviewFindingsTest is Test {
             trimNum: 0,
             trimDen: 0,
             momentumNum: 0,
-            momentumDen: 0
+            momentumDen: 0,
+            server: ServerKind.Plain,
+            secondNum: 0,
+            secondDen: 0,
+            tau: 0
         });
         Economics memory e;
         (e.workerStake, e.validatorStake, e.aggregatorBond, e.slotFee) = (100 ether, 300 ether, BOND, 5 ether);

@@ -2,7 +2,17 @@
 pragma solidity 0.8.30;
 
 import { ITaskCoordinator } from "../../src/interfaces/ITaskCoordinator.sol";
-import { Bounds, Cid, Economics, Format, Rule, TaskParams, TaskView, Windows } from "../../src/interfaces/Types.sol";
+import {
+    Bounds,
+    Cid,
+    Economics,
+    Format,
+    Rule,
+    ServerKind,
+    TaskParams,
+    TaskView,
+    Windows
+} from "../../src/interfaces/Types.sol";
 import { FixedPoint } from "../../src/libraries/FixedPoint.sol";
 import { TaskRules } from "../../src/libraries/TaskRules.sol";
 import { Test } from "../base/Test.sol";
@@ -33,7 +43,7 @@ contract TaskRulesTest is Test {
         (p.genesisCid, p.genesisFloatCid) = (Cid("cid", 0x55), Cid("float", 0x70));
         (p.rounds, p.enrolmentEnd, p.reward) = (10, uint40(NOW + 1 days), 1000 ether);
         (p.workers, p.validators, p.aggregators) = (Bounds(3, 5), Bounds(2, 3), Bounds(1, 1));
-        p.format = Format(10_000, 256, 20, 14, 1, 1, 1e12, 64, Rule.Mean, 0, 0, 0, 0);
+        p.format = Format(10_000, 256, 20, 14, 1, 1, 1e12, 64, Rule.Mean, 0, 0, 0, 0, ServerKind.Plain, 0, 0, 0);
         p.windows = Windows(600, 300, 600, 300, 300, 900, 300, 600);
         p.economics = Economics(
             100 ether,
@@ -206,6 +216,25 @@ contract TaskRulesTest is Test {
         _refuses(p, "duration");
     }
 
+    /// @dev 256 chunks are eight levels, which one answer shows; the state of an adaptive server has nine, and a game about
+    /// it an answer and a pointer more: 3 · 2 · 300 seconds a round.
+    function test_duration__deeperState__countsItsMoves() external {
+        TaskParams memory p = _served(ServerKind.Yogi);
+        (p.genesisStateRoot, p.format.numParams) = ("state", 128 * 256);
+        p.rounds = 2190;
+        _rules.check(p);
+        p.format.numParams += 1;
+        _refuses(p, "duration");
+        // 365 days are 1,946 rounds of 16,200 seconds.
+        p.rounds = 1946;
+        _rules.check(p);
+        ++p.rounds;
+        _refuses(p, "duration");
+        (p.format, p.rounds) = (_served(ServerKind.Nesterov).format, 2190);
+        p.format.numParams = 256 * 256;
+        _rules.check(p);
+    }
+
     function test_slotFee__aboveTheBond__isRefused() external {
         TaskParams memory p = _good();
         p.economics.slotFee = p.economics.aggregatorBond;
@@ -360,7 +389,7 @@ contract TaskRulesTest is Test {
         TaskParams memory p = _good();
         p.genesisStateRoot = "state";
         _refuses(p, "genesisStateRoot");
-        (p.format.momentumNum, p.format.momentumDen) = (9, 10);
+        (p.format.server, p.format.momentumNum, p.format.momentumDen) = (ServerKind.Momentum, 9, 10);
         _rules.check(p);
         p.format.momentumNum = 10;
         _rules.check(p);
@@ -376,10 +405,45 @@ contract TaskRulesTest is Test {
         _rules.check(p);
     }
 
+    function test_server__everyKind__hasARootOfItsStateIfItKeepsOne() external {
+        for (uint8 kind; kind < 6; ++kind) {
+            TaskParams memory p = _served(ServerKind(kind));
+            p.genesisStateRoot = kind == 0 ? bytes32(0) : bytes32("state");
+            _rules.check(p);
+            p.genesisStateRoot = kind == 0 ? bytes32("state") : bytes32(0);
+            _refuses(p, "genesisStateRoot");
+        }
+    }
+
+    /// @dev What FixedPoint refuses of a server's parameters, a task may not ask for.
+    function test_server__parametersOfAnotherKind__areRefused() external {
+        TaskParams memory p = _served(ServerKind.Plain);
+        (p.format.momentumNum, p.format.momentumDen) = (9, 10);
+        vm.expectRevert(abi.encodeWithSelector(FixedPoint.InvalidMomentum.selector, 9, 10));
+        _rules.check(p);
+        p = _served(ServerKind.Adagrad);
+        (p.format.secondNum, p.format.secondDen) = (99, 100);
+        vm.expectRevert(abi.encodeWithSelector(FixedPoint.InvalidSecondMoment.selector, 99, 100));
+        _rules.check(p);
+        p = _served(ServerKind.Nesterov);
+        p.format.tau = 1;
+        vm.expectRevert(abi.encodeWithSelector(FixedPoint.InvalidTau.selector, 1));
+        _rules.check(p);
+    }
+
+    function _served(ServerKind kind) private pure returns (TaskParams memory p) {
+        p = _good();
+        p.format.server = kind;
+        if (kind != ServerKind.Plain) (p.format.momentumNum, p.format.momentumDen) = (9, 10);
+        if (kind > ServerKind.Adagrad) (p.format.secondNum, p.format.secondDen) = (99, 100);
+        if (kind >= ServerKind.Adagrad) p.format.tau = 16_777;
+    }
+
     /// @dev 2^32·num + 2·den stays below 2^63.
     function test_momentum__widths__edges() external {
         TaskParams memory p = _good();
         p.genesisStateRoot = "state";
+        p.format.server = ServerKind.Momentum;
         (p.format.momentumNum, p.format.momentumDen) = ((1 << 31) - 1, (1 << 31) - 1);
         _rules.check(p);
         (p.format.momentumNum, p.format.momentumDen) = (1 << 31, 1 << 31);
@@ -404,6 +468,21 @@ contract TaskRulesTest is Test {
         _rules.check(p);
         p.format.groupSize = 16;
         _refuses(p, "proofs too large");
+    }
+
+    /// @dev By hand: 70 updates of depth 28, and three vectors as deep, are 99,984 bytes; an adaptive server's state is one
+    /// level deeper, and 32 bytes more are too much.
+    function test_proofBytes__deeperState__edges() external {
+        for (uint8 kind; kind < 6; ++kind) {
+            TaskParams memory p = _served(ServerKind(kind));
+            if (kind > 0) p.genesisStateRoot = "state";
+            (p.format.numParams, p.format.chunkParams, p.format.groupSize) = (16 << 28, 16, 1024);
+            p.workers = Bounds(1, kind < 3 ? 70 : 69);
+            _rules.check(p);
+            if (kind == 0) continue;
+            p.workers.max += 1;
+            _refuses(p, "proofs too large");
+        }
     }
 
     function test_challengerBond__aboveTheAggregators__isRefused() external {
