@@ -2,7 +2,18 @@
 pragma solidity 0.8.30;
 
 import { ITaskCoordinator } from "../../src/interfaces/ITaskCoordinator.sol";
-import { Bounds, Cid, Economics, Format, Rule, TaskParams, TaskView, Windows } from "../../src/interfaces/Types.sol";
+import {
+    Bounds,
+    Cid,
+    Draw,
+    DrawBy,
+    Economics,
+    Format,
+    Rule,
+    TaskParams,
+    TaskView,
+    Windows
+} from "../../src/interfaces/Types.sol";
 import { FixedPoint } from "../../src/libraries/FixedPoint.sol";
 import { TaskRules } from "../../src/libraries/TaskRules.sol";
 import { Test } from "../base/Test.sol";
@@ -66,6 +77,7 @@ contract TaskRulesTest is Test {
 
     function test_toView__everyField__isCopied() external {
         TaskParams memory p = _good();
+        p.draw = Draw(3, DrawBy.Stake);
         vm.roll(77);
         TaskView memory v = _rules.toView(p);
         vm.assertEq(v.requester, address(this));
@@ -75,6 +87,7 @@ contract TaskRulesTest is Test {
         vm.assertEq(abi.encode(v.createdAt, v.createdBlock), abi.encode(NOW, 77));
         vm.assertEq(abi.encode(v.format, v.windows), abi.encode(p.format, p.windows));
         vm.assertEq(abi.encode(v.economics, v.workers), abi.encode(p.economics, p.workers));
+        vm.assertEq(abi.encode(v.draw), abi.encode(p.draw));
         vm.assertEq(abi.encode(v.validators, v.aggregators), abi.encode(p.validators, p.aggregators));
         vm.assertFalse(v.validatorsNamed);
         p.namedValidators = new address[](2);
@@ -155,6 +168,39 @@ contract TaskRulesTest is Test {
         _rules.check(p);
         p.workers = Bounds(1, 1025);
         _refuses(p, "workers");
+    }
+
+    function test_draw__edges() external {
+        TaskParams memory p = _good();
+        p.draw = Draw(0, DrawBy.Stake);
+        _refuses(p, "draw");
+        p.draw = Draw(0, DrawBy.Reputation);
+        _refuses(p, "draw");
+        p.draw = Draw(6, DrawBy.Uniform);
+        _refuses(p, "draw");
+        for (uint8 by; by < 3; ++by) {
+            p.draw = Draw(1, DrawBy(by));
+            _rules.check(p);
+            p.draw = Draw(5, DrawBy(by));
+            _rules.check(p);
+        }
+    }
+
+    /// @dev What a round can have counts, and not who may enrol.
+    function test_draw__proofsAndGroups__areOfSoMany() external {
+        TaskParams memory p = _good();
+        (p.workers, p.format.rule) = (Bounds(1, 1024), Rule.Median);
+        _refuses(p, "groupSize");
+        p.draw.clientsPerRound = 65;
+        _refuses(p, "groupSize");
+        p.draw.clientsPerRound = 64;
+        _rules.check(p);
+        uint256 size = TaskRules.largestProof(p.format, 64);
+        vm.assertLe(size, 100_000);
+        (p.format.rule, p.format.groupSize, p.draw.clientsPerRound) = (Rule.Mean, 1024, 0);
+        _refuses(p, "proofs too large");
+        p.draw.clientsPerRound = 64;
+        _rules.check(p);
     }
 
     function test_validators__bounds__edges() external {
