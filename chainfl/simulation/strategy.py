@@ -20,7 +20,7 @@ from chainfl.tasks.spec import (
     ValidationEntry,
     default_format,
 )
-from chainfl.tasks.state import Format, Rule
+from chainfl.tasks.state import SELECTIONS, Draw, DrawBy, Format, Rule
 from chainfl.tasks.validation_rules import RULE_PARAMETERS
 
 Number = int | float | str | Fraction | Decimal
@@ -36,8 +36,10 @@ class Strategy:
     algorithm, parameters: of local training, by the names that a task's [training] has. rule: `mean`, `median` or
     `trimmed_mean`, which drops the share `trim` at each end. server_rate, server_momentum: of the server's step, exact
     fractions. judging: entries of a task's [validation]; they matter with validators. clients_per_round: so many,
-    drawn anew for each round; None is everybody. compression, keep: of a task's [payload], what is sent of an update:
-    `deflate`, `int8`, `int4`, or `topk` with the share that it keeps. numbers: further fields of `Format`, by name.
+    drawn anew for each round; None is everybody. selection: by what they are drawn: `uniform`, `stake` (of which all
+    have the same in an experiment) or `reputation`, the weights of past updates. compression, keep: of a task's
+    [payload], what is sent of an update: `deflate`, `int8`, `int4`, or `topk` with the share that it keeps. numbers:
+    further fields of `Format`, by name.
     Raises UsageError for what no task can have.
     """
 
@@ -49,6 +51,7 @@ class Strategy:
     server_momentum: Number = Fraction(0)
     judging: Mapping[str, Any] = field(default_factory=dict)
     clients_per_round: int | None = None
+    selection: str = "uniform"
     compression: str = "none"
     keep: Number | None = None
     model_scale_bits: int = DEFAULT_MODEL_SCALE_BITS
@@ -108,9 +111,15 @@ class Strategy:
             raise UsageError(f"no task can have this: {'; '.join(problems)}", problems=problems)
         return entry
 
+    @property
+    def draw(self) -> Draw:
+        """Who takes part in a round, as a task has it."""
+        return Draw(self.clients_per_round or 0, DrawBy[self.selection.upper()])
+
     def to_json(self) -> dict[str, Any]:
-        """The fields by name; fractions as text."""
-        return {item.name: _told(getattr(self, item.name)) for item in fields(self)}
+        """The fields by name; fractions as text. Where everybody takes part nothing is said of a selection."""
+        told = {item.name: _told(getattr(self, item.name)) for item in fields(self)}
+        return told if self.draw.is_on else {name: value for name, value in told.items() if name != "selection"}
 
     def _problems(self) -> list[str]:
         found = []
@@ -124,6 +133,10 @@ class Strategy:
             found.append("server_momentum is not between 0 and 1")
         if self.clients_per_round is not None and self.clients_per_round < 1:
             found.append("clients_per_round is below 1")
+        if self.selection.upper() not in DrawBy.__members__:
+            found.append(f"selection is {self.selection!r}, not one of {', '.join(SELECTIONS)}")
+        elif self.clients_per_round is None and self.selection != "uniform":
+            found.append("selection needs clients_per_round: where everybody takes part nobody is drawn")
         if unknown := sorted(set(self.numbers) - _FREE_NUMBERS):
             found.append(f"numbers has {', '.join(unknown)}; there are {', '.join(sorted(_FREE_NUMBERS))}")
         return found

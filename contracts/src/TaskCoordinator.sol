@@ -394,7 +394,7 @@ contract TaskCoordinator is ITaskCoordinator {
     }
 
     /// @inheritdoc ITaskCoordinator
-    function reputationOf(uint256 taskId, address worker) external view returns (uint16) {
+    function workerReputationOf(uint256 taskId, address worker) external view returns (uint16) {
         return _tasks[taskId].reputations[worker];
     }
 

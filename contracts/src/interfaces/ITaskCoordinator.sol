@@ -230,7 +230,7 @@ interface ITaskCoordinator is IDisputes {
     /// @notice What the worker's chance to be drawn goes by in a task that draws by reputation: 5,000 at enrolment, then
     /// floor((3 * reputation + weight) / 4) with every round that it was drawn for, with 0 for the weight of an update
     /// that was not revealed or was refuted; a round whose quorum was missed changes nothing. 0 in any other task.
-    function reputationOf(uint256 taskId, address worker) external view returns (uint16);
+    function workerReputationOf(uint256 taskId, address worker) external view returns (uint16);
 
     /// @notice When the account's stake for the task may begin to unbond; 0 at once, type(uint40).max not yet.
     function releasableAt(uint256 taskId) external view returns (uint40);

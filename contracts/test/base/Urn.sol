@@ -42,6 +42,28 @@ contract Urn {
         }
     }
 
+    /// @dev All of them, with another draw to come.
+    function refill(Draw calldata draw_, uint16 reputation) external {
+        _t.fixed_.draw = draw_;
+        address[] storage workers = _t.lists[Role.Worker];
+        for (uint256 i; i < workers.length; ++i) {
+            _t.members[Role.Worker][workers[i]].activeFrom = Members.IDLE;
+            _t.reputations[workers[i]] = reputation;
+        }
+    }
+
+    /// @dev A round whose Commit lasts.
+    function open(uint16 round) external {
+        _t.fixed_.requester = msg.sender;
+        (_t.clock.round, _t.clock.commitEnd, _t.clock.eligibleWorkers) = (round, type(uint40).max, 0);
+        (_t.progress.openedBlock, _t.progress.seedBlock) = (uint40(block.number), uint40(block.number));
+    }
+
+    /// @dev As the coordinator does it.
+    function drawWorkers(uint256 taskId) external {
+        Draws.drawWorkers(_t, taskId);
+    }
+
     function activeFrom(uint256 i) external view returns (uint16) {
         return _t.members[Role.Worker][address(uint160(i + 1))].activeFrom;
     }

@@ -204,7 +204,7 @@ contract TaskInvariantTest is Test {
             for (uint256 i; i < workers.length; ++i) {
                 uint256 from = _coordinator.memberOf(id, Role.Worker, workers[i]).activeFrom;
                 vm.assertTrue(from == type(uint16).max - 1 || from == r.round || from == uint256(r.round) + 1);
-                vm.assertLe(_coordinator.reputationOf(id, workers[i]), 10_000);
+                vm.assertLe(_coordinator.workerReputationOf(id, workers[i]), 10_000);
             }
         }
     }

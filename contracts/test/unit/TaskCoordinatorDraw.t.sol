@@ -83,7 +83,7 @@ contract TaskCoordinatorDrawTest is Deployed {
     }
 
     function _reputation(uint256 id, address worker) private view returns (uint256) {
-        return coordinator.reputationOf(id, worker);
+        return coordinator.workerReputationOf(id, worker);
     }
 
     // --- drawWorkers -------------------------------------------------------------------------------------------
