@@ -279,7 +279,7 @@ def drawn(case: Case) -> list[int]:
     base, by, left = keccak(b"".join(words)), case["by"], {i for i, waits in enumerate(case["waiting"]) if waits}
     size, whole = len(case["stakes"]), whole_of(by, int(case["worker_stake"]))
     wanted, found = min(case["clients_per_round"], len(left)), []
-    trials = 64 + 8 * size if wanted < len(left) else 0
+    trials = 64 + 3 * size if wanted < len(left) else 0
     for k in range(trials):
         digest = keccak(base + k.to_bytes(32, "big"))
         index, part = int.from_bytes(digest[16:], "big") % size, int.from_bytes(digest[:16], "big")

@@ -66,7 +66,7 @@ def next_reputation(reputation: int, weight: int) -> int:
 
 def max_trials(num_workers: int) -> int:
     """After so many the rest is taken in order, so that the largest draw fits a transaction."""
-    return 64 + 8 * num_workers
+    return 64 + 3 * num_workers
 
 
 def _whole(by: DrawBy, worker_stake: int) -> int:

@@ -88,4 +88,4 @@ def test_next_reputation__goes_a_quarter_of_the_way(before, weight, after):
 
 
 def test_max_trials__largest_task__fits_a_transaction():
-    assert max_trials(1_024) == 8_256
+    assert max_trials(1_024) == 3_136

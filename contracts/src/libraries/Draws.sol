@@ -61,7 +61,7 @@ library Draws {
 
     /// @notice After so many trials the rest is taken in order: for the largest task a draw then stays below 2^24 gas.
     function maxTrials(uint256 numWorkers) internal pure returns (uint256) {
-        return 64 + 8 * numWorkers;
+        return 64 + 3 * numWorkers;
     }
 
     function hashAt(bytes32 base, uint256 trial) internal pure returns (bytes32) {
@@ -91,10 +91,11 @@ library Draws {
     /// @dev Each trial picks a worker with the low half of its hash, and accepts it with the high half.
     function _try(Task storage t, Urn memory u, uint256 trials) private returns (uint256 count) {
         address[] storage workers = t.lists[Role.Worker];
+        mapping(address => Member) storage members = t.members[Role.Worker];
         for (uint256 k; k < trials && count < u.drawn.length; ++k) {
             uint256 h = uint256(hashAt(u.base, k));
             address worker = workers[uint128(h) % u.size];
-            Member storage m = t.members[Role.Worker][worker];
+            Member storage m = members[worker];
             if (!_waits(m, u.round) || (h >> 128) % u.whole >= _chance(t, u.by, m, worker)) continue;
             (m.activeFrom, u.drawn[count++]) = (u.round, worker);
         }
