@@ -96,7 +96,7 @@ def test_worker_draw__slashes_departures_and_returns__is_what_the_mirror_draws(c
         again = game.requester.draw_workers(game.task_id)
         assert isinstance(again, WouldRevert)
         assert isinstance(again.error, AlreadyDone)
-        for worker in game.workers:
+        for worker in sorted(game.workers, key=lambda worker: worker.account in drawn):  # the last one ends Commit
             result = game.commit(worker)
             if worker.account in drawn:
                 expect_sent(result)
