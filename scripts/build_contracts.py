@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 CONTRACTS = ("TaskCoordinator", "StakeVault", "ModelRegistry", "TrainingToken")
-LIBRARIES = ("Proofs", "Disputes", "Demands", "Lifecycle", "Tally", "Aggregates", "Settlement")
+LIBRARIES = ("Proofs", "Disputes", "Demands", "Lifecycle", "Tally", "Aggregates", "Settlement", "Draws")
 ROOT = Path(__file__).resolve().parents[1]
 ARTIFACTS = ROOT / "chainfl" / "chain" / "artifacts"
 OUT = ROOT / "contracts" / "out"

@@ -1,10 +1,10 @@
-"""Makes tests/vectors/weighted_median.json and payouts.json from their definitions.
+"""Makes tests/vectors/weighted_median.json, payouts.json and draws.json from their definitions.
 
 The arithmetic here is written a second time, from docs/protocol.md and on unbounded integers, so that neither the
 Solidity libraries nor their Python mirrors are compared with themselves. Amounts are decimal strings, since JSON
 readers round integers above 2^53.
 
-    python scripts/vectors_contracts.py            # writes both files
+    python scripts/vectors_contracts.py            # writes the files
     python scripts/vectors_contracts.py --check    # fails when they are not what this script makes
 """
 
@@ -16,6 +16,8 @@ import random
 import sys
 from pathlib import Path
 from typing import Any
+
+from eth_hash.auto import keccak
 
 VECTORS = Path(__file__).resolve().parent.parent / "tests" / "vectors"
 BPS = 10_000
@@ -261,6 +263,66 @@ def slash_cases() -> list[Case]:
     ]
 
 
+def whole_of(by: int, worker_stake: int) -> int:
+    """Out of what a chance is."""
+    return (1, 4 * worker_stake, 10_000)[by]
+
+
+def chance_of(by: int, stake: int, reputation: int) -> int:
+    """Uniform, by stake, by reputation."""
+    return (1, stake, max(reputation, 1_000))[by]
+
+
+def drawn(case: Case) -> list[int]:
+    """Whom docs/protocol.md draws: trial by trial, and then in order."""
+    words = [bytes.fromhex(case["seed"][2:]), *(case[name].to_bytes(32, "big") for name in ("task_id", "round"))]
+    base, by, left = keccak(b"".join(words)), case["by"], {i for i, waits in enumerate(case["waiting"]) if waits}
+    size, whole = len(case["stakes"]), whole_of(by, int(case["worker_stake"]))
+    wanted = min(case["clients_per_round"], len(left))
+    found: list[int] = []
+    trials = 64 + 3 * size if wanted < len(left) else 0
+    for k in range(trials):
+        digest = keccak(base + k.to_bytes(32, "big"))
+        index, part = int.from_bytes(digest[16:], "big") % size, int.from_bytes(digest[:16], "big")
+        chance = chance_of(by, int(case["stakes"][index]), case["reputations"][index])
+        if len(found) < wanted and index in left and part % whole < chance:
+            left.remove(index)
+            found.append(index)
+    start = int.from_bytes(keccak(base + trials.to_bytes(32, "big"))[16:], "big")
+    in_order = [index for i in range(size) if (index := (start + i) % size) in left]
+    return found + in_order[: wanted - len(found)]
+
+
+def draw_case(rng: random.Random, by: int, size: int, wanted: int, **changed: Any) -> Case:
+    """One entry of draws.json."""
+    case: Case = {
+        "seed": "0x" + rng.randbytes(32).hex(),
+        "task_id": rng.randrange(1, 100),
+        "round": rng.randrange(1, 1_000),
+        "by": by,
+        "clients_per_round": wanted,
+        "worker_stake": str(100 * TOKEN),
+        "stakes": [str(rng.randrange(50 * TOKEN, 900 * TOKEN)) for _ in range(size)],
+        "reputations": [rng.randrange(BPS + 1) for _ in range(size)],
+        "waiting": [int(rng.random() < 0.8) for _ in range(size)],
+        **changed,
+    }
+    return {**case, "drawn": drawn(case)}
+
+
+def draw_cases(rng: random.Random) -> list[Case]:
+    """Every way to draw at several sizes; then small pools, chances that run out, and the largest stake."""
+    sizes = [(1, 1), (2, 1), (3, 2), (5, 3), (8, 8), (13, 5), (40, 12)]
+    found = [draw_case(rng, by, size, wanted) for by in range(3) for size, wanted in sizes]
+    for by in range(3):
+        found.append(draw_case(rng, by, 6, 4, waiting=[1, 0, 1, 0, 0, 1]))
+        found.append(draw_case(rng, by, 6, 6, waiting=[1] * 6))
+        found.append(draw_case(rng, by, 9, 8, stakes=["1"] * 9, reputations=[0] * 9, waiting=[1] * 9))
+    most = [str(UINT96)] * 4
+    found.append(draw_case(rng, 1, 4, 2, worker_stake=str(UINT96), stakes=most, waiting=[1] * 4))
+    return found
+
+
 def documents() -> dict[str, dict[str, list[Case]]]:
     """File name to content."""
     rng = random.Random(20_261_121)
@@ -273,6 +335,7 @@ def documents() -> dict[str, dict[str, list[Case]]]:
             "agrees": agrees_cases(rng),
             "slash_amount": slash_cases(),
         },
+        "draws.json": {"cases": draw_cases(random.Random(20_261_122))},
     }
 
 
@@ -287,7 +350,7 @@ def render(document: dict[str, list[Case]]) -> str:
 
 def main() -> int:
     """Writes the vectors, or with --check compares them; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Makes the vectors of the median and the payouts.")
+    parser = argparse.ArgumentParser(description="Makes the vectors of the median, the payouts and the draws.")
     parser.add_argument("--check", action="store_true", help="compare with the committed files, write nothing")
     check = parser.parse_args().check
     stale = []

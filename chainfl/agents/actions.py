@@ -30,6 +30,7 @@ class Do(StrEnum):
 
     START_TASK = "start task"
     CANCEL_TASK = "cancel task"
+    DRAW_WORKERS = "draw workers"
     TALLY = "tally"
     DRAW_ORDER = "draw order"
     SETTLE = "settle"
@@ -45,6 +46,7 @@ CHORES = frozenset(
     {
         Do.START_TASK,
         Do.CANCEL_TASK,
+        Do.DRAW_WORKERS,
         Do.TALLY,
         Do.DRAW_ORDER,
         Do.SETTLE,

@@ -12,6 +12,7 @@ from chainfl.agents.ports import ChainPort
 from chainfl.agents.watching import AggregateFinding, Bytes, UpdateFinding
 from chainfl.errors import UsageError
 from chainfl.tasks.commitments import challenge_commitment, proof_commitment, proof_hash_of
+from chainfl.tasks.draws import Candidate, draw_workers
 from chainfl.tasks.state import (
     AggregateRefutation,
     Claim,
@@ -23,6 +24,7 @@ from chainfl.tasks.state import (
     Target,
     UpdateRefutation,
     Verdict,
+    WorkerDraw,
 )
 from chainfl.types import Address, Root, TaskId
 
@@ -43,7 +45,8 @@ class RoundRecord:
     """What the chain holds of a round. view: as the round was opened; of a past one its roots and numbers alone count.
 
     is_over: nothing in it can be disputed any more. outcome: PENDING while it runs. posted: every attempt's claim.
-    weights: of the workers' updates, as far as they are tallied.
+    weights: of the workers' updates, as far as they are tallied. draw: of its workers, if there was one; draws: whether
+    there should be.
     """
 
     view: RoundView
@@ -53,6 +56,8 @@ class RoundRecord:
     weights: Mapping[Address, int]
     refuted_attempts: Mapping[int, AggregateRefutation]
     refuted_updates: Mapping[Address, UpdateRefutation]
+    draws: bool = False
+    draw: WorkerDraw | None = None
 
     @property
     def is_void(self) -> bool:
@@ -75,6 +80,7 @@ def read_record(
     tallied = chain.tallied_updates(task_id, number, view.opened_block)
     attempts = chain.refuted_aggregates(task_id, view.opened_block, number)
     updates = chain.refuted_updates(task_id, view.opened_block, number)
+    draws = chain.task(task_id).draw.is_on
     return RoundRecord(
         view=view,
         is_over=number < current.round or current.phase.is_terminal,
@@ -83,6 +89,8 @@ def read_record(
         weights={update.worker: update.weight for update in tallied},
         refuted_attempts={refutation.attempt: refutation for refutation in attempts},
         refuted_updates={refutation.worker: refutation for refutation in updates},
+        draws=draws,
+        draw=chain.worker_draw(task_id, number) if draws else None,
     )
 
 
@@ -171,8 +179,9 @@ class Check:
 def audit_round(context: AgentContext, record: RoundRecord, sender: Address | None = None) -> Iterator[Check]:
     """The checks of a round, in the order of its data path. sender: who would dispute; proofs are bound to it.
 
-    Checked are updates' bytes against what was revealed, and attempts against what the accepted updates make. Votes,
-    medians, payment and the float32 file are not. Raises what fetching the round's own model raises.
+    Checked are the draw of the workers, updates' bytes against what was revealed, and attempts against what the
+    accepted updates make. Votes, medians, payment and the float32 file are not. Raises what fetching the round's own
+    model raises.
     """
     yield from _Audit(context, record, sender).checks()
 
@@ -188,6 +197,8 @@ class _Audit:
 
     def checks(self) -> Iterator[Check]:
         record = self._record
+        if record.draws:
+            yield self._of_draw(record.draw)
         self._evidence.enter(record.view)
         for found in self._evidence.check_updates(record.view):
             self._found[found.index] = found
@@ -195,6 +206,27 @@ class _Audit:
         if not self._found:
             yield Check("updates", None, "none was revealed")
         yield from self._of_attempts()
+
+    def _of_draw(self, draw: WorkerDraw | None) -> Check:
+        """Whether those were drawn whom the seed draws out of the pool."""
+        what = "draw of the workers"
+        if draw is None:
+            return Check(what, None, "nobody was drawn")
+        task = self._context.task
+        expected = draw_workers(
+            task.draw,
+            [Candidate(member.waits, member.stake, member.reputation) for member in draw.pool],
+            seed=draw.seed,
+            task_id=self._context.scope.task_id,
+            round_number=self._record.view.round,
+            worker_stake=task.economics.worker_stake,
+        )
+        accounts = tuple(draw.pool[index].account for index in expected)
+        waiting = sum(member.waits for member in draw.pool)
+        source = f"{len(accounts)} of {waiting} by the hash of block {draw.seed_block}"
+        if accounts == draw.drawn:
+            return Check(what, True, f"it is what the seed draws: {source}")
+        return Check(what, False, f"the seed draws {', '.join(accounts)} and not {', '.join(draw.drawn)}: {source}")
 
     # --- updates ----------------------------------------------------------------------------------
 

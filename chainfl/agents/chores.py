@@ -1,14 +1,14 @@
 """Who sends what anybody may send.
 
-A round needs a handful of transactions that are nobody's own: starting or cancelling after enrolment, the tally, the
-draw, closing a dispute whose clock ran out, the settlement. The first in a fixed order sends at once; each further one
+A round needs a handful of transactions that are nobody's own: starting or cancelling after enrolment, the draws, the
+tally, closing a dispute whose clock ran out, the settlement. The first in a fixed order sends at once; each further one
 waits `delay_s` longer, so that a dead agent is replaced and nobody pays for the same thing twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chainfl.agents.actions import Act, Action, Do, Wait
 from chainfl.agents.ports import ChainPort
@@ -55,6 +55,10 @@ class Standing:
         rank = others.index(self.me) if self.me in others else len(others)
         return rank + (first in self.roster)
 
+    def rank_from_the_end(self) -> int:
+        """The same for what workers want most: they go before validators, and those before aggregators."""
+        return len(self.roster) - 1 - self.roster.index(self.me) if self.me in self.roster else len(self.roster)
+
 
 def roster_of(
     aggregators: Sequence[Address], validators: Sequence[Address], workers: Sequence[Address]
@@ -75,6 +79,8 @@ def decide(snapshot: Snapshot, standing: Standing, now: int) -> Action:
     match view.phase:
         case Phase.ENROLMENT:
             return _after_enrolment(snapshot, standing, now)
+        case Phase.COMMIT if view.awaits_draw:
+            return _before_the_draw(snapshot, standing, now)
         case Phase.TALLY:
             return turn(Do.TALLY, standing.since, standing.rank(), snapshot.task, now)
         case Phase.DISPUTE if not view.phase_end and standing.closing is not None:
@@ -105,6 +111,14 @@ def turn(do: Do, since: int, rank: int, task: TaskView, now: int) -> Action:
     """The chore, if this agent's turn has come."""
     due = since + min(rank, MAX_RANK) * delay_s(task)
     return Act(do) if now >= due else Wait(f"for another to {do.value}", until=due)
+
+
+def _before_the_draw(snapshot: Snapshot, standing: Standing, now: int) -> Action:
+    """Nobody can commit before it. That it is done shows in no phase."""
+    if snapshot.block.number <= snapshot.round.seed_block:
+        return Wait("for the block after the seed", every_block=True)
+    action = turn(Do.DRAW_WORKERS, standing.since, standing.rank_from_the_end(), snapshot.task, now)
+    return replace(action, every_block=True) if isinstance(action, Wait) else action
 
 
 def _after_enrolment(snapshot: Snapshot, standing: Standing, now: int) -> Action:

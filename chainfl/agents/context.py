@@ -21,7 +21,7 @@ from chainfl.registry.replay import accepted_updates, replay_round
 from chainfl.storage.port import BlobStore
 from chainfl.tasks.spec import TaskSpec
 from chainfl.tasks.state import ZERO_ROOT, CidOnChain, TaskView
-from chainfl.types import Cid, Root
+from chainfl.types import Cid, Root, Wei
 
 RetentionRule = Literal["all", "models"]
 """What an operator keeps. all: whatever was published. models: updates and refuted aggregates go once their round is
@@ -35,6 +35,7 @@ class AgentContext:
     """Everything of one agent in one task. claim: collect what was earned when the task is over.
 
     token_price_wei: native wei that a whole token (10^18) is worth to the operator; None where it names no price.
+    stake: what enrolling locks, if that is more than the task asks for.
     """
 
     chain: ChainPort
@@ -48,6 +49,7 @@ class AgentContext:
     claim: bool = False
     token_price_wei: int | None = None
     retention: RetentionRule = "all"
+    stake: Wei | None = None
 
     def publish(self, data: bytes) -> Cid:
         """Puts bytes into the store and counts them."""

@@ -20,6 +20,11 @@ def required_stake(task: TaskView, role: Role) -> Wei:
     return stakes[role]
 
 
+def stake_to_lock(task: TaskView, role: Role, wanted: Wei | None) -> Wei:
+    """What enrolling locks: as much as the operator wants to, and at least what the task asks for."""
+    return Wei(0) if role is Role.AGGREGATOR else max(required_stake(task, role), wanted or Wei(0))
+
+
 def before_the_rounds(snapshot: Snapshot, role: Role, standing: Standing, now: int) -> Action | None:
     """What to do while the task has not started; None once it has."""
     phase = snapshot.round.phase

@@ -48,6 +48,7 @@ TOLD: dict[Do, str] = {
     Do.POST_AGGREGATE: "posted",
     Do.START_TASK: "task_started",
     Do.CANCEL_TASK: "task_cancelled",
+    Do.DRAW_WORKERS: "workers_drawn",
     Do.TALLY: "tallied",
     Do.DRAW_ORDER: "order_drawn",
     Do.SETTLE: "settled",

@@ -18,7 +18,7 @@ from chainfl.agents.retention import Retention
 from chainfl.errors import EncodingError, LineageBroken, StorageError, TrainingDiverged
 from chainfl.tasks.commitments import SALT_BYTES
 from chainfl.tasks.state import Demand, Role, Snapshot
-from chainfl.types import Root, Wei
+from chainfl.types import Root
 
 # Prototypes need some 60k gas a worker: this many stay well below the 2^24 gas of one transaction.
 BATCH_WORKERS = 64
@@ -103,6 +103,7 @@ class Player(ABC):
             Do.ENROL: self._enrol,
             Do.START_TASK: lambda _: chain.start_task(task_id),
             Do.CANCEL_TASK: lambda _: chain.cancel_task(task_id),
+            Do.DRAW_WORKERS: lambda _: chain.draw_workers(task_id),
             Do.TALLY: lambda _: chain.tally(task_id, BATCH_WORKERS),
             Do.SETTLE: lambda _: chain.settle(task_id, BATCH_WORKERS),
             Do.CLOSE_GAME: self._close,
@@ -121,7 +122,7 @@ class Player(ABC):
         return chain.close_game(snapshot.task_id, closing.what)
 
     def _enrol(self, snapshot: Snapshot) -> SendResult:
-        locked = Wei(0) if self.role is Role.AGGREGATOR else duties.required_stake(snapshot.task, self.role)
+        locked = duties.stake_to_lock(snapshot.task, self.role, self.context.stake)
         return self.context.chain.enrol(snapshot.task_id, self.role, locked)
 
 

@@ -40,7 +40,7 @@ from chainfl.tasks.spec import (
     default_format,
     spec_cid,
 )
-from chainfl.tasks.state import Bounds, Economics, Format, Rule, ServerKind, Windows
+from chainfl.tasks.state import EVERYBODY, Bounds, Draw, Economics, Format, Rule, ServerKind, Windows
 from chainfl.training.datasets import Dataset
 from chainfl.training.exported import load_exported
 from chainfl.training.models import build_model
@@ -111,6 +111,7 @@ class TaskDraft:
     parent_model: str | None = None
     named_validators: tuple[str, ...] = ()
     payload: PayloadEntry = field(default_factory=PayloadEntry)
+    draw: Draw = EVERYBODY
 
 
 def publish_task(draft: TaskDraft, store: BlobStore) -> TaskSpec:
@@ -250,6 +251,7 @@ def _specification(
         economics=draft.economics,
         genesis=genesis,
         parent_model=draft.parent_model,
+        draw=draft.draw,
     )
 
 

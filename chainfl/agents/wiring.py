@@ -40,7 +40,7 @@ from chainfl.registry.material import TaskScope, fetch_spec
 from chainfl.storage.port import BlobStore
 from chainfl.tasks.spec import TaskSpec
 from chainfl.tasks.state import Block, Role
-from chainfl.types import Cid, TaskId
+from chainfl.types import Cid, TaskId, Wei
 
 if TYPE_CHECKING:
     from chainfl.agents.watcher import Watcher
@@ -88,7 +88,8 @@ class AgentOptions:
 
     task_id: None follows any task that the account takes part in already or can join. once: end with that task, and
     do not look for another. claim: collect what was earned when a task is over. token_price_wei: native wei that a
-    whole token is worth to the operator, by which it weighs what is voluntary; None: all of it pays.
+    whole token is worth to the operator, by which it weighs what is voluntary; None: all of it pays. stake: to lock
+    when enrolling, if it is more than a task asks for.
     """
 
     state_dir: Path
@@ -99,6 +100,7 @@ class AgentOptions:
     events: TextIO | None = None
     token_price_wei: int | None = None
     retention: RetentionRule = "all"
+    stake: Wei | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +215,7 @@ def open_task(
         claim=options.claim,
         token_price_wei=options.token_price_wei,
         retention=options.retention,
+        stake=options.stake,
     )
 
 

@@ -25,7 +25,7 @@ from chainfl.errors import CidMismatch, EncodingError, LineageBroken, StorageErr
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks.cids import cid_on_chain
 from chainfl.tasks.commitments import update_commitment
-from chainfl.tasks.state import Demand, Phase, Role, Snapshot
+from chainfl.tasks.state import IDLE, Demand, Phase, Role, Snapshot
 from chainfl.training.settings import NO_MEMORY, Memory
 from chainfl.types import Cid, Root
 
@@ -122,7 +122,7 @@ def _decide(snapshot: Snapshot, memory: WorkerMemory, standing: Standing, now: i
     if memory.unresolved:
         return Act(Do.SETTLE_RESIDUAL)
     if view.phase is Phase.COMMIT:
-        return _in_commit(snapshot, memory)
+        return _in_commit(snapshot, memory, standing, now)
     if view.phase is Phase.REVEAL and _owes_reveal(snapshot) and memory.commitment == snapshot.me.commitment:
         return _in_reveal(memory, now)
     chore = chores.decide(snapshot, standing, now)
@@ -145,14 +145,17 @@ def _still_publishing(memory: WorkerMemory, wait: Wait, now: int) -> Action:
     return replace(wait, until=due if wait.until is None else min(due, wait.until))
 
 
-def _in_commit(snapshot: Snapshot, memory: WorkerMemory) -> Action:
+def _in_commit(snapshot: Snapshot, memory: WorkerMemory, standing: Standing, now: int) -> Action:
     view = snapshot.round
     if snapshot.me.has_committed(view.round):
         return Wait("for the others to commit", until=view.phase_end)
     if gone := duties.departure(snapshot, Role.WORKER):
         return gone
+    if view.awaits_draw:
+        return chores.decide(snapshot, standing, now)
     if view.round < snapshot.me.active_from:
-        return Wait("for the next round, to take part again", until=view.phase_end)
+        why = "it is not drawn for this one" if snapshot.me.active_from == IDLE else "to take part again"
+        return Wait(f"for the next round: {why}", until=view.phase_end)
     if memory.sits_out:
         return Wait("for the next round: this one's model cannot be trained from", until=view.phase_end)
     # A reorg may have given the round another model than the one trained from.

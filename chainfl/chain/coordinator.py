@@ -45,6 +45,9 @@ class Coordinator(Contract):
     def member(self, task_id: TaskId, role: Role, account: Address) -> Call:
         return self.call("memberOf", task_id, int(role), account, target=Member)
 
+    def reputation(self, task_id: TaskId, worker: Address) -> Call:
+        return self.call("workerReputationOf", task_id, worker, target=int)
+
     def members(self, task_id: TaskId, role: Role) -> Call:
         return self.call("membersOf", task_id, int(role))
 
@@ -86,6 +89,9 @@ class Coordinator(Contract):
 
     def reveal_scores(self, task_id: TaskId, round_number: int, votes: bytes, salt: bytes) -> Transaction:
         return self.transaction("revealScores", task_id, round_number, votes, salt)
+
+    def draw_workers(self, task_id: TaskId) -> Transaction:
+        return self.transaction("drawWorkers", task_id)
 
     def tally(self, task_id: TaskId, max_workers: int) -> Transaction:
         return self.transaction("tally", task_id, max_workers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, Self
 
 from chainfl.agents.ports import SendResult, Slash
@@ -12,6 +13,7 @@ from chainfl.chain.contracts import Transaction
 from chainfl.chain.coordinator import Coordinator
 from chainfl.chain.deployment import Deployment, check_deployment
 from chainfl.chain.disputes import DisputeCalls, reason_text
+from chainfl.chain.draws import DRAW_EVENTS, replay_draw
 from chainfl.chain.events import Log, LogFilter, scan_logs
 from chainfl.chain.keys import Signer
 from chainfl.chain.model_registry import Registry
@@ -36,6 +38,7 @@ from chainfl.tasks.state import (
     TalliedUpdate,
     TaskParams,
     TaskView,
+    WorkerDraw,
 )
 from chainfl.types import Address, ModelId, Root, TaskId, Wei
 
@@ -210,6 +213,13 @@ class Web3ChainPort(DisputeCalls):
         logs = scan_logs(self.client, wanted, from_block, reorg_depth=self.reorg_depth)
         return tuple(_slash(log, event.decode(log.topics, log.data)) for log in logs)
 
+    def worker_draw(self, task_id: TaskId, round_number: int) -> WorkerDraw | None:
+        """Who was drawn for the round and what it went by, from the task's events; None before the draw."""
+        task, head = self.task(task_id), self.client.block()
+        events = self._dispute_events(DRAW_EVENTS, task.created_block, head, task_id=task_id)
+        found = replay_draw(events, round_number, task.draw.by)
+        return None if found is None else replace(found, seed=self.client.block(found.seed_block).hash)
+
     def model_location(self, task_id: TaskId, round_number: int) -> tuple[Root, CidOnChain]:
         """Root and exact CID of the task's newest final model at or before `round_number` (0: genesis)."""
         block = self.client.block()
@@ -304,6 +314,9 @@ class Web3ChainPort(DisputeCalls):
 
     def reveal_scores(self, task_id: TaskId, round_number: int, votes: bytes, salt: bytes) -> SendResult:
         return self.send(self.contract.reveal_scores(task_id, round_number, votes, salt))
+
+    def draw_workers(self, task_id: TaskId) -> SendResult:
+        return self.send(self.contract.draw_workers(task_id))
 
     def tally(self, task_id: TaskId, max_workers: int) -> SendResult:
         return self.send(self.contract.tally(task_id, max_workers))

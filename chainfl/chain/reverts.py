@@ -123,6 +123,7 @@ _TREE: Final[Mapping[str, Callable[[Arguments], ChainflError]]] = {
     "AlreadyCommitted": _done("{account} has already committed in this round of task {task_id}"),
     "AlreadyRevealed": _done("{account} has already revealed in this round of task {task_id}"),
     "OrderAlreadyDrawn": _done("the order of slots of task {task_id} is already drawn"),
+    "AlreadyDrawn": _done("the workers of round {round} of task {task_id} are already drawn"),
     "AlreadyChallenged": _done("this challenge of task {task_id} is already committed"),
     "AlreadyRefuted": _done("the update of {worker} is already refuted in this round of task {task_id}"),
     "AlreadyDemanded": _done("chunk {chunk_index} of this update was already asked for in task {task_id}"),

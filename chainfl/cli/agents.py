@@ -107,8 +107,15 @@ def data_options(command: F) -> F:
     return command
 
 
+def stake_option(command: F) -> F:
+    """More than a task asks for."""
+    told = "Lock this much when enrolling, if a task asks for less: base pay, and draws by stake, follow it."
+    return click.option("--stake", metavar="TOKENS", help=told)(command)
+
+
 @worker.command("run", epilog="Example: chainfl worker run --task 1 --data my-images --deposit --claim")
 @data_options
+@stake_option
 @run_options
 @pass_app
 def run_worker_(app: App, **options: Any) -> None:
@@ -129,6 +136,7 @@ def run_worker_(app: App, **options: Any) -> None:
 
 @validator.command("run", epilog="Example: chainfl validator run --task 1 --data my-images --deposit")
 @data_options
+@stake_option
 @run_options
 @pass_app
 def run_validator_(app: App, **options: Any) -> None:
@@ -201,8 +209,9 @@ def _run(app: App, role: Role, options: dict[str, Any], start: Callable[[Operato
     max_gas_wei = options["max_gas_wei"]
     operator = app.operator_with_budget(app.settings.max_gas_wei if max_gas_wei is None else max_gas_wei)
     task_id: TaskId | None = options["task_id"]
+    stake = Wei(app.money.parse(options["stake"])) if options.get("stake") else None
     if options["deposit"]:
-        _deposit_missing(app, operator, role, task_id, Consent(yes=options["yes"]))
+        _deposit_missing(app, operator, role, task_id, stake, Consent(yes=options["yes"]))
     with open_events(options["events"]) as events:
         agent = AgentOptions(
             state_dir=app.settings.state_dir,
@@ -213,6 +222,7 @@ def _run(app: App, role: Role, options: dict[str, Any], start: Callable[[Operato
             events=events,
             token_price_wei=app.settings.token_price_wei,
             retention=options["retention"] or app.settings.retention,
+            stake=stake,
         )
         report = start(operator, agent)
     tell_report(report, options["as_json"], to_stdout=str(options["events"]) != "-")
@@ -244,8 +254,13 @@ def open_events(path: Path | None) -> Iterator[TextIO | None]:
         yield stream
 
 
-def _deposit_missing(app: App, operator: Operator, role: Role, task_id: TaskId | None, consent: Consent) -> None:
-    """Fills the free stake up to what the task asks. Raises UsageError without a task, and what depositing raises."""
+def _deposit_missing(
+    app: App, operator: Operator, role: Role, task_id: TaskId | None, stake: Wei | None, consent: Consent
+) -> None:
+    """Fills the free stake up to what is to be locked: `stake`, or what the task asks.
+
+    Raises UsageError without a task, and what depositing raises.
+    """
     from chainfl.agents.duties import required_stake
     from chainfl.cli.money import deposit_stake
 
@@ -254,7 +269,7 @@ def _deposit_missing(app: App, operator: Operator, role: Role, task_id: TaskId |
     view, status = operator.task(task_id), operator.stake_status()
     if operator.member(task_id, role, operator.account).is_enrolled:
         return
-    missing = Wei(max(0, required_stake(view, role) - status.free))
+    missing = Wei(max(0, max(required_stake(view, role), stake or 0) - status.free))
     if missing:
         deposit_stake(app, operator, missing, consent)
 

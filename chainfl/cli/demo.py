@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--rounds", type=click.IntRange(1, 1000), default=10, show_default=True, help="Rounds of the task.")
 @click.option("--workers", type=click.IntRange(1, 64), default=5, show_default=True, help="Workers, a process each.")
 @click.option("--validators", type=click.IntRange(1, 16), default=3, show_default=True, help="Validators.")
+@click.option("--clients-per-round", type=click.IntRange(1), help="So many workers, drawn on chain. [default: all]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and the model.")
 @click.option("--data", type=click.Choice(["digits", "mnist", "cifar10"]), default="digits", show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with MNIST's or CIFAR-10's files.")
@@ -38,6 +39,7 @@ def demo(
     rounds: int,
     workers: int,
     validators: int,
+    clients_per_round: int | None,
     seed: int,
     data: str,
     data_dir: Path | None,
@@ -61,7 +63,9 @@ def demo(
     _end_on_sigterm()
     wanted = folder or Path("chainfl-demo")
     attacks = () if attack is None else (attack,)
-    config = DemoConfig(Path(), rounds, workers, validators, seed, data, data_dir, attacks=attacks)
+    config = DemoConfig(
+        Path(), rounds, workers, validators, seed, data, data_dir, attacks=attacks, clients_per_round=clients_per_round
+    )
     config.check()
     config = replace(config, folder=new_folder(wanted.resolve().parent, wanted.name))
     console = Console(stderr=True)

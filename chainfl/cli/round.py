@@ -1,4 +1,4 @@
-"""`chainfl round`: a round recomputed from public data."""
+"""`chainfl round`: a round as public data tell it, and recomputed from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from chainfl.cli.context import App, pass_app
 from chainfl.cli.model import resolve, scope_of_task
 from chainfl.cli.options import ADDRESS, TASK, json_option
-from chainfl.cli.output import MARKS, plain, say, show, show_facts, show_json
+from chainfl.cli.output import MARKS, plain, say, show, show_facts, show_json, show_table
 from chainfl.cli.words import outcome_words, phase_words
 from chainfl.errors import AuditFailed, LineageBroken, UsageError
 from chainfl.scratch import scratch_folder
@@ -27,7 +27,64 @@ if TYPE_CHECKING:
 
 @click.group("round")
 def round_() -> None:
-    """Recompute rounds from public data."""
+    """Look at rounds; recompute them from public data."""
+
+
+@round_.command("show", epilog="Example: chainfl round show 1 3")
+@click.argument("task_id", type=TASK)
+@click.argument("number", metavar="ROUND", type=click.IntRange(1, 65_533))
+@json_option
+@pass_app
+def show_round(app: App, task_id: TaskId, number: int, as_json: bool) -> None:
+    """Show who took part in a round, whether by a draw, and what their updates weigh."""
+    from chainfl.agents.audit import read_record
+
+    reader = app.reader
+    reader.task(task_id)  # an unknown task is told as such
+    record = read_record(reader, reader.round(task_id), task_id, number, _outcome_of(reader, task_id, number))
+    revealed = reader.revealed_updates(task_id, number, record.view.opened_block)
+    parts = _parts(record, [update.worker for update in revealed])
+    if as_json:
+        show_json(_round_json(task_id, record, parts))
+        return
+    show_facts([("round", f"{number} of task {task_id}"), ("state", _state_words(record)), *_draw_facts(record)])
+    show()
+    show_table(["worker", "update", "weight"], [_part_row(record, worker, update) for worker, update in parts.items()])
+
+
+def _parts(record: RoundRecord, revealed: list[Address]) -> dict[Address, bool]:
+    """Those who were drawn or revealed an update: whether they did."""
+    drawn = record.draw.drawn if record.draw is not None else ()
+    return {worker: worker in revealed for worker in dict.fromkeys([*drawn, *revealed])}
+
+
+def _part_row(record: RoundRecord, worker: Address, has_revealed: bool) -> tuple[object, ...]:
+    fate = "refuted" if worker in record.refuted_updates else "revealed" if has_revealed else "none"
+    return worker, fate, record.weights.get(worker, "")
+
+
+def _draw_facts(record: RoundRecord) -> list[tuple[str, object]]:
+    if not record.draws:
+        return [("drawn", "nobody: everybody takes part")]
+    if record.draw is None:
+        return [("drawn", "nobody")]
+    draw = record.draw
+    waiting = sum(member.waits for member in draw.pool)
+    return [("drawn", f"{len(draw.drawn)} of {waiting} in block {draw.block_number}, by the hash of {draw.seed_block}")]
+
+
+def _round_json(task_id: TaskId, record: RoundRecord, parts: dict[Address, bool]) -> dict[str, Any]:
+    return {
+        "task_id": task_id,
+        "round": record.view.round,
+        "outcome": record.outcome,
+        "is_over": record.is_over,
+        "draw": record.draw,
+        "workers": [
+            {"account": worker, "has_revealed": revealed, "weight": record.weights.get(worker)}
+            for worker, revealed in parts.items()
+        ],
+    }
 
 
 @round_.command(epilog="Example: chainfl round replay 1 3")

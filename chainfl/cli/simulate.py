@@ -9,6 +9,7 @@ import click
 
 from chainfl.cli.options import COMPRESSIONS
 from chainfl.cli.output import plain, show, show_facts, show_json, show_table
+from chainfl.tasks.state import SELECTIONS
 from chainfl.training.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ _ADAPTIVE_RATE = "0.001"
     "--partition", default="iid", show_default=True, help="iid, dirichlet:0.5, shards:2, classes:2, skewed:0.8."
 )
 @click.option("--strategy", default="fedavg", show_default=True, help="By its name; a wrong one lists them all.")
+@click.option("--clients-per-round", type=click.IntRange(1), help="Drawn anew for each round. [default: all]")
+@click.option("--selection", type=click.Choice(SELECTIONS), help="By what they are drawn. [default: uniform]")
 @click.option("--compression", type=click.Choice(COMPRESSIONS), help="Of updates. [default: the strategy's]")
 @click.option("--keep", help="Of topk: the share of values that is sent, such as 0.01.")
 @click.option("--validators", type=click.IntRange(0, 16), default=0, show_default=True, help="0: all count in full.")
@@ -48,6 +51,8 @@ def simulate(
     clients: int,
     partition: str,
     strategy: str,
+    clients_per_round: int | None,
+    selection: str | None,
     compression: str | None,
     keep: str | None,
     validators: int,
@@ -75,6 +80,7 @@ def simulate(
     if chosen.server_rate is None and chosen.server is None:
         sent["server_rate"] = f"{found.server_step_num}/{found.server_step_den}"
     own_optimizer = "optimizer" in chosen.parameters
+    drawn = {"clients_per_round": clients_per_round, "selection": selection}
     result = run(
         found.model,
         found.dataset,
@@ -83,7 +89,7 @@ def simulate(
             strategy,
             model_scale_bits=found.model_scale_bits,
             update_scale_bits=found.update_scale_bits,
-            **{name: value for name, value in sent.items() if value is not None},
+            **{name: value for name, value in {**sent, **drawn}.items() if value is not None},
         ),
         partition=partition,
         rounds=rounds or found.rounds,

@@ -20,7 +20,22 @@ from chainfl.scratch import scratch_folder
 from chainfl.tasks.payouts import estimate_round
 from chainfl.tasks.rules import longest_round_s
 from chainfl.tasks.server_settings import SERVERS, server_words
-from chainfl.tasks.state import ENROLLED_ROLES, Block, Economics, Format, Phase, RoundView, Rule, TaskView, Windows
+from chainfl.tasks.state import (
+    ENROLLED_ROLES,
+    IDLE,
+    SELECTIONS,
+    Block,
+    Draw,
+    DrawBy,
+    Economics,
+    Format,
+    Member,
+    Phase,
+    RoundView,
+    Rule,
+    TaskView,
+    Windows,
+)
 from chainfl.types import Cid, TaskId, Wei
 
 if TYPE_CHECKING:
@@ -66,6 +81,8 @@ def template() -> None:
 @click.option("--workers", metavar="N|MIN-MAX", help="How many workers.")
 @click.option("--validators", metavar="N|MIN-MAX", help="How many validators.")
 @click.option("--aggregators", metavar="N|MIN-MAX", help="How many aggregators.")
+@click.option("--clients-per-round", type=int, help="So many workers, drawn anew for each round. [default: everybody]")
+@click.option("--selection", type=click.Choice(SELECTIONS), help="By what they are drawn.")
 @click.option("--validator", "named_validators", type=ADDRESS, multiple=True, help="Admit only this one (repeatable).")
 @click.option("--rule", type=click.Choice(RULES), help="How updates become a step, coordinate by coordinate.")
 @click.option("--trim", metavar="N/D", help="Of trimmed_mean: the share that is dropped at each end, such as 1/5.")
@@ -149,6 +166,9 @@ def _compose(
     sent = {name: value for name in ("compression", "keep") if (value := flags.pop(name)) is not None}
     if sent:
         flags["payload"] = sent
+    drawn = {name: value for name in ("clients_per_round", "selection") if (value := flags.pop(name)) is not None}
+    if drawn:
+        flags["participants"] = drawn
     if seed is not None:
         flags["model"] = {"seed": seed}
     if parent is not None:
@@ -285,7 +305,7 @@ class TaskPicture:
 
     def estimate(self) -> dict[str, int]:
         """What one final round earns each, in wei: with those enrolled now, or once the minimum is reached."""
-        workers = max(self.round.num_workers, self.task.workers.min)
+        workers = self.task.draw.most_of(max(self.round.num_workers, self.task.workers.min))
         validators = max(self.round.num_validators, self.task.validators.min)
         found = estimate_round(self.task, num_workers=workers, num_validators=validators)
         return {
@@ -336,6 +356,7 @@ def _standing(picture: TaskPicture, money: Money) -> list[tuple[str, object]]:
         ("workers", words.bounds_words(state.num_workers, view.workers)),
         ("validators", words.bounds_words(state.num_validators, view.validators)),
         ("aggregators", words.bounds_words(state.num_aggregators, view.aggregators)),
+        *([("takes part", _draw_words(view.draw, view.workers.max))] if view.draw.is_on else []),
         ("reward", money.show(view.reward)),
         ("paid, refunded, burned", _flows(picture.escrow, money)),
     ]
@@ -489,6 +510,7 @@ def _show_terms(spec: TaskSpec, money: Money) -> None:
         ("workers", f"{spec.workers.min} to {spec.workers.max}"),
         ("validators", _validators_words(spec)),
         ("aggregators", f"{spec.aggregators.min} to {spec.aggregators.max}"),
+        *([("takes part", _draw_words(spec.draw, spec.workers.max))] if spec.draw.is_on else []),
         ("licence", spec.licence),
         *_spec_facts(spec, None),
         ("values", f"{spec.format.num_params:,}"),
@@ -502,6 +524,18 @@ def _show_terms(spec: TaskSpec, money: Money) -> None:
         say(f"  {name.ljust(width)}  {value}")
 
 
+def _draw_words(draw: Draw, max_workers: int) -> str:
+    """`5 of at most 16 workers a round, drawn all alike`."""
+    from chainfl.tasks.draws import STAKE_CAP
+
+    by = {
+        DrawBy.UNIFORM: "all alike",
+        DrawBy.STAKE: f"by stake, up to {STAKE_CAP} times what is required",
+        DrawBy.REPUTATION: "by reputation: the weights of their past updates",
+    }
+    return f"{draw.clients_per_round} of at most {max_workers} workers a round, drawn {by[draw.by]}"
+
+
 def _validators_words(spec: TaskSpec) -> str:
     bounds = f"{spec.validators.min} to {spec.validators.max}"
     return f"{bounds}, only {', '.join(spec.named_validators)}" if spec.named_validators else bounds
@@ -513,13 +547,19 @@ def _member_rows(app: App, task_id: TaskId) -> list[tuple[object, ...]]:
             role.name.lower(),
             account,
             app.money.show(member.stake),
-            f"{member.active_from}-{'' if member.active_until >= 65_535 else member.active_until - 1}",
+            _rounds_words(member),
             member.weight,
             member.score,
         )
         for role in ENROLLED_ROLES
         for account, member in app.reader.all_members(task_id, role).items()
     ]
+
+
+def _rounds_words(member: Member) -> str:
+    """From which round to which; of one that waits for a draw the end alone is known."""
+    first = "drawn" if member.active_from == IDLE else member.active_from
+    return f"{first}-{'' if member.active_until >= 65_535 else member.active_until - 1}"
 
 
 def _as_json(app: App, picture: TaskPicture) -> dict[str, Any]:

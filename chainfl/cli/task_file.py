@@ -25,7 +25,7 @@ from chainfl.tasks.spec import (
     PayloadEntry,
     ValidationEntry,
 )
-from chainfl.tasks.state import Bounds, Economics, Rule, Windows
+from chainfl.tasks.state import Bounds, Draw, DrawBy, Economics, Rule, Windows
 from chainfl.training.presets import PRESETS, Preset
 from chainfl.types import Cid
 
@@ -114,6 +114,17 @@ class TrainingTable(_Table):
         return _as_decimal(value)
 
 
+class ParticipantsTable(_Table):
+    """[participants]: who takes part in a round. clients_per_round: so many, drawn anew for each; None is everybody."""
+
+    clients_per_round: Annotated[int, Field(ge=1, le=1_024)] | None = None
+    selection: Literal["uniform", "stake", "reputation"] = "uniform"
+
+    def draw(self) -> Draw:
+        """The table as a draft takes it."""
+        return Draw(self.clients_per_round or 0, DrawBy[self.selection.upper()])
+
+
 class FormatTable(_Table):
     """[format]: the integers, and how updates become a step.
 
@@ -190,6 +201,7 @@ class TaskFile(_Table):
     aggregators: str | int = "1-3"
     named_validators: list[str] = []
     parent_model: str | None = None
+    participants: ParticipantsTable = ParticipantsTable()
     model: ModelTable | None = None
     program: Path | None = None
     training: TrainingTable
@@ -225,6 +237,10 @@ aggregators = "1-2"
 named_validators = []           # addresses; when there are any, only they may validate
 # parent_model = "…"            # id of the model that this task continues
 # program = "model.pt2"         # a torch.export archive beside this file, instead of [model]
+
+[participants]                  # who takes part in a round; by default everybody
+# clients_per_round = 5         # so many workers, drawn on chain anew for each round
+# selection = "uniform"         # or stake (up to four times what is required), or reputation (past weights)
 
 [model]                         # a registered name, its parameters, and the seed of its weights
 name = "cnn"
@@ -426,6 +442,7 @@ def draft_of(file: TaskFile, *, now: int, windows: Windows, money: Money) -> Tas
         aggregators=bounds_of(file.aggregators),
         named_validators=tuple(file.named_validators),
         parent_model=file.parent_model,
+        draw=file.participants.draw(),
         windows=replace(windows, **file.windows),
         economics=_economics(file.economics, money),
         validation=file.validation,

@@ -122,6 +122,10 @@ def _derived(name: str, a: Mapping[str, Any]) -> dict[str, str]:
     """What a line says that is not one value of its event."""
     if name == "UpdateTallied":
         return {"vote": _vote(a["weight"], a["score"])}
+    if name == "RoundOpened":
+        return {"workers": f"{a['eligible_workers']} workers" if a["eligible_workers"] else "no workers yet"}
+    if name == "WorkersDrawn":
+        return {"drawn": ", ".join(short(account) for account in a["workers"])}
     if name == "OrderDrawn":
         return {"holders": ", ".join(short(account) for account in a["order"][: a["num_slots"]]) or "nobody"}
     if name == "ChallengeClosed":
@@ -154,7 +158,9 @@ _EVENTS: Mapping[str, str] = {
     "Enrolled": "{role} {account} enrolled with {stake}",
     "MemberLeft": "{role} {account} takes no part from round {from_round} on",
     "MemberRejoined": "{role} {account} takes part again from round {from_round} on",
-    "RoundOpened": "round {round} opened for {eligible_workers} workers and {eligible_validators} validators",
+    "RoundOpened": "round {round} opened for {workers} and {eligible_validators} validators",
+    "WorkersDrawn": "workers drawn for round {round}: {drawn}",
+    "ReputationChanged": "the reputation of {worker} is {reputation} after round {round}",
     "UpdateCommitted": "worker {worker} committed its update",
     "UpdateRevealed": "worker {worker} revealed its update (of {num_examples} examples, by its own account)",
     "ScoresCommitted": "validator {validator} committed its scores",

@@ -24,7 +24,7 @@ from chainfl.simulation.baseline import usual_squared_norm
 from chainfl.simulation.processes import Participant, ProcessGroup
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.tasks.spec import DEFAULT_ECONOMICS, LOCAL_WINDOWS, TOKEN, DatasetEntry, TaskSpec
-from chainfl.tasks.state import Bounds, Role, Windows
+from chainfl.tasks.state import Bounds, Draw, Role, Windows
 from chainfl.training.datasets import Dataset, load_dataset, save_folder
 from chainfl.training.partition import DemoSplit, demo_split
 from chainfl.training.presets import PRESETS, Preset
@@ -48,6 +48,7 @@ class DemoConfig:
     """What a demo is made of. data_dir: where MNIST or CIFAR-10 lie; digits come with scikit-learn.
 
     attacks: names of what is staged from round `FROM_ROUND` on; each has an attacker of its own among the participants.
+    clients_per_round: so many workers, drawn on chain anew for each round; None is all.
     """
 
     folder: Path
@@ -59,6 +60,7 @@ class DemoConfig:
     data_dir: Path | None = None
     windows: Windows = LOCAL_WINDOWS
     attacks: tuple[str, ...] = ()
+    clients_per_round: int | None = None
 
     @property
     def num_accounts(self) -> int:
@@ -74,9 +76,18 @@ class DemoConfig:
                 raise UsageError(f"--{name} is between 1 and {most}, not {value}")
         if not 1 <= self.validators <= 16:
             raise UsageError(f"--validators is between 1 and 16, not {self.validators}")
+        self._check_draw()
         self._check_attacks()
         # Twice, so that bad data are told before anything has started.
         load_dataset(self.data, self.data_dir)
+
+    def _check_draw(self) -> None:
+        if self.clients_per_round is None:
+            return
+        if not 1 <= self.clients_per_round <= self.workers:
+            raise UsageError(f"--clients-per-round is between 1 and the {self.workers} workers")
+        if self.attacks:
+            raise UsageError("an attacker that is not drawn attacks nothing: --attack goes without --clients-per-round")
 
     def _check_attacks(self) -> None:
         for name in self.attacks:
@@ -343,6 +354,7 @@ def _draft(config: DemoConfig, split: DemoSplit, now: int) -> TaskDraft:
         aggregators=Bounds(aggregators, aggregators),
         windows=config.windows,
         max_squared_norm=_norm_bound(config, split),
+        draw=Draw(config.clients_per_round or 0),
     )
 
 

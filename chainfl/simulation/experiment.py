@@ -19,6 +19,7 @@ from chainfl.errors import DatasetError, TrainingError, UsageError
 from chainfl.registry.material import TaskScope
 from chainfl.simulation.strategy import Number, Strategy
 from chainfl.simulation.tampering import Tampering
+from chainfl.tasks.draws import REPUTATION_START, Candidate, draw_workers
 from chainfl.tasks.spec import DatasetEntry, PayloadEntry, RegisteredModel, TrainingEntry, ValidationEntry
 from chainfl.tasks.state import ZERO_ADDRESS, Format
 from chainfl.tasks.training_rules import training_problems
@@ -154,12 +155,22 @@ class Experiment:
             None if model.name is None else RegisteredModel(name=model.name, params=dict(model.params), seed=model.seed)
         )
 
-    def drawn(self, number: int) -> tuple[Address, ...]:
-        """The clients that take part in a round, in the order of all."""
-        everybody, wanted = self.participants.workers, self.strategy.clients_per_round
-        if wanted is None or wanted >= len(everybody):
+    def drawn(self, number: int, reputations: Mapping[Address, int] | None = None) -> tuple[Address, ...]:
+        """The clients that take part in a round, in the order of all, by the rule that a task draws by.
+
+        reputations: of those that were drawn before.
+        """
+        everybody, draw, known = self.participants.workers, self.strategy.draw, reputations or {}
+        if not draw.is_on:
             return everybody
-        chosen = np.random.default_rng([self.seed, number]).choice(len(everybody), wanted, replace=False)
+        chosen = draw_workers(
+            draw,
+            [Candidate(stake=1, reputation=known.get(client, REPUTATION_START)) for client in everybody],
+            seed=hashlib.sha256(f"chainfl: draws of an experiment, seed {self.seed}".encode()).digest(),
+            task_id=self.participants.task_id,
+            round_number=number,
+            worker_stake=1,
+        )
         return tuple(everybody[i] for i in sorted(chosen))
 
     def to_json(self) -> dict[str, Any]:
@@ -255,8 +266,8 @@ def _recipe(
     test = split.test
     entry = DatasetEntry(name=test.name, input_shape=list(test.shape), num_classes=max(2, test.num_classes))
     training, judging = strategy.training(**local), strategy.validation()
-    form = strategy.format(layout.num_params)
-    problems = [*training_problems(training, form), *validation_problems(judging, form, len(split.workers))]
+    form, most = strategy.format(layout.num_params), strategy.draw.most_of(len(split.workers))
+    problems = [*training_problems(training, form), *validation_problems(judging, form, most)]
     if problems:
         raise UsageError(f"no task can have this: {'; '.join(problems)}", problems=problems)
     return LearningRecipe(form, training, entry, judging, strategy.payload())

@@ -174,6 +174,7 @@ def _arrays(standing: Standing) -> dict[str, AnyArray]:
     named |= {f"residual {worker}": residual for worker, residual in standing.residuals.items()}
     for worker, memory in standing.memories.items():
         named |= {f"memory {worker} {name}": vector for name, vector in memory.items()}
+    named |= {f"reputation {worker}": np.array([value]) for worker, value in standing.reputations.items()}
     return named
 
 
@@ -192,6 +193,11 @@ def _standing(path: Path) -> Standing:
                 if name.startswith("residual ")
             },
             memories=_memories(found),
+            reputations={
+                Address(name.removeprefix("reputation ")): int(vector[0])
+                for name, vector in found.items()
+                if name.startswith("reputation ")
+            },
         )
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise ExperimentDamaged(f"{path} is not what was written: {error}", path=str(path.parent)) from error

@@ -17,6 +17,7 @@ from chainfl.encoding.arrays import Float32Array, Int32Array
 from chainfl.errors import TrainingDiverged
 from chainfl.registry.replay import replay_round
 from chainfl.tasks import payouts
+from chainfl.tasks.draws import REPUTATION_START, next_reputation
 from chainfl.tasks.state import MAX_WEIGHT, Economics, Format
 from chainfl.tasks.votes import REJECTION, Vote
 from chainfl.training.settings import NO_MEMORY, Memory
@@ -29,7 +30,8 @@ class Standing:
 
     model: (P,) int32, the global model after `played` rounds. state: (P,) int32, the server's; None before the first
     step or without one. previous: (P,) int32, the model before the last step. residuals: (P,) float32 each, what the
-    last update of a worker that counted has lost. memories: what its local algorithm kept of it.
+    last update of a worker that counted has lost. memories: what its local algorithm kept of it. reputations: of
+    workers that were drawn for a round, where that is by reputation.
     """
 
     model: Int32Array
@@ -38,11 +40,12 @@ class Standing:
     previous: Int32Array | None = None
     residuals: Mapping[Address, Float32Array] = field(default_factory=dict)
     memories: Mapping[Address, Memory] = field(default_factory=dict)
+    reputations: Mapping[Address, int] = field(default_factory=dict)
 
     def only(self, worker: Address) -> Standing:
         """What one worker's training needs of it: to be sent to another process."""
         memory = {worker: self.memories[worker]} if worker in self.memories else {}
-        return replace(self, state=None, residuals={}, memories=memory)
+        return replace(self, state=None, residuals={}, memories=memory, reputations={})
 
     def train(self, worker: Address, trainer: UpdateTrainer) -> TrainedUpdate:
         """A worker's update for the round that comes now. Raises what the trainer raises."""
@@ -135,7 +138,20 @@ def play_round(
     }
     played = SimulatedRound(number, replayed.model, tallied, encoded, replayed.root, replayed.num_saturated, len(votes))
     residuals, memories = {**standing.residuals, **lost}, {**standing.memories, **kept}
-    return played, Standing(replayed.model, number, replayed.state, standing.model, residuals, memories)
+    after = Standing(replayed.model, number, replayed.state, standing.model, residuals, memories, standing.reputations)
+    return played, after
+
+
+def rated(standing: Standing, drawn: Iterable[Address], played: SimulatedRound, num_validators: int) -> Standing:
+    """With what the round made of the reputations of those who were drawn for it; without a quorum they stay."""
+    if not _is_quorum(played.num_votes, num_validators):
+        return standing
+    known = standing.reputations
+    weights = {worker: played.tallied.get(worker, REJECTION).weight for worker in drawn}
+    changed = {
+        worker: next_reputation(known.get(worker, REPUTATION_START), weight) for worker, weight in weights.items()
+    }
+    return replace(standing, reputations={**known, **changed})
 
 
 def worker_pay_wei(
@@ -170,9 +186,13 @@ def median_vote(votes: Sequence[Vote]) -> Vote:
 def _tally(
     encoded: Mapping[Address, EncodedUpdate], votes: Sequence[Sequence[Vote]], num_validators: int
 ) -> dict[Address, Vote]:
-    if 3 * len(votes) < 2 * num_validators or not votes:
+    if not _is_quorum(len(votes), num_validators):
         return dict.fromkeys(encoded, REJECTION)
     return {worker: median_vote(column) for worker, *column in zip(encoded, *votes, strict=True)}
+
+
+def _is_quorum(num_votes: int, num_validators: int) -> bool:
+    return num_votes > 0 and 3 * num_votes >= 2 * num_validators
 
 
 def _vote(

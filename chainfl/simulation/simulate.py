@@ -36,9 +36,10 @@ from chainfl.simulation.metrics import (
 from chainfl.simulation.outcome import Simulation
 from chainfl.simulation.progress import Screen, open_screen
 from chainfl.simulation.results import ResultFolder
-from chainfl.simulation.rounds import EverybodyCounts, SimulatedRound, Standing, play_round
+from chainfl.simulation.rounds import EverybodyCounts, SimulatedRound, Standing, play_round, rated
 from chainfl.simulation.strategy import Number, Strategy
 from chainfl.simulation.tampering import Tampering, Updates
+from chainfl.tasks.state import DrawBy
 from chainfl.training.datasets import Dataset, concatenate
 from chainfl.training.inputs import as_model, as_splits, one_thread
 from chainfl.training.prediction import cross_entropy, predict
@@ -250,6 +251,8 @@ class Laboratory:
         trained_for = watch.seconds()
         sent = self._tampered(standing.played + 1, _updates(runs))
         played, after = play_round(scope.format, standing, self.trainers, sent, self.scorers, scope.compression)
+        if self.experiment.strategy.draw.by is DrawBy.REPUTATION:
+            after = rated(after, runs, played, len(self.scorers))
         quality, local = self.measure(after.model)
         return after, RoundMetrics(
             round=played.number,
@@ -274,7 +277,7 @@ class Laboratory:
 
     def _train(self, fleet: Fleet, screen: Screen, standing: Standing) -> dict[Address, LocalRun]:
         """The clients' part of the round that comes now."""
-        chosen = self.experiment.drawn(standing.played + 1)
+        chosen = self.experiment.drawn(standing.played + 1, standing.reputations)
         screen.begin(standing.played + 1, len(chosen))
         runs: dict[Address, LocalRun] = {}
         for account, run in fleet.train(standing, chosen):

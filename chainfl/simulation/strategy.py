@@ -22,7 +22,7 @@ from chainfl.tasks.spec import (
     ValidationEntry,
     default_format,
 )
-from chainfl.tasks.state import Format, Rule
+from chainfl.tasks.state import SELECTIONS, Draw, DrawBy, Format, Rule
 from chainfl.tasks.validation_rules import RULE_PARAMETERS
 
 Number = int | float | str | Fraction | Decimal
@@ -48,8 +48,9 @@ class Strategy:
     `adagrad`, `adam` or `yogi`, with server_rate, server_momentum, server_second and server_tau, exact fractions; None
     is what such a step usually has, and a server_momentum alone makes it `momentum`. judging: entries of a task's
     [validation]; they matter with validators. clients_per_round: so many, drawn anew for each round; None is everybody.
-    compression, keep: of a task's [payload], what is sent of an update: `deflate`, `int8`, `int4`, or `topk` with the
-    share that it keeps. numbers: further fields of `Format`, by name.
+    selection: by what they are drawn: `uniform`, `stake` (of which all have the same in an experiment) or `reputation`,
+    the weights of past updates. compression, keep: of a task's [payload], what is sent of an update: `deflate`, `int8`,
+    `int4`, or `topk` with the share that it keeps. numbers: further fields of `Format`, by name.
     Raises UsageError for what no task can have.
     """
 
@@ -64,6 +65,7 @@ class Strategy:
     server_tau: Number | None = None
     judging: Mapping[str, Any] = field(default_factory=dict)
     clients_per_round: int | None = None
+    selection: str = "uniform"
     compression: str = "none"
     keep: Number | None = None
     model_scale_bits: int = DEFAULT_MODEL_SCALE_BITS
@@ -126,9 +128,15 @@ class Strategy:
             raise UsageError(f"no task can have this: {'; '.join(problems)}", problems=problems)
         return entry
 
+    @property
+    def draw(self) -> Draw:
+        """Who takes part in a round, as a task has it."""
+        return Draw(self.clients_per_round or 0, DrawBy[self.selection.upper()])
+
     def to_json(self) -> dict[str, Any]:
-        """The fields by name; fractions as text."""
-        return {item.name: _told(getattr(self, item.name)) for item in fields(self)}
+        """The fields by name; fractions as text. Where everybody takes part nothing is said of a selection."""
+        told = {item.name: _told(getattr(self, item.name)) for item in fields(self)}
+        return told if self.draw.is_on else {name: value for name, value in told.items() if name != "selection"}
 
     def _problems(self) -> list[str]:
         found = []
@@ -142,6 +150,10 @@ class Strategy:
             found.append("server_rate is not positive")
         if self.clients_per_round is not None and self.clients_per_round < 1:
             found.append("clients_per_round is below 1")
+        if self.selection.upper() not in DrawBy.__members__:
+            found.append(f"selection is {self.selection!r}, not one of {', '.join(SELECTIONS)}")
+        elif self.clients_per_round is None and self.selection != "uniform":
+            found.append("selection needs clients_per_round: where everybody takes part nobody is drawn")
         if unknown := sorted(set(self.numbers) - _FREE_NUMBERS):
             found.append(f"numbers has {', '.join(unknown)}; there are {', '.join(sorted(_FREE_NUMBERS))}")
         return found or list(server_problems(self.format(1)))

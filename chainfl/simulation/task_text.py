@@ -25,8 +25,6 @@ def task_text(experiment: Experiment, *, rounds: int, reward: str, program: Path
     reward: in tokens. program: the `torch.export` archive, for a model without a registered name. A task's workers
     bring data of their own, and its randomness is its own too. Raises UsageError for what no task can do.
     """
-    if experiment.strategy.clients_per_round is not None:
-        raise UsageError("a task has no clients_per_round: everybody who is enrolled takes part in each round")
     archive = program or experiment.model.archive
     if experiment.model.name is None and archive is None:
         raise UsageError("this model has no registered name: export it with torch.export, and give the file: program=…")
@@ -44,6 +42,7 @@ def _lines(experiment: Experiment, rounds: int, reward: str, archive: Path | Non
         yield from _table({"program": str(archive)})
     else:
         yield from _table({"name": model.name, "params": dict(model.params), "seed": model.seed}, "model")
+    yield from _participants(experiment)
     yield from _table(recipe.dataset.model_dump(mode="json", exclude_defaults=True), "dataset")
     yield from _table(recipe.training.model_dump(mode="json", exclude_defaults=True), "training")
     yield from _table(_format(recipe.format), "format")
@@ -51,6 +50,13 @@ def _lines(experiment: Experiment, rounds: int, reward: str, archive: Path | Non
         yield from _table(sent, "payload")
     if judging := recipe.validation.model_dump(mode="json", exclude_defaults=True):
         yield from _table(judging, "validation")
+
+
+def _participants(experiment: Experiment) -> Iterator[str]:
+    strategy = experiment.strategy
+    if strategy.clients_per_round is not None:
+        per_round = min(strategy.clients_per_round, len(experiment.split.workers))
+        yield from _table({"clients_per_round": per_round, "selection": strategy.selection}, "participants")
 
 
 def _format(form: Format) -> dict[str, Any]:

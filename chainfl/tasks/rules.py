@@ -6,7 +6,18 @@ from collections.abc import Iterator
 
 from chainfl.storage.cid import DAG_PB, RAW
 from chainfl.tasks.server_rules import server_problems
-from chainfl.tasks.state import ZERO_ROOT, Bounds, CidOnChain, Economics, Format, Rule, TaskParams, Windows
+from chainfl.tasks.state import (
+    ZERO_ROOT,
+    Bounds,
+    CidOnChain,
+    Draw,
+    DrawBy,
+    Economics,
+    Format,
+    Rule,
+    TaskParams,
+    Windows,
+)
 
 BPS = 10_000
 MAX_WORKERS = 1024
@@ -66,7 +77,8 @@ def _problems(p: TaskParams) -> Iterator[str]:
     named = len(p.named_validators)
     if named and not p.validators.min <= named <= MAX_VALIDATORS:
         yield f"named_validators has {named} names, not from {p.validators.min} to {MAX_VALIDATORS}"
-    yield from _format_problems(p.format, p.workers.max)
+    yield from _draw_problems(p.draw, p.workers.max)
+    yield from _format_problems(p.format, p.draw.most_of(p.workers.max))
     yield from _window_problems(p.windows)
     if (p.genesis_state_root == ZERO_ROOT) == p.format.has_state or len(p.genesis_state_root) != 32:
         yield "genesis.state_root is there exactly when the server keeps a state"
@@ -83,6 +95,13 @@ def _cid_problems(cid: CidOnChain, what: str) -> Iterator[str]:
 def _bounds_problems(bounds: Bounds, least: int, most: int, what: str) -> Iterator[str]:
     if not (least <= bounds.min <= bounds.max <= most and bounds.max >= 1):
         yield f"{what} asks for {bounds.min} to {bounds.max}; from {least} to {most} are possible"
+
+
+def _draw_problems(draw: Draw, max_workers: int) -> Iterator[str]:
+    if not 0 <= draw.clients_per_round <= max_workers:
+        yield f"draw.clients_per_round is {draw.clients_per_round}, of {max_workers} workers at most"
+    if not draw.is_on and draw.by is not DrawBy.UNIFORM:
+        yield f"draw.by is {draw.by.name.lower()}, but everybody takes part: say clients_per_round"
 
 
 def _format_problems(f: Format, max_workers: int) -> Iterator[str]:

@@ -21,7 +21,7 @@ from chainfl.storage.cid import RAW, make_cid, parse_cid
 from chainfl.tasks.cids import cid_on_chain
 from chainfl.tasks.payload_rules import payload_problems
 from chainfl.tasks.rules import problems_of
-from chainfl.tasks.state import ZERO_ROOT, Bounds, Economics, Format, TaskParams, TaskView, Windows
+from chainfl.tasks.state import EVERYBODY, ZERO_ROOT, Bounds, Draw, Economics, Format, TaskParams, TaskView, Windows
 from chainfl.tasks.training_rules import training_problems
 from chainfl.tasks.validation_rules import validation_problems
 from chainfl.types import Address, Cid, Compression, CompressionName, Root, Wei
@@ -249,7 +249,7 @@ class GenesisEntry(_Strict):
 class TaskSpec(_Strict):
     """A task as its requester published it. Make one with `parse`, or with `build` for one's own."""
 
-    left_out_by_default = frozenset({"payload"})
+    left_out_by_default = frozenset({"payload", "draw"})
 
     version: Literal[1] = 1
     name: Name
@@ -276,6 +276,7 @@ class TaskSpec(_Strict):
     economics: Economics
     genesis: GenesisEntry
     parent_model: Hash | None = None
+    draw: Draw = EVERYBODY
 
     def to_bytes(self) -> bytes:
         """The canonical JSON: the same bytes from whatever machine."""
@@ -309,6 +310,7 @@ class TaskSpec(_Strict):
             economics=self.economics,
             named_validators=tuple(Address(name) for name in self.named_validators),
             licence=self.licence,
+            draw=self.draw,
         )
 
     def check_against(self, task: TaskView) -> None:
@@ -444,7 +446,7 @@ def _problems(spec: TaskSpec) -> Iterator[str]:
     yield from _layout_problems(spec)
     yield from payload_problems(spec.payload)
     yield from training_problems(spec.training, spec.format)
-    yield from validation_problems(spec.validation, spec.format, spec.workers.max)
+    yield from validation_problems(spec.validation, spec.format, spec.draw.most_of(spec.workers.max))
     if len(spec.to_bytes()) > MAX_SPEC_BYTES:
         yield f"the specification is longer than {MAX_SPEC_BYTES} bytes"
 
@@ -472,6 +474,7 @@ _COMPARED = (
     "format",
     "windows",
     "economics",
+    "draw",
 )
 
 
@@ -492,7 +495,7 @@ def _refuse(differences: list[str]) -> None:
 def _field_differences(name: str, here: Any, there: Any) -> Iterator[str]:
     if here == there:
         return
-    if isinstance(here, Bounds | Format | Windows | Economics):
+    if isinstance(here, Bounds | Format | Windows | Economics | Draw):
         ours, theirs = asdict(here), asdict(there)
         yield from (
             f"{name}.{key}: {ours[key]} here, {theirs[key]} on chain" for key in ours if ours[key] != theirs[key]

@@ -12,6 +12,8 @@ from enum import IntEnum
 from chainfl.types import Address, Root, TaskId, Wei
 
 ABSTAIN = 65_535
+IDLE = 65_534
+"""Above every round: `active_from` of a worker that waits to be drawn."""
 MAX_WEIGHT = 10_000
 ZERO_ADDRESS = Address("0x0000000000000000000000000000000000000000")
 ZERO_ROOT = Root(bytes(32))
@@ -93,6 +95,18 @@ class ServerKind(IntEnum):
     ADAGRAD = 3
     ADAM = 4
     YOGI = 5
+
+
+class DrawBy(IntEnum):
+    """By what the workers of a round are drawn."""
+
+    UNIFORM = 0
+    STAKE = 1
+    REPUTATION = 2
+
+
+SELECTIONS = tuple(by.name.lower() for by in DrawBy)
+"""The same for people: what a task file's `selection` may be."""
 
 
 class Target(IntEnum):
@@ -208,6 +222,26 @@ class Format:
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """Who takes part in a round: so many workers, drawn anew for each; 0: everybody."""
+
+    clients_per_round: int = 0
+    by: DrawBy = DrawBy.UNIFORM
+
+    @property
+    def is_on(self) -> bool:
+        """Whether not everybody takes part."""
+        return self.clients_per_round > 0
+
+    def most_of(self, max_workers: int) -> int:
+        """How many updates a round has at most."""
+        return min(self.clients_per_round, max_workers) if self.is_on else max_workers
+
+
+EVERYBODY = Draw()
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """What an aggregator claims. state_root: zeros without a state. group_roots: empty unless there are groups."""
 
@@ -237,6 +271,7 @@ class TaskParams:
     economics: Economics
     named_validators: tuple[Address, ...]
     licence: str
+    draw: Draw = EVERYBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,11 +294,15 @@ class TaskView:
     format: Format
     windows: Windows
     economics: Economics
+    draw: Draw = EVERYBODY
 
 
 @dataclass(frozen=True, slots=True)
 class RoundView:
-    """The moving part of a task. Times in seconds of chain time; `phase_end` 0 means that only an action ends it."""
+    """The moving part of a task. Times in seconds of chain time; `phase_end` 0 means that only an action ends it.
+
+    pool: out of how many the round's workers are drawn; 0 where everybody takes part. eligible_workers: 0 until then.
+    """
 
     phase: Phase
     phase_end: int
@@ -303,6 +342,12 @@ class RoundView:
     games: int
     demands: int
     num_games: int
+    pool: int = 0
+
+    @property
+    def awaits_draw(self) -> bool:
+        """Whether nobody can commit yet, since the round's workers are still to be drawn."""
+        return self.phase is Phase.COMMIT and self.pool > 0 and self.eligible_workers == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -499,6 +544,30 @@ class TalliedUpdate:
     root: Root
     weight: int
     score: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolMember:
+    """A worker of the list as a draw found it. waits: whether it was in the pool. reputation: 0 in other tasks."""
+
+    account: Address
+    waits: bool
+    stake: Wei
+    reputation: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDraw:
+    """A draw as its event says it, and what it went by. seed: the hash of the block `seed_block`.
+
+    drawn: in the order in which they were drawn. pool: all workers, in the order in which they enrolled.
+    """
+
+    seed_block: int
+    seed: bytes
+    drawn: tuple[Address, ...]
+    pool: tuple[PoolMember, ...]
+    block_number: int
 
 
 @dataclass(frozen=True, slots=True)

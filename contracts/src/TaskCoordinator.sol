@@ -23,6 +23,7 @@ import {
 import { Aggregates } from "./libraries/Aggregates.sol";
 import { Demands } from "./libraries/Demands.sol";
 import { Disputes } from "./libraries/Disputes.sol";
+import { Draws } from "./libraries/Draws.sol";
 import { Lifecycle } from "./libraries/Lifecycle.sol";
 import { Members } from "./libraries/Members.sol";
 import { Clock, Docket, Phases, Progress } from "./libraries/Phases.sol";
@@ -32,7 +33,7 @@ import { Tally } from "./libraries/Tally.sol";
 import { Challenge, Posting, Task } from "./libraries/TaskStorage.sol";
 
 /// @title The round state machine of every task; see ITaskCoordinator for the promises.
-/// @dev What workers and validators call every round is here; what is called once a round, or once a task, is in seven
+/// @dev What workers and validators call every round is here; what is called once a round, or once a task, is in eight
 /// linked libraries (a contract's code is limited to 24,576 bytes). A task keeps one round at a time and overwrites it
 /// with the next: what has passed is in the events and in the registry. Every call ends in the vault or the registry,
 /// which are wired for good; neither calls a stranger.
@@ -92,6 +93,11 @@ contract TaskCoordinator is ITaskCoordinator {
     // ---------------------------------------------------------------------------------------------
     // Updates and scores
     // ---------------------------------------------------------------------------------------------
+
+    /// @inheritdoc ITaskCoordinator
+    function drawWorkers(uint256 taskId) external {
+        Draws.drawWorkers(_tasks[taskId], taskId);
+    }
 
     /// @inheritdoc ITaskCoordinator
     function commitUpdate(uint256 taskId, uint16 round, bytes32 commitment) external {
@@ -388,6 +394,11 @@ contract TaskCoordinator is ITaskCoordinator {
     }
 
     /// @inheritdoc ITaskCoordinator
+    function workerReputationOf(uint256 taskId, address worker) external view returns (uint16) {
+        return _tasks[taskId].reputations[worker];
+    }
+
+    /// @inheritdoc ITaskCoordinator
     function roundOf(uint256 taskId) external view returns (RoundView memory r) {
         Task storage t = _tasks[taskId];
         (r.phase, r.phaseEnd) = Rounds.phase(t);
@@ -416,7 +427,7 @@ contract TaskCoordinator is ITaskCoordinator {
         (r.tallied, r.settled, r.accepted) = (p.tallied, p.settled, p.accepted);
         (r.openedBlock, r.aggregateStart, r.postedAt, r.seedBlock) =
         (p.openedBlock, p.aggregateStart, p.postedAt, p.seedBlock);
-        (r.numSlots, r.orderDrawn, r.outcome) = (p.numSlots, p.orderDrawn, p.outcome);
+        (r.numSlots, r.orderDrawn, r.outcome, r.pool) = (p.numSlots, p.orderDrawn, p.outcome, p.pool);
     }
 
     function _viewDocket(RoundView memory r, Docket memory d) private pure {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import { Claim, Phase, Role, Rule, ServerKind, TaskParams, Verdict } from "../src/interfaces/Types.sol";
+import { Claim, Draw, DrawBy, Phase, Role, Rule, ServerKind, TaskParams, Verdict } from "../src/interfaces/Types.sol";
 import { ChunkTree } from "../src/libraries/ChunkTree.sol";
 import { Deployed } from "./base/Deployed.sol";
 import { Trees } from "./base/Trees.sol";
+import { Urn } from "./base/Urn.sol";
 
 /// @notice Gas of every kind of transaction as it stands in a receipt (base fee, calldata, execution, less refunds), and
 /// the size of every deployed code, against what is committed in contracts/snapshots.
@@ -146,6 +147,9 @@ contract GasSnapshotTest is Deployed {
     function test_gas__commitAndReveal__growWithNothing() external optimised {
         (uint256 commit, uint256 reveal) = _secondRound(4, 10_000);
         (uint256 commit64, uint256 reveal64) = _secondRound(64, 100_000_000);
+        (uint256 commitDrawn, uint256 revealDrawn) = _drawnRound();
+        vm.assertLe(commitDrawn, commit + 100);
+        vm.assertLe(revealDrawn, reveal + 100);
         // The calldata of another address and another hash differs by a few zero bytes.
         vm.assertLe(commit64, commit + 100);
         vm.assertLe(reveal64, reveal + 100);
@@ -168,6 +172,69 @@ contract GasSnapshotTest is Deployed {
         _endPhase(id);
         _reveal(id, _worker(0));
         reveal = vm.lastCallGas().gasTotalUsed;
+    }
+
+    /// @dev Two of two workers, in the second round; neither ends the phase alone.
+    function _drawnRound() private returns (uint256 commit, uint256 reveal) {
+        TaskParams memory p = _params(2, 1, 1);
+        p.draw = Draw(2, DrawBy.Stake);
+        uint256 id = _create(p);
+        _enrolAll(id, 2, 1, 1);
+        for (uint256 round; round < 2; ++round) {
+            _mine(1);
+            coordinator.drawWorkers(id);
+            _commit(id, _worker(0));
+            commit = vm.lastCallGas().gasTotalUsed;
+            _commit(id, _worker(1));
+            _reveal(id, _worker(0));
+            reveal = vm.lastCallGas().gasTotalUsed;
+            _reveal(id, _worker(1));
+            if (round == 1) return (commit, reveal);
+            _scoresAlike(id, 1, _same(2, 1, 1));
+            _tallyAll(id);
+            _finalise(id);
+            _settleAll(id);
+        }
+    }
+
+    // --- draws -----------------------------------------------------------------------------------------------------
+
+    /// @dev A transaction has at most 2^24 gas (EIP-7825).
+    uint256 private constant MOST = 1 << 24;
+
+    /// forge-config: default.isolate = true
+    function test_gas__drawWorkers__isAsCommittedAndWithinATransaction() external optimised {
+        Urn few = _urn(64);
+        Urn many = _urn(1024);
+        uint16[3] memory perRound = [uint16(5), 32, 64];
+        for (uint256 i; i < 3; ++i) {
+            _keepDraw(few, "of64_stake", perRound[i], DrawBy.Stake, 0);
+            _keepDraw(many, "of1024_stake", perRound[i], DrawBy.Stake, 0);
+        }
+        _keepDraw(many, "of1024_uniform", 32, DrawBy.Uniform, 0);
+        _keepDraw(many, "of1024_reputation", 32, DrawBy.Reputation, 5000);
+        _keepDraw(many, "of1024_uniform", 1024, DrawBy.Uniform, 0);
+        // Everybody at the floor, and one place less than there are workers: every trial is used, and then the list.
+        _keepDraw(many, "of1024_reputationFloor", 1023, DrawBy.Reputation, 0);
+        _compare("draws.json");
+        for (uint256 i; i < _values.length; ++i) {
+            vm.assertLe(_values[i], MOST, _names[i]);
+        }
+    }
+
+    function _urn(uint256 workers) private returns (Urn urn) {
+        urn = new Urn(Draw(1, DrawBy.Uniform), WORKER_STAKE);
+        for (uint256 i; i < workers; ++i) {
+            urn.add(WORKER_STAKE, 1, true);
+        }
+    }
+
+    function _keepDraw(Urn urn, string memory what, uint16 perRound, DrawBy by, uint16 reputation) private {
+        urn.refill(Draw(perRound, by), reputation);
+        urn.open(1);
+        _mine(1);
+        urn.drawWorkers(1);
+        _keep(string.concat(vm.toString(uint256(perRound)), what));
     }
 
     // --- disputes --------------------------------------------------------------------------------------------------
@@ -297,6 +364,7 @@ contract GasSnapshotTest is Deployed {
         _keep("Disputes", vm.getDeployedCode("Disputes.sol:Disputes").length);
         _keep("Proofs", vm.getDeployedCode("Proofs.sol:Proofs").length);
         _keep("Demands", vm.getDeployedCode("Demands.sol:Demands").length);
+        _keep("Draws", vm.getDeployedCode("Draws.sol:Draws").length);
         for (uint256 i; i < _values.length; ++i) {
             vm.assertLe(_values[i], 24_576, _names[i]);
         }

@@ -40,11 +40,13 @@ from chainfl.errors import (
 from chainfl.storage.moved import unheard
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks import commitments, phases
+from chainfl.tasks.draws import REPUTATION_START, Candidate, draw_workers
 from chainfl.tasks.payouts import slash_amount
 from chainfl.tasks.phases import Clock, Docket, Progress
 from chainfl.tasks.rules import MAX_OPEN_GAMES, game_bond
 from chainfl.tasks.state import (
     ENROLLED_ROLES,
+    IDLE,
     ZERO_ADDRESS,
     ZERO_ROOT,
     Block,
@@ -53,6 +55,7 @@ from chainfl.tasks.state import (
     CidOnChain,
     Claim,
     Demand,
+    DrawBy,
     Game,
     GameMove,
     GameRecord,
@@ -61,6 +64,7 @@ from chainfl.tasks.state import (
     NodesAnswered,
     Outcome,
     Phase,
+    PoolMember,
     PostedAggregate,
     Pulse,
     RevealedUpdate,
@@ -73,6 +77,7 @@ from chainfl.tasks.state import (
     TaskView,
     UpdateRefutation,
     Verdict,
+    WorkerDraw,
 )
 from chainfl.tasks.votes import ABSTENTION, unpack_votes
 from chainfl.types import Address, Cid, Root, TaskId, Wei
@@ -146,7 +151,9 @@ class FakeChain:
         self.members: dict[Role, dict[Address, Member]] = {role: {} for role in Role}
         self.clock = Clock(0, 0, 0, 0, 0, 0, 0)
         self.progress = Progress()
-        self.tallied = self.settled = self.opened_block = self.seed_block = 0
+        self.tallied = self.settled = self.opened_block = self.seed_block = self.pool = 0
+        self.draws: dict[int, WorkerDraw] = {}
+        self.reputations: dict[Address, int] = {}
         self.order: tuple[Address, ...] = ()
         self.model_root = params.genesis_root
         self.state_root = params.genesis_state_root
@@ -237,6 +244,7 @@ class FakeChain:
             games=self.docket.games,
             demands=self.docket.demands,
             num_games=len(self.games),
+            pool=self.pool,
         )
 
     def need(self, phase: Phase, round_number: int | None = None) -> None:
@@ -253,12 +261,15 @@ class FakeChain:
     def open_round(self, number: int) -> None:
         self.clock = replace(self.clock, round=number)
         workers, validators = len(self.active(Role.WORKER)), len(self.active(Role.VALIDATOR))
+        if self.task.draw.is_on:
+            self.pool, workers = sum(number < m.active_until for m in self.members[Role.WORKER].values()), 0
         self.clock = phases.open_round(self.task.windows, number, self.now, workers=workers, validators=validators)
         self.progress, self.posting, self.order = Progress(), None, ()
         self.attempt, self.docket = 1, Docket()
         self.posted[number] = []
-        self.tallied = self.settled = self.seed_block = 0
+        self.tallied = self.settled = 0
         self.opened_block, self.votes = self.number, {}
+        self.seed_block = self.number if self.task.draw.is_on else 0
         self.reveals[number], self.tallies[number] = [], []
 
     def refute(self) -> None:
@@ -470,7 +481,10 @@ class FakePort:
             self.chain.need(Phase.ENROLMENT)
             if self._member(role).is_enrolled:
                 raise Refused(AlreadyDone("enrolled"))
-            self._update(role, stake=stake, active_from=1, active_until=FOR_EVER)
+            drawn = role is Role.WORKER and self.chain.task.draw.is_on
+            self._update(role, stake=stake, active_from=IDLE if drawn else 1, active_until=FOR_EVER)
+            if drawn and self.chain.task.draw.by is DrawBy.REPUTATION:
+                self.chain.reputations[self.account] = REPUTATION_START
             task, members = self.chain.task, self.chain.members
             full = {Role.WORKER: task.workers.max, Role.VALIDATOR: task.validators.max}
             full[Role.AGGREGATOR] = task.aggregators.max
@@ -567,6 +581,43 @@ class FakePort:
             self.chain.clock = phases.after_score_reveal(self.chain.clock, self.chain.now)
 
         return self._send("reveal_scores", change)
+
+    def draw_workers(self, task_id):
+        def change():
+            chain = self.chain
+            chain.need(Phase.COMMIT)
+            if not chain.task.draw.is_on or chain.pool == 0:
+                raise Refused(TransactionReverted("NotDrawn or NobodyToDraw"))
+            if chain.clock.eligible_workers:
+                raise Refused(AlreadyDone("drawn"))
+            if chain.number <= chain.seed_block:
+                raise Refused(TransactionReverted("SeedNotReady"))
+            self._draw_workers(hashlib.sha256(str(chain.seed_block).encode()).digest())
+
+        return self._send("draw_workers", change)
+
+    def _draw_workers(self, seed: bytes) -> None:
+        chain, number = self.chain, self.chain.clock.round
+        pool = tuple(
+            PoolMember(worker, number < member.active_until, member.stake, chain.reputations.get(worker, 0))
+            for worker, member in chain.members[Role.WORKER].items()
+        )
+        indices = draw_workers(
+            chain.task.draw,
+            [Candidate(member.waits, member.stake, member.reputation) for member in pool],
+            seed=seed,
+            task_id=TASK,
+            round_number=number,
+            worker_stake=chain.task.economics.worker_stake,
+        )
+        drawn = tuple(pool[index].account for index in indices)
+        for worker in drawn:
+            chain.members[Role.WORKER][worker] = replace(chain.members[Role.WORKER][worker], active_from=number)
+        chain.clock = replace(chain.clock, eligible_workers=len(drawn))
+        chain.draws[number] = WorkerDraw(chain.seed_block, seed, drawn, pool, chain.number)
+
+    def worker_draw(self, task_id, round_number):
+        return self.chain.draws.get(round_number)
 
     def tally(self, task_id, max_workers):
         def change():
@@ -681,6 +732,9 @@ class FakePort:
                 _, claim, cid, _ = chain.posting
                 chain.model_root, chain.state_root = claim.model_root, claim.state_root
                 chain.models[number] = (chain.model_root, cid)
+            if chain.task.draw.is_on:
+                workers = chain.members[Role.WORKER]
+                workers.update({worker: replace(member, active_from=IDLE) for worker, member in workers.items()})
             if number == chain.task.rounds:
                 chain.over = True
             else:

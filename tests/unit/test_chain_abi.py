@@ -27,6 +27,7 @@ STRUCTS = {
     "Windows": state.Windows,
     "Economics": state.Economics,
     "Format": state.Format,
+    "Draw": state.Draw,
     "TaskParams": state.TaskParams,
     "TaskView": state.TaskView,
     "RoundView": state.RoundView,
@@ -72,7 +73,9 @@ def test_totals__of_the_vault__has_its_dataclass():
     check_struct(records.VaultTotals, contract_abi("StakeVault").functions["totals"].outputs)
 
 
-@pytest.mark.parametrize("enum", [state.Role, state.Phase, state.Outcome, state.Verdict, state.Rule, state.Target])
+@pytest.mark.parametrize(
+    "enum", [state.Role, state.Phase, state.Outcome, state.Verdict, state.Rule, state.Target, state.DrawBy]
+)
 def test_enum__each__has_the_members_of_types_sol_in_order(enum: type[IntEnum]):
     body = re.search(rf"enum {enum.__name__} \{{(.*?)\}}", TYPES_SOL.read_text(encoding="utf-8"), re.DOTALL)
     assert body is not None

@@ -201,3 +201,12 @@ def test_rejoin__too_little_stake_left__is_told_before_gas_is_spent(shell):
     assert shell("worker", "rejoin", "1", "--yes") == 32
     shell.use(member_view=replace(NOBODY, stake=Wei(50 * TOKEN), active_from=1))
     assert shell("worker", "rejoin", "1", "--yes") == 0
+
+
+def test_run__stake__is_deposited_and_given_to_the_agent(shell, agents):
+    shell.use(free=30 * TOKEN, wallet=1_000 * TOKEN)
+    command = ("run", "--task", "1", "--data", "d", "--deposit", "--yes")
+    assert shell("worker", *command, "--stake", "250") == 0
+    assert shell.operator.sent == [f"deposit {220 * TOKEN}"]
+    assert agents.options.stake == 250 * TOKEN
+    assert shell("aggregator", "run", "--task", "1", "--stake", "250") == 2

@@ -16,7 +16,7 @@ from chainfl.cli.context import App
 from chainfl.simulation.attackers import OutOfRangeWorker, WithholdingWorker, WrongAggregator
 from chainfl.tasks.cids import cid_text
 from chainfl.tasks.commitments import challenge_commitment, proof_hash_of
-from chainfl.tasks.state import Phase
+from chainfl.tasks.state import Draw, Phase
 
 CHEAT, LIAR = account_of(300), account_of(100)
 
@@ -198,3 +198,31 @@ def test_replay__a_round_that_may_still_be_challenged__is_compared_with_what_is_
 def test_replay__a_wrong_model__has_an_exit_code(shell, tmp_path):
     world_for(shell, tmp_path, WrongAggregator).run()
     assert shell("round", "replay", "1", "2") == 81
+
+
+# --- show ----------------------------------------------------------------------------------------
+
+
+def test_show__drawn_round__tells_who_was_drawn_and_what_counts(shell, tmp_path):
+    world = world_for(shell, tmp_path, workers=5, draw=Draw(3))
+    world.run()
+    assert shell("round", "show", "1", "1") == 0
+    assert line_of(shell, "drawn").split(maxsplit=1)[1].startswith("3 of 5 in block ")
+    for account in world.chain.draws[1].drawn:
+        assert line_of(shell, account).split() == [account, "revealed", "10000"]
+    assert shell("round", "show", "1", "1", "--json") == 0
+    document = json.loads(shell.out)
+    assert document["draw"]["drawn"] == [worker["account"] for worker in document["workers"]]
+    assert {worker["weight"] for worker in document["workers"]} == {10_000}
+
+
+def test_show__everybody_takes_part__says_so(shell, tmp_path):
+    world_for(shell, tmp_path).run()
+    assert shell("round", "show", "1", "2") == 0
+    assert "nobody: everybody takes part" in line_of(shell, "drawn")
+
+
+def test_audit__drawn_round__begins_with_the_draw(shell, tmp_path):
+    world_for(shell, tmp_path, workers=5, draw=Draw(3)).run()
+    assert shell("round", "audit", "1", "2") == 0
+    assert shell.out.splitlines()[1].startswith("✓ draw of the workers: it is what the seed draws: 3 of 5")

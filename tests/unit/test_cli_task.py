@@ -26,7 +26,7 @@ from chainfl.errors import BlobNotFound, InvalidCid, SpecificationError, UsageEr
 from chainfl.storage.cid import digest_of
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks.spec import DEFAULT_ECONOMICS, LOCAL_WINDOWS, TOKEN, ValidationEntry, parse
-from chainfl.tasks.state import Bounds, Phase, Rule, ServerKind
+from chainfl.tasks.state import Bounds, Draw, DrawBy, Phase, Rule, ServerKind
 from chainfl.training.datasets import Dataset
 
 MINIMAL = """
@@ -615,3 +615,44 @@ def test_create__described_set_that_does_not_fit_the_model__refused(shell):
     flags = ("--preset", "digits", "--reward", "10", "--dataset-cid", cid)
     assert shell("task", "create", *flags, "--yes") == 40
     assert "1×3×2" in shell.err
+
+
+# --- draws ---------------------------------------------------------------------------------------
+
+
+def test_task_file__participants__reach_the_draft():
+    base = {"preset": "digits", "reward": "1"}
+    assert draft(base).draw == Draw()
+    assert draft(base | {"participants": {"clients_per_round": 5}}).draw == Draw(5)
+    table = {"clients_per_round": 5, "selection": "reputation"}
+    assert draft(base | {"participants": table}).draw == Draw(5, DrawBy.REPUTATION)
+
+
+@pytest.mark.parametrize("table", [{"clients_per_round": 0}, {"selection": "taste"}, {"clients": 3}])
+def test_task_file__wrong_participants__are_told(table):
+    with pytest.raises(SpecificationError, match="participants"):
+        task_file({"preset": "digits", "reward": "1", "participants": table}, {})
+
+
+def test_create__clients_per_round__are_shown_and_published(shell):
+    shell.use(free=10 * TOKEN)
+    flags = ("--preset", "digits", "--reward", "10", "--clients-per-round", "3", "--selection", "stake")
+    assert shell("task", "create", *flags, "--dry-run") == 0
+    assert "3 of at most 16 workers a round, drawn by stake, up to 4 times what is required" in shell.err
+    assert shell("task", "create", *flags, "--yes", "--json") == 0
+    document = json.loads(shell.out)
+    spec = parse(shell.store.blobs[document["spec_cid"]], bytes.fromhex(document["spec_hash"][2:]))
+    assert spec.draw == Draw(3, DrawBy.STAKE)
+
+
+def test_create__selection_among_everybody__is_refused_before_anything_is_sent(shell):
+    shell.use(free=10 * TOKEN)
+    assert shell("task", "create", "--preset", "digits", "--reward", "10", "--selection", "stake", "--yes") != 0
+    assert "draw.by is stake, but everybody takes part" in shell.err
+
+
+def test_show__drawn_task__says_how_and_estimates_for_those_who_are_drawn(shell):
+    shell.use(task_view=replace(TASK_VIEW, draw=Draw(2, DrawBy.REPUTATION)))
+    assert shell("task", "show", "1") == 0
+    assert "2 of at most 5 workers a round, drawn by reputation" in shell.out
+    assert "35 CFL (with 2 of them)" in shell.out

@@ -159,6 +159,8 @@ def test_cast__keys__one_for_each_participant_and_none_shown():
         ({"rounds": 0}, UsageError),
         ({"workers": 65}, UsageError),
         ({"validators": 17}, UsageError),
+        ({"clients_per_round": 6}, UsageError),
+        ({"clients_per_round": 3, "attacks": ("norm",)}, UsageError),
         ({"data": "mnist", "data_dir": Path("/nowhere/at/all")}, DatasetMissing),
     ],
 )

@@ -28,6 +28,7 @@ from chainfl.simulation.simulate import simulate
 from chainfl.simulation.strategy import Strategy
 from chainfl.simulation.tampering import Tampering
 from chainfl.tasks.spec import DatasetEntry, TrainingEntry, ValidationEntry
+from chainfl.tasks.state import SELECTIONS
 from chainfl.tasks.votes import REJECTION, Vote
 from chainfl.training.datasets import Dataset
 from chainfl.training.models import build_model
@@ -134,6 +135,35 @@ def test_simulate__clients_per_round__takes_so_many_and_not_always_the_same():
     found = run(clients=6, rounds=4, strategy=Strategy(clients_per_round=2))
     assert [metrics.clients for metrics in found.rounds] == [0, 2, 2, 2, 2]
     assert len({found.experiment.drawn(number) for number in range(1, 9)}) > 1
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_simulate__selection__draws_so_many_in_the_order_of_all(selection):
+    found = run(clients=6, rounds=2, strategy=Strategy(clients_per_round=3, selection=selection)).experiment
+    for number in range(1, 20):
+        drawn = found.drawn(number)
+        assert (len(drawn), list(drawn)) == (3, [c for c in found.participants.workers if c in drawn])
+
+
+def test_simulate__by_reputation__who_was_rejected_is_drawn_less():
+    found = run(clients=4, rounds=1, strategy=Strategy(clients_per_round=1, selection="reputation")).experiment
+    first, *others = found.participants.workers
+    known = dict.fromkeys(others, 10_000) | {first: 0}
+    often = sum(found.drawn(number, known) == (first,) for number in range(1, 801))
+    assert 10 < often < 50
+
+
+def test_simulate__by_reputation__goes_on_where_it_stood(tmp_path):
+    strategy = Strategy(clients_per_round=2, selection="reputation")
+    whole = run(clients=5, rounds=4, strategy=strategy)
+    run(clients=5, rounds=2, strategy=strategy, out=tmp_path / "run")
+    assert run(clients=5, rounds=4, strategy=strategy, out=tmp_path / "run").root == whole.root
+
+
+@pytest.mark.parametrize("algorithm", ["scaffold", "feddyn"])
+def test_simulate__algorithms_with_memory__bear_rounds_without_some(algorithm):
+    found = run(clients=4, rounds=3, strategy=Strategy.named(algorithm, clients_per_round=2))
+    assert [metrics.accepted for metrics in found.rounds] == [0, 2, 2, 2]
 
 
 def test_simulate__partition_as_indices__is_taken():
@@ -307,9 +337,13 @@ def test_task_file__local_algorithm__is_named_with_its_parameter():
     assert (text["training"]["algorithm"], text["training"]["proximal_mu"]) == ("fedprox", "0.01")
 
 
+def test_task_file__clients_per_round__are_its_participants():
+    text = run(rounds=1, strategy=Strategy(clients_per_round=2, selection="reputation")).task_file()
+    assert tomllib.loads(text)["participants"] == {"clients_per_round": 2, "selection": "reputation"}
+    assert "participants" not in tomllib.loads(run(rounds=1).task_file())
+
+
 def test_task_file__what_no_task_can_do__is_told(tmp_path):
-    with pytest.raises(UsageError, match="clients_per_round"):
-        run(rounds=1, strategy=Strategy(clients_per_round=2)).task_file()
     found = simulate(nn.Linear(4, 3), DATA, **{**SMALL, "rounds": 1})
     with pytest.raises(UsageError, match=r"torch\.export"):
         found.task_file()

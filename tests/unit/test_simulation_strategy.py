@@ -99,6 +99,8 @@ def test_strategy__every_name__makes_a_task(name):
         {"rule": "trimmed_mean", "trim": "1/2"},
         {"trim": "1/5"},
         {"clients_per_round": 0},
+        {"clients_per_round": 2, "selection": "taste"},
+        {"selection": "stake"},
         {"server_rate": "fast"},
         {"numbers": {"num_params": 3}},
         {"numbers": {"colour": 3}},

@@ -17,7 +17,7 @@ from chainfl.errors import SpecificationError, SpecificationMismatch
 from chainfl.storage.cid import RAW, make_cid
 from chainfl.tasks import spec as specs
 from chainfl.tasks.rules import MAX_OPEN_GAMES, game_bond, largest_proof, longest_game_s, longest_round_s, problems_of
-from chainfl.tasks.state import Bounds, Rule, ServerKind, TaskParams, TaskView
+from chainfl.tasks.state import Bounds, Draw, DrawBy, Rule, ServerKind, TaskParams, TaskView
 from chainfl.types import Address, Compression
 
 CID = make_cid(RAW, bytes(range(32)))
@@ -480,3 +480,57 @@ def test_spec__lossy_payloads__come_back_as_they_were_written(entry):
 def test_spec__other_compression_or_no_cid__refused(changes):
     with pytest.raises(SpecificationError):
         make_spec(**changes)
+
+
+# --- draws ---------------------------------------------------------------------------------------
+
+
+def test_spec__everybody_takes_part__the_bytes_that_it_had_before_there_were_draws():
+    assert "draw" not in json.loads(make_spec().to_bytes())
+    assert make_spec(draw=Draw()).spec_hash() == make_spec().spec_hash()
+
+
+@pytest.mark.parametrize("by", DrawBy)
+def test_spec__draw__comes_back_and_goes_on_chain(by):
+    spec = make_spec(draw=Draw(3, by))
+    assert specs.parse_own(spec.to_bytes()) == spec
+    assert json.loads(spec.to_bytes())["draw"] == {"by": int(by), "clients_per_round": 3}
+    assert spec.to_params().draw == Draw(3, by)
+    spec.check_against(view_of(spec.to_params()))
+    with pytest.raises(SpecificationMismatch, match=r"draw\.clients_per_round: 3 here, 0 on chain"):
+        spec.check_against(replace(view_of(spec.to_params()), draw=Draw()))
+
+
+@pytest.mark.parametrize(
+    ("draw", "told"),
+    [
+        (Draw(5, DrawBy.STAKE), None),
+        (Draw(1, DrawBy.REPUTATION), None),
+        (Draw(6), "of 5 workers at most"),
+        (Draw(-1), "of 5 workers at most"),
+        (Draw(0, DrawBy.STAKE), "everybody takes part"),
+    ],
+)
+def test_rules__draw__is_refused_as_on_chain(draw, told):
+    problems = problems_of(replace(make_spec().to_params(), draw=draw))
+    assert problems == [] if told is None else any(told in problem for problem in problems), problems
+
+
+def test_rules__widths_and_groups__are_of_so_many_updates_as_are_drawn():
+    params = make_spec(workers=Bounds(3, 200)).to_params()
+    median = replace(params.format, rule=Rule.MEDIAN)
+    assert any("one group" in told for told in problems_of(replace(params, format=median)))
+    assert problems_of(replace(params, format=median, draw=Draw(64))) == []
+
+
+def test_validation__rule_for_more_than_are_drawn__is_refused():
+    krum = {"rule": "krum", "num_malicious_clients": 1}
+    assert make_spec(validation=krum).validation.rule == "krum"
+    with pytest.raises(SpecificationError, match="krum against 1 needs 5 workers"):
+        make_spec(validation=krum, draw=Draw(4))
+
+
+@pytest.mark.parametrize("training", [{"algorithm": "scaffold"}, {"algorithm": "feddyn", "alpha": "0.1"}])
+def test_training__algorithms_with_memory__go_with_a_draw(training):
+    """What a worker keeps sums to zero over those who counted, whoever they were: see training/scaffold.py."""
+    assert make_spec(training=make_fields()["training"] | training, draw=Draw(3)).draw == Draw(3)

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 CONTRACTS: Final = ("TaskCoordinator", "StakeVault", "ModelRegistry", "TrainingToken")
-LIBRARIES: Final = ("Proofs", "Disputes", "Demands", "Lifecycle", "Tally", "Aggregates", "Settlement")
+LIBRARIES: Final = ("Proofs", "Disputes", "Demands", "Lifecycle", "Tally", "Aggregates", "Settlement", "Draws")
 """Code that the coordinator delegates to, in an order of deployment: a library comes after those that it links."""
 
 

@@ -36,6 +36,8 @@ interface ITaskCoordinator is IDisputes {
         uint16 eligibleWorkers,
         uint8 eligibleValidators
     );
+    event WorkersDrawn(uint256 indexed taskId, uint16 indexed round, address[] workers);
+    event ReputationChanged(uint256 indexed taskId, uint16 indexed round, address indexed worker, uint16 reputation);
     event UpdateCommitted(uint256 indexed taskId, uint16 indexed round, address indexed worker, bytes32 commitment);
     event UpdateRevealed(
         uint256 indexed taskId,
@@ -102,6 +104,9 @@ interface ITaskCoordinator is IDisputes {
     error SeedNotReady(uint256 seedBlock);
     error SeedExpired(uint256 seedBlock);
     error OrderAlreadyDrawn(uint256 taskId);
+    error NotDrawn(uint256 taskId);
+    error AlreadyDrawn(uint256 taskId, uint16 round);
+    error NobodyToDraw(uint256 taskId, uint16 round);
     error CommitmentTooYoung(uint256 committedBlock);
     error InvalidClaim(bytes32 what);
     error Excluded(uint256 taskId, address account);
@@ -133,6 +138,14 @@ interface ITaskCoordinator is IDisputes {
 
     /// @notice The caller takes part again from the next round on.
     function rejoin(uint256 taskId, Role role) external;
+
+    /// @notice Draws the workers of the round from the hash of the seed block, which is the block that the round opened
+    /// in; or rolls the seed block forward when that hash is no longer known to the chain. Anybody may call, once a
+    /// round. Whoever waits in the pool when the round opens can be drawn, also if it leaves meanwhile. Where nobody
+    /// draws nobody commits.
+    /// @dev Phase: Commit. Reverts UnexpectedPhase, NotDrawn (everybody takes part in this task), AlreadyDrawn,
+    /// NobodyToDraw (the pool is empty), SeedNotReady in the seed block itself.
+    function drawWorkers(uint256 taskId) external;
 
     /// @notice Commits the caller's update for the round. One a worker and round.
     /// @param commitment keccak256(abi.encode(chainid, coordinator, taskId, round, worker, root, cid.digest, cid.codec,
@@ -214,6 +227,11 @@ interface ITaskCoordinator is IDisputes {
     function roundOf(uint256 taskId) external view returns (RoundView memory);
     function memberOf(uint256 taskId, Role role, address account) external view returns (Member memory);
     function membersOf(uint256 taskId, Role role) external view returns (address[] memory);
+
+    /// @notice What the worker's chance to be drawn goes by in a task that draws by reputation: 5,000 at enrolment, then
+    /// floor((3 * reputation + weight) / 4) with every round that it was drawn for, with 0 for the weight of an update
+    /// that was not revealed or was refuted; a round whose quorum was missed changes nothing. 0 in any other task.
+    function workerReputationOf(uint256 taskId, address worker) external view returns (uint16);
 
     /// @notice When the account's stake for the task may begin to unbond; 0 at once, type(uint40).max not yet.
     function releasableAt(uint256 taskId) external view returns (uint40);

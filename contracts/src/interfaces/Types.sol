@@ -76,6 +76,20 @@ enum Target {
     Group
 }
 
+/// @notice By what the workers of a round are drawn. The order is part of the ABI.
+enum DrawBy {
+    Uniform,
+    Stake,
+    Reputation
+}
+
+/// @notice Who takes part in a round: `clientsPerRound` workers, drawn anew for each; 0: everybody, and then `by` is
+/// Uniform.
+struct Draw {
+    uint16 clientsPerRound;
+    DrawBy by;
+}
+
 /// @notice Where bytes can be found: a CIDv1 with a SHA-256 multihash. `codec` is 0x55 (raw) or 0x70 (dag-pb).
 /// @dev A CID is a hint where to look. What the bytes must be is said by a root.
 struct Cid {
@@ -191,6 +205,7 @@ struct TaskParams {
     Economics economics;
     address[] namedValidators;
     string licence;
+    Draw draw;
 }
 
 /// @notice The fixed part of a task, as it was created.
@@ -211,6 +226,7 @@ struct TaskView {
     Format format;
     Windows windows;
     Economics economics;
+    Draw draw;
 }
 
 /// @notice The moving part of a task: all that an agent needs to decide what to do next.
@@ -221,6 +237,7 @@ struct RoundView {
     uint16 round;
     uint8 attempt;
     uint40 openedBlock;
+    /// In a task that draws its workers: 0 until they are drawn.
     uint16 eligibleWorkers;
     uint16 committed;
     uint16 revealed;
@@ -259,6 +276,8 @@ struct RoundView {
     uint32 demands;
     /// The games opened in the task so far; the next one's number.
     uint32 numGames;
+    /// Out of how many the round's workers are drawn; 0 in a task that draws none.
+    uint16 pool;
 }
 
 /// @notice A dispute about an aggregate whose bytes are withheld: somebody asks for nodes, somebody answers.
@@ -301,6 +320,7 @@ struct Demand {
 struct Member {
     uint96 stake;
     uint64 squaredNorm;
+    /// In a task that draws its workers: the round that a worker is drawn for, else type(uint16).max - 1.
     uint16 activeFrom;
     uint16 activeUntil;
     uint16 lastRound;

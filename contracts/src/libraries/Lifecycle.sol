@@ -5,6 +5,7 @@ import { IModelRegistry } from "../interfaces/IModelRegistry.sol";
 import { IStakeVault } from "../interfaces/IStakeVault.sol";
 import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
 import { Bounds, Member, Phase, Role, TaskParams } from "../interfaces/Types.sol";
+import { Draws } from "./Draws.sol";
 import { Members } from "./Members.sol";
 import { Rounds } from "./Rounds.sol";
 import { TaskRules } from "./TaskRules.sol";
@@ -51,7 +52,9 @@ library Lifecycle {
         // Effect
         t.lists[role].push(msg.sender);
         Member storage m = t.members[role][msg.sender];
-        (m.stake, m.activeFrom, m.activeUntil) = (stake, 1, Members.FOR_EVER);
+        bool drawn = Members.isDrawn(t, role);
+        (m.stake, m.activeFrom, m.activeUntil) = (stake, drawn ? Members.IDLE : 1, Members.FOR_EVER);
+        if (drawn) Draws.enter(t, msg.sender);
         Members.countNext(t, role, true);
         emit ITaskCoordinator.Enrolled(taskId, role, msg.sender, stake);
 
@@ -99,10 +102,16 @@ library Lifecycle {
         if (m.activeUntil > round + 1 || 2 * uint256(m.stake) < Members.requiredStake(t, role)) {
             revert ITaskCoordinator.NotEligible(taskId, msg.sender, round + 1);
         }
-        if (m.activeUntil <= round) m.activeFrom = round + 1;
+        if (m.activeUntil <= round) m.activeFrom = _nextFrom(t, role, round);
         (m.activeUntil, m.missed) = (Members.FOR_EVER, 0);
         Members.countNext(t, role, true);
         emit ITaskCoordinator.MemberRejoined(taskId, role, msg.sender, round + 1);
+    }
+
+    /// @dev INVARIANT: who rejoins a drawn task is in no draw of this round. Its settlement makes the next round's number
+    /// IDLE, but comes by no worker twice: once it has begun, and so the draw is over, IDLE it is at once.
+    function _nextFrom(Task storage t, Role role, uint16 round) private view returns (uint16) {
+        return Members.isDrawn(t, role) && t.progress.settled > 0 ? Members.IDLE : round + 1;
     }
 
     function _checkAdmission(Task storage t, uint256 taskId, Role role, uint96 stake) private view {

@@ -10,10 +10,17 @@ import { Task } from "./TaskStorage.sol";
 /// @title Who takes part in a task, and in its next round.
 library Members {
     uint16 internal constant FOR_EVER = type(uint16).max;
+    // Above every round: whoever has it as `activeFrom` waits to be drawn.
+    uint16 internal constant IDLE = type(uint16).max - 1;
     uint16 internal constant MAX_MISSED = 2;
 
     function isActive(Member storage m, uint16 round) internal view returns (bool) {
         return m.activeFrom <= round && round < m.activeUntil;
+    }
+
+    /// @notice Whether a draw says which of the role's members a round has.
+    function isDrawn(Task storage t, Role role) internal view returns (bool) {
+        return role == Role.Worker && t.fixed_.draw.clientsPerRound > 0;
     }
 
     function isEnrolled(Task storage t, Role role, address account) internal view returns (bool) {

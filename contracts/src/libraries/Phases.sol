@@ -31,6 +31,8 @@ struct Progress {
     uint8 numSlots;
     bool orderDrawn;
     Outcome outcome;
+    // Out of how many the round's workers are drawn; 0 in a task that draws none.
+    uint16 pool;
 }
 
 /// @notice What is disputed in a round. One storage slot.

@@ -4,7 +4,8 @@ pragma solidity 0.8.30;
 import { IDisputes } from "../interfaces/IDisputes.sol";
 import { IModelRegistry } from "../interfaces/IModelRegistry.sol";
 import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
-import { Cid, Phase } from "../interfaces/Types.sol";
+import { Cid, Phase, Role } from "../interfaces/Types.sol";
+import { Members } from "./Members.sol";
 import { Clock, Docket, Phases, Progress } from "./Phases.sol";
 import { Task } from "./TaskStorage.sol";
 
@@ -37,13 +38,18 @@ library Rounds {
         if (current != given) revert ITaskCoordinator.UnexpectedRound(taskId, current, given);
     }
 
-    /// @notice Opens a round for whoever is active in it; what the last round left is overwritten, here or by the first
+    /// @notice Opens a round for whoever is active in it, or will be drawn for it; what the last round left is overwritten, here or by the first
     /// batch of the tally.
     function open(Task storage t, uint256 taskId, uint16 round) internal {
         Clock memory c = Phases.open(t.fixed_.windows, round, block.timestamp);
         (c.eligibleWorkers, c.eligibleValidators) = (t.nextWorkers, t.nextValidators);
         Progress memory p;
         p.openedBlock = uint40(block.number);
+        if (Members.isDrawn(t, Role.Worker)) {
+            // Nobody is eligible before the draw, so that Commit does not end before it. The hash of this very block:
+            // whoever chooses when to open the round cannot know it.
+            (p.pool, p.seedBlock, c.eligibleWorkers) = (c.eligibleWorkers, p.openedBlock, 0);
+        }
         p.numSlots = t.nextAggregators < Phases.MAX_SLOTS ? t.nextAggregators : Phases.MAX_SLOTS;
         Docket memory d;
         d.numGames = t.docket.numGames;

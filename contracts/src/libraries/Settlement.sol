@@ -4,7 +4,8 @@ pragma solidity 0.8.30;
 import { IModelRegistry } from "../interfaces/IModelRegistry.sol";
 import { IStakeVault } from "../interfaces/IStakeVault.sol";
 import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
-import { Economics, Member, Outcome, Phase, Role, ServerKind, Verdict } from "../interfaces/Types.sol";
+import { Draw, DrawBy, Economics, Member, Outcome, Phase, Role, ServerKind, Verdict } from "../interfaces/Types.sol";
+import { Draws } from "./Draws.sol";
 import { Members } from "./Members.sol";
 import { Payouts } from "./Payouts.sol";
 import { Clock, Phases, Progress } from "./Phases.sol";
@@ -28,6 +29,7 @@ library Settlement {
         uint256 validators;
         uint256 aggregator;
         uint256 burned;
+        Draw draw;
     }
 
     function settle(Task storage t, uint256 taskId, uint16 maxWorkers, IStakeVault vault, IModelRegistry registry)
@@ -47,6 +49,7 @@ library Settlement {
         for (uint256 i = p.settled; i < end; ++i) {
             _settleWorker(t, taskId, pots, s, workers[i], i);
             if (anySlashed) Members.applySlash(t, taskId, Role.Worker, workers[i], pots.round);
+            if (pots.draw.clientsPerRound > 0) _returnToPool(t, taskId, pots, workers[i], i);
         }
         p.settled = uint16(end);
         t.progress = p;
@@ -56,7 +59,7 @@ library Settlement {
     function _pots(Task storage t, Outcome outcome, IStakeVault vault) private view returns (Pots memory pots) {
         Economics memory e = t.fixed_.economics;
         (pots.vault, pots.outcome) = (vault, outcome);
-        pots.round = t.clock.round;
+        (pots.round, pots.draw) = (t.clock.round, t.fixed_.draw);
         pots.budget = t.fixed_.reward / t.fixed_.rounds;
         (pots.workers, pots.validators, pots.aggregator) =
             Payouts.split(pots.budget, e.workersBps, e.validatorsBps, e.aggregatorBps);
@@ -83,6 +86,20 @@ library Settlement {
             if (committed) _slash(pots, taskId, Role.Worker, worker, m, e.workerStake, e.workerSlashBps);
             Members.miss(t, taskId, Role.Worker, worker, pots.round);
         }
+    }
+
+    /// @dev After its pay and its slashes: whoever was drawn waits for the next draw, and so does who rejoined meanwhile.
+    function _returnToPool(Task storage t, uint256 taskId, Pots memory pots, address worker, uint256 workerIndex)
+        private
+    {
+        Member storage m = t.members[Role.Worker][worker];
+        uint16 activeFrom = m.activeFrom;
+        if (activeFrom == Members.IDLE) return;
+        m.activeFrom = Members.IDLE;
+        bool rated = pots.draw.by == DrawBy.Reputation && pots.outcome != Outcome.QuorumMissed;
+        if (!rated || activeFrom != pots.round) return;
+        bool counts = m.lastRound == pots.round && m.revealed && !Rounds.isRefuted(t, pots.round, workerIndex);
+        Draws.rate(t, taskId, pots.round, worker, counts ? m.weight : 0);
     }
 
     function _payWorker(

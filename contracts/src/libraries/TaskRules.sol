@@ -5,6 +5,8 @@ import { ITaskCoordinator } from "../interfaces/ITaskCoordinator.sol";
 import {
     Bounds,
     Cid,
+    Draw,
+    DrawBy,
     Economics,
     Format,
     Rule,
@@ -48,7 +50,10 @@ library TaskRules {
         _checkBounds(p.aggregators, 0, MAX_AGGREGATORS, "aggregators");
         uint256 named = p.namedValidators.length;
         _require(named == 0 || (named >= p.validators.min && named <= MAX_VALIDATORS), "namedValidators");
-        _checkFormat(p.format, p.workers.max);
+        _checkDraw(p.draw, p.workers.max);
+        // No round has more updates than workers are drawn for it.
+        uint256 perRound = p.draw.clientsPerRound;
+        _checkFormat(p.format, perRound == 0 ? p.workers.max : perRound);
         _checkWindows(p.windows);
         _require((p.genesisStateRoot == 0) == (p.format.server == ServerKind.Plain), "genesisStateRoot");
         _require(p.rounds * _longestRound(p.windows, p.format) <= MAX_DURATION, "duration");
@@ -63,6 +68,12 @@ library TaskRules {
         v.validatorsNamed = p.namedValidators.length > 0;
         (v.workers, v.validators, v.aggregators) = (p.workers, p.validators, p.aggregators);
         (v.format, v.windows, v.economics) = (p.format, p.windows, p.economics);
+        v.draw = p.draw;
+    }
+
+    function _checkDraw(Draw calldata d, uint256 maxWorkers) private pure {
+        _require(d.clientsPerRound <= maxWorkers, "draw");
+        _require(d.clientsPerRound > 0 || d.by == DrawBy.Uniform, "draw");
     }
 
     function _checkFormat(Format calldata f, uint256 maxWorkers) private pure {

@@ -96,4 +96,6 @@ struct Task {
     // Slashed in the current round and still counted as stake, since votes and pay go by the stake of its opening.
     mapping(Role => mapping(address => uint96)) slashed;
     mapping(address => uint16 round) excluded;
+    // Written only in a task that draws its workers by it.
+    mapping(address worker => uint16) reputations;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import { Member, Outcome, Phase, Role, RoundView, TaskParams, Windows } from "../../src/interfaces/Types.sol";
+import { DrawBy, Member, Outcome, Phase, Role, RoundView, TaskParams, Windows } from "../../src/interfaces/Types.sol";
 import { StakeVault } from "../../src/StakeVault.sol";
 import { TaskCoordinator } from "../../src/TaskCoordinator.sol";
 import { ModelRegistry } from "../../src/ModelRegistry.sol";
@@ -67,6 +67,7 @@ contract TaskHandler is Deployed {
         if (phase == Phase.None || phase == Phase.Completed || phase == Phase.Cancelled) this.createTask(seed);
         else if (phase == Phase.Enrolment) this.enrol(seed);
         else if (seed >> 232 & 15 == 0 || phase == Phase.Challenge) this.endPhase(seed);
+        else if (phase == Phase.Commit && _awaitsDraw(_task(seed))) this.drawWorkers(seed);
         else if (phase == Phase.Commit || phase == Phase.Reveal) this.update(seed);
         else if (phase == Phase.ScoreCommit || phase == Phase.ScoreReveal) this.score(seed);
         else if (phase == Phase.Tally) this.tally(seed);
@@ -83,6 +84,8 @@ contract TaskHandler is Deployed {
         (p.rounds, p.reward) = (uint16(1 + seed % 4), uint128((seed >> 8) % REWARD));
         p.enrolmentEnd = uint40(_now() + 1 + (seed >> 136) % 1000);
         p.windows = Windows(20, 10, 15, 15, 10, 3, 5, 5);
+        p.draw.clientsPerRound = uint16((seed >> 212) % (WORKERS + 2));
+        if (p.draw.clientsPerRound > 0) p.draw.by = DrawBy((seed >> 220) % 3);
         p.economics.workerSlashBps = uint16((seed >> 180) % 10_001);
         p.economics.validatorSlashBps = uint16((seed >> 196) % 10_001);
         if (p.reward > 0) _fund(requester, p.reward);
@@ -135,6 +138,20 @@ contract TaskHandler is Deployed {
     }
 
     // --- updates and scores ----------------------------------------------------------------------------------------
+
+    function drawWorkers(uint256 seed) external observed {
+        uint256 id = _task(seed);
+        if (_phase(id) != Phase.Commit || !_awaitsDraw(id)) return;
+        if (vm.getBlockNumber() <= coordinator.roundOf(id).seedBlock) _mine(0);
+        vm.prank(stranger);
+        coordinator.drawWorkers(id);
+        if (!_awaitsDraw(id)) ++calls["draw workers"];
+    }
+
+    function _awaitsDraw(uint256 id) private view returns (bool) {
+        RoundView memory r = coordinator.roundOf(id);
+        return r.pool > 0 && r.eligibleWorkers == 0;
+    }
 
     /// @dev Most of the workers, in the order of the list, commit or reveal, whichever is due.
     function update(uint256 seed) external observed {

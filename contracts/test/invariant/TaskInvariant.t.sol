@@ -25,7 +25,7 @@ contract TaskInvariantTest is Test {
         for (uint256 i; i < _handler.numMembers(); ++i) {
             _handler.enrol(i << 8);
         }
-        bytes4[] memory selectors = new bytes4[](15);
+        bytes4[] memory selectors = new bytes4[](16);
         selectors[0] = TaskHandler.createTask.selector;
         selectors[1] = TaskHandler.enrol.selector;
         selectors[2] = TaskHandler.startOrCancel.selector;
@@ -41,18 +41,21 @@ contract TaskInvariantTest is Test {
         selectors[12] = TaskHandler.post.selector;
         selectors[13] = TaskHandler.settle.selector;
         selectors[14] = TaskHandler.advance.selector;
+        selectors[15] = TaskHandler.drawWorkers.selector;
         target(address(_handler), selectors);
     }
 
     /// @dev The handler is no use unless its actions lead everywhere.
     function test_handler__manyActions__meetEveryOutcome() external {
         uint256[6] memory met;
+        uint256 draws;
         for (uint256 run; run < 6; ++run) {
             TaskHandler handler = new TaskHandler();
             for (uint256 i; i < 120; ++i) {
                 _act(handler, uint256(keccak256(abi.encode(run, i))));
             }
             handler.leaveNothingBehind();
+            draws += handler.calls("draw workers");
             for (uint256 o; o < 6; ++o) {
                 met[o] += handler.calls(bytes32(o));
             }
@@ -60,6 +63,7 @@ contract TaskInvariantTest is Test {
         for (uint256 o = uint256(Outcome.Final); o < 6; ++o) {
             vm.assertGt(met[o], 0, vm.toString(o));
         }
+        vm.assertGt(draws, 0, "nobody was drawn");
     }
 
     function _act(TaskHandler handler, uint256 seed) private {
@@ -84,6 +88,7 @@ contract TaskInvariantTest is Test {
         _T8_memberStakeIsLocked();
         _T9_bondIsLockedWhileTheAggregateStands();
         _T10_activeMembersHoldHalfOfTheStake();
+        _T14_drawnAreAsManyAsWanted();
     }
 
     function _T1_vaultBalanceCoversAllLedgers() private view {
@@ -121,7 +126,9 @@ contract TaskInvariantTest is Test {
         for (uint256 id = 1; id <= _coordinator.numTasks(); ++id) {
             RoundView memory r = _coordinator.roundOf(id);
             if (r.round == 0) continue;
-            vm.assertEq(uint256(r.eligibleWorkers), _active(id, Role.Worker, r.round), "workers");
+            // Whom the settlement has come by waits for the next draw.
+            bool putBack = r.settled > 0 && _coordinator.taskOf(id).draw.clientsPerRound > 0;
+            if (!putBack) vm.assertEq(uint256(r.eligibleWorkers), _active(id, Role.Worker, r.round), "workers");
             vm.assertEq(uint256(r.eligibleValidators), _active(id, Role.Validator, r.round), "validators");
             vm.assertEq(uint256(r.numSlots), _active(id, Role.Aggregator, r.round), "aggregators");
             vm.assertLe(uint256(r.committed), r.eligibleWorkers);
@@ -177,6 +184,27 @@ contract TaskInvariantTest is Test {
                 if (m.activeFrom == 0 || m.activeFrom > r.round || r.round >= m.activeUntil) continue;
                 uint256 required = role == Role.Worker ? 100 ether : role == Role.Validator ? 300 ether : 0;
                 vm.assertGe(2 * uint256(m.stake), required);
+            }
+        }
+    }
+
+    /// @dev And whoever else is enrolled waits: for the next draw, or, after a rejoin, for the next round's.
+    function _T14_drawnAreAsManyAsWanted() private view {
+        for (uint256 id = 1; id <= _coordinator.numTasks(); ++id) {
+            RoundView memory r = _coordinator.roundOf(id);
+            uint256 wanted = _coordinator.taskOf(id).draw.clientsPerRound;
+            if (wanted == 0) {
+                vm.assertEq(uint256(r.pool), 0);
+                continue;
+            }
+            if (r.eligibleWorkers > 0) {
+                vm.assertEq(uint256(r.eligibleWorkers), wanted < r.pool ? wanted : r.pool);
+            }
+            address[] memory workers = _coordinator.membersOf(id, Role.Worker);
+            for (uint256 i; i < workers.length; ++i) {
+                uint256 from = _coordinator.memberOf(id, Role.Worker, workers[i]).activeFrom;
+                vm.assertTrue(from == type(uint16).max - 1 || from == r.round || from == uint256(r.round) + 1);
+                vm.assertLe(_coordinator.workerReputationOf(id, workers[i]), 10_000);
             }
         }
     }

@@ -5,6 +5,8 @@ import { ITaskCoordinator } from "../../src/interfaces/ITaskCoordinator.sol";
 import {
     Bounds,
     Cid,
+    Draw,
+    DrawBy,
     Economics,
     Format,
     Rule,
@@ -76,6 +78,7 @@ contract TaskRulesTest is Test {
 
     function test_toView__everyField__isCopied() external {
         TaskParams memory p = _good();
+        p.draw = Draw(3, DrawBy.Stake);
         vm.roll(77);
         TaskView memory v = _rules.toView(p);
         vm.assertEq(v.requester, address(this));
@@ -85,6 +88,7 @@ contract TaskRulesTest is Test {
         vm.assertEq(abi.encode(v.createdAt, v.createdBlock), abi.encode(NOW, 77));
         vm.assertEq(abi.encode(v.format, v.windows), abi.encode(p.format, p.windows));
         vm.assertEq(abi.encode(v.economics, v.workers), abi.encode(p.economics, p.workers));
+        vm.assertEq(abi.encode(v.draw), abi.encode(p.draw));
         vm.assertEq(abi.encode(v.validators, v.aggregators), abi.encode(p.validators, p.aggregators));
         vm.assertFalse(v.validatorsNamed);
         p.namedValidators = new address[](2);
@@ -165,6 +169,37 @@ contract TaskRulesTest is Test {
         _rules.check(p);
         p.workers = Bounds(1, 1025);
         _refuses(p, "workers");
+    }
+
+    function test_draw__edges() external {
+        TaskParams memory p = _good();
+        p.draw = Draw(0, DrawBy.Stake);
+        _refuses(p, "draw");
+        p.draw = Draw(0, DrawBy.Reputation);
+        _refuses(p, "draw");
+        p.draw = Draw(6, DrawBy.Uniform);
+        _refuses(p, "draw");
+        for (uint8 by; by < 3; ++by) {
+            p.draw = Draw(1, DrawBy(by));
+            _rules.check(p);
+            p.draw = Draw(5, DrawBy(by));
+            _rules.check(p);
+        }
+    }
+
+    /// @dev What a round can have counts, and not who may enrol.
+    function test_draw__proofsAndGroups__areOfSoMany() external {
+        TaskParams memory p = _good();
+        (p.workers, p.format.rule) = (Bounds(1, 1024), Rule.Median);
+        _refuses(p, "groupSize");
+        p.draw.clientsPerRound = 65;
+        _refuses(p, "groupSize");
+        p.draw.clientsPerRound = 64;
+        _rules.check(p);
+        (p.format.rule, p.format.groupSize, p.draw.clientsPerRound) = (Rule.Mean, 1024, 0);
+        _refuses(p, "proofs too large");
+        p.draw.clientsPerRound = 64;
+        _rules.check(p);
     }
 
     function test_validators__bounds__edges() external {
