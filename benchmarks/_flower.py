@@ -22,14 +22,15 @@ VERSION = "1.41.0"
 _HERE = Path(__file__).resolve().parent
 
 
-def flower(script: str, **inputs: Any) -> dict[str, Any]:
+def flower(script: str, *, extra: str = "", **inputs: Any) -> dict[str, Any]:
     """What benchmarks/SCRIPT, run beside Flower, prints: JSON from JSON. What the script lacks it may take from here.
 
+    extra: of Flower's package, such as `simulation`, which brings ray; it has an environment of its own.
     Raises SystemExit with its last lines when it fails.
     """
     environment = os.environ | {"FLWR_TELEMETRY_ENABLED": "0", "PYTHONPATH": ""}
     inputs |= {"also": [str(_HERE.parent), str(Path(np.__file__).parents[1])]}
-    command = [str(_python()), str(_HERE / script), json.dumps(inputs)]
+    command = [str(_python(extra)), str(_HERE / script), json.dumps(inputs)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{script} failed beside Flower {VERSION}:\n{done.stderr[-2000:]}")
@@ -37,13 +38,14 @@ def flower(script: str, **inputs: Any) -> dict[str, Any]:
     return found
 
 
-def _python() -> Path:
+def _python(extra: str) -> Path:
     """The environment's interpreter; it is made where it is not there or was not finished."""
-    home = Path(os.environ.get("CHAINFL_CACHE") or cache_home()).expanduser() / f"flower-{VERSION}-{np.__version__}"
+    wanted, name = (f"flwr[{extra}]", f"flower-{extra}") if extra else ("flwr", "flower")
+    home = Path(os.environ.get("CHAINFL_CACHE") or cache_home()).expanduser() / f"{name}-{VERSION}-{np.__version__}"
     if not (home / "complete").exists():
         print(f"installing Flower {VERSION} into {home} (once)", file=sys.stderr)
         _uv("venv", "--quiet", "--clear", "--python", sys.executable, str(home))
-        _uv("pip", "install", "--quiet", "--python", str(home), f"flwr=={VERSION}", f"numpy=={np.__version__}")
+        _uv("pip", "install", "--quiet", "--python", str(home), f"{wanted}=={VERSION}", f"numpy=={np.__version__}")
         (home / "complete").touch()  # last, so that an installation that was stopped is done again
     return home / "bin" / "python"
 

@@ -1,43 +1,43 @@
 """What federated learning comes to where it is hard: tables with every seed.
 
-    python benchmarks/learning.py noniid [--json PATH] [--case NAME] [--seeds N] [--flower 0] [--processes N]
-                                         [--data FOLDER] [--results FOLDER]
+    python benchmarks/learning.py TABLE [--json PATH] [--case NAME] [--seeds N] [--flower 0] [--processes N]
+                                        [--data FOLDER] [--cifar10 FOLDER] [--results FOLDER]
 
 `noniid`: MNIST among 10 workers who have one digit, two, or mostly one; the net of the papers (`paper_cnn`), every
 update an integer. Beside it, from the same split and the same first weights: one trainer with all the data and as many
 gradient steps as one worker takes, and Flower's FedAvg over the same workers with the same local steps.
 
-Every run that ends is a line in learning-noniid.jsonl, and is not run again; one that is cut goes on after its last
-whole round. A case is run again when its settings change, or the versions of what it computes with.
+`compression`: a small residual net (`resnet`) on CIFAR-10 among 10 workers with Dirichlet 0.5 shares, who all take 400
+steps: accuracy against the bytes that a worker sends, in the forms of a task's payload and with more steps a round,
+beside FedAvg in float32 without any integers; and `int8` on IID MNIST, with the net of the papers.
+
+`byzantine`: a small MLP on MNIST among 15 workers of two digits each, of whom none, 4 and 6 attack; every rule against
+every attack. The whole table has one seed, the default and the best three others have `--seeds`.
+
+Every run that ends is a line in learning-TABLE.jsonl, and is not run again; one of minutes that is cut goes on
+after its last whole round. A case is run again when its settings change, or the versions of what it computes with.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from _flower import VERSION, flower
-from _report import ROOT, Row, arguments, commit, report, versions
+from _learning_byzantine import byzantine
+from _learning_compression import compression
+from _learning_runs import PACKAGES, Journal, Line, centralised, digest, listed, loaded
+from _report import ROOT, Row, arguments, report, versions
 
-from chainfl.errors import DatasetError
-from chainfl.simulation.experiment import split_for
 from chainfl.simulation.simulate import simulate
 from chainfl.simulation.strategy import Strategy
-from chainfl.training.datasets import DatasetSplits, concatenate, load_mnist
-from chainfl.training.inputs import as_model, one_thread
-from chainfl.training.settings import LocalTraining
-from chainfl.training.trainer import LocalTrainer
+from chainfl.training.datasets import DatasetSplits
 
 MODEL, CLIENTS = "paper_cnn", 10
-PACKAGES = ("torch", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,40 +131,19 @@ class Bench:
     splits: DatasetSplits
     processes: int
 
-    def run(self, case: Case, kind: str, seed: int) -> dict[str, Any]:
-        """The line of one run: settings, accuracies by round (of the centralised one where a target is), seconds."""
-        settings = case.settings(kind, seed)
-        for line in self._lines():
-            if line["settings"] == settings:
-                return line
-        started = time.perf_counter()
-        accuracies = KINDS[kind](self, case, seed)
-        seconds = round(time.perf_counter() - started, 1)
-        line = {"case": case.name, "settings": settings, "accuracies": accuracies, "seconds": seconds}
-        self._append(line | {"commit": commit()})
-        told = ", ".join(f"{100 * accuracies[str(number)]:.2f}% at {number}" for number in case.targets)
-        print(f"{case.name}, {kind}, seed {seed}: {told}, {seconds:.0f} s", flush=True)
+    def run(self, case: Case, kind: str, seed: int) -> Line:
+        """One run: settings, accuracies by round (of the centralised one where a target is), seconds."""
+        journal, settings = Journal(self.folder / "learning-noniid.jsonl"), case.settings(kind, seed)
+        if (known := journal.find(settings)) is not None:
+            return known
+        line = journal.run(case.name, settings, lambda: {"accuracies": KINDS[kind](self, case, seed)})
+        told = ", ".join(f"{100 * line['accuracies'][str(number)]:.2f}% at {number}" for number in case.targets)
+        print(f"{case.name}, {kind}, seed {seed}: {told}, {line['seconds']:.0f} s", flush=True)
         return line
-
-    @property
-    def path(self) -> Path:
-        """Of the results."""
-        return self.folder / "learning-noniid.jsonl"
-
-    def _lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
-
-    def _append(self, line: Mapping[str, Any]) -> None:
-        """Whole or not at all, as far as a kill of this process goes: it is one write."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def federated(bench: Bench, case: Case, seed: int) -> dict[str, float]:
     """chainfl's own run. Its folder, from which a cut run goes on, stays beside the results."""
-    digest = hashlib.sha256(json.dumps(case.settings("chainfl", seed), sort_keys=True).encode()).hexdigest()[:8]
     found = simulate(
         MODEL,
         bench.splits,
@@ -177,31 +156,26 @@ def federated(bench: Bench, case: Case, seed: int) -> dict[str, float]:
         learning_rate=case.learning_rate,
         momentum=case.momentum,
         seed=seed,
-        out=bench.folder / "learning-noniid" / f"{case.name}-{seed}-{digest}",
+        out=bench.folder / "learning-noniid" / f"{case.name}-{seed}-{digest(case.settings('chainfl', seed))}",
         processes=bench.processes,
     )
     return {str(number): accuracy for number, accuracy in enumerate(found.accuracies)}
 
 
-def centralised(bench: Bench, case: Case, seed: int) -> dict[str, float]:
-    """One trainer with all the workers' data, from the same weights, with as many steps as a worker has taken."""
-    split, _ = split_for(
-        bench.splits, case.partition, clients=CLIENTS, validators=0, root_examples=0, root_data=None, seed=seed
+def beside_centralised(bench: Bench, case: Case, seed: int) -> dict[str, float]:
+    """With as many steps as a worker has taken."""
+    accuracies = centralised(
+        bench.splits,
+        model=MODEL,
+        clients=CLIENTS,
+        partition=case.partition,
+        steps=[number * case.steps for number in case.targets],
+        batch_size=case.batch_size,
+        learning_rate=float(case.learning_rate),
+        momentum=float(case.momentum),
+        seed=seed,
     )
-    whole, accuracies = concatenate(list(split.workers)), {}
-    with one_thread():
-        trainer = LocalTrainer(as_model(MODEL, whole.shape, whole.num_classes, None, seed).module)
-        start = trainer.initial_vector
-        for number in case.targets:
-            training = LocalTraining(
-                steps=number * case.steps,
-                batch_size=case.batch_size,
-                learning_rate=float(case.learning_rate),
-                momentum=float(case.momentum),
-            )
-            trained = trainer.train(start, whole, training, seed=seed)
-            accuracies[str(number)] = trainer.evaluate(start + trained.delta, split.test).accuracy
-    return accuracies
+    return {str(number): accuracy for number, accuracy in zip(case.targets, accuracies, strict=True)}
 
 
 def beside_flower(bench: Bench, case: Case, seed: int) -> dict[str, float]:
@@ -224,7 +198,7 @@ def beside_flower(bench: Bench, case: Case, seed: int) -> dict[str, float]:
 
 KINDS: Mapping[str, Callable[[Bench, Case, int], dict[str, float]]] = {
     "chainfl": federated,
-    "centralised": centralised,
+    "centralised": beside_centralised,
     "flower": beside_flower,
 }
 
@@ -239,7 +213,7 @@ def rows_of(bench: Bench, case: Case, seeds: int, kinds: Sequence[str]) -> list[
     for number, target in case.targets.items():
         by_kind = {kind: [100 * run["accuracies"][str(number)] for run in runs[kind]] for kind in kinds}
         named = f"{case.name}: {case.strategy.get('algorithm', 'fedavg')}, {case.steps} steps, round {number}"
-        words = "; ".join(f"{kind} {_listed(found)}" for kind, found in by_kind.items())
+        words = "; ".join(f"{kind} {listed(found)}" for kind, found in by_kind.items())
         rows.append(
             Row(named, statistics.median(by_kind["chainfl"]), "%", "; ".join((words, case.known)), target, "higher")
         )
@@ -247,28 +221,32 @@ def rows_of(bench: Bench, case: Case, seeds: int, kinds: Sequence[str]) -> list[
     return [*rows, Row(f"{case.name}: time of a run", seconds, "s", f"{bench.processes} processes")]
 
 
-def _listed(found: Sequence[float]) -> str:
-    return " ".join(f"{value:.2f}" for value in found)
-
-
 def noniid(options: Any) -> list[Row]:
     """The rows of all cases, or of the one asked for."""
     data = Path(options.data)
-    try:
-        splits = load_mnist(data)
-    except DatasetError as error:
-        raise SystemExit(f"{error}\nMNIST is no part of chainfl: name a folder with its four files by --data") from None
+    splits = loaded("mnist", data)
     cases = [case for case in NONIID if options.case in ("", case.name)]
     if not cases:
         raise SystemExit(f"no case is called {options.case!r}; there are {', '.join(case.name for case in NONIID)}")
-    folder = Path(options.results)
-    folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(folder, data, splits, options.processes)
+    bench = Bench(Path(options.results), data, splits, options.processes)
     kinds = [kind for kind in KINDS if options.flower or kind != "flower"]
     return [row for case in cases for row in rows_of(bench, case, options.seeds, kinds)]
 
 
-TABLES: Mapping[str, Callable[[Any], list[Row]]] = {"noniid": noniid}
+@dataclass(frozen=True, slots=True)
+class Table:
+    """title: what it is about. seeds: how many, unless somebody says otherwise."""
+
+    rows: Callable[[Any], list[Row]]
+    title: str
+    seeds: int
+
+
+TABLES: Mapping[str, Table] = {
+    "noniid": Table(noniid, f"{CLIENTS} workers, MNIST", 3),
+    "byzantine": Table(byzantine, "15 workers of two digits each, some of whom attack; MNIST", 3),
+    "compression": Table(compression, "10 workers, CIFAR-10 and MNIST", 1),
+}
 
 
 def main() -> None:
@@ -279,14 +257,15 @@ def main() -> None:
         __doc__ or "",
         sys.argv[2:] if table else sys.argv[1:],
         case=("", "only the case of this name"),
-        seeds=(3, "seeds, from 0 on"),
+        seeds=(3 if table is None else table.seeds, "seeds, from 0 on"),
         flower=(1, "0 leaves Flower out"),
         processes=(1, "in which the workers train; the bits are the same"),
         data=(str(ROOT.parent / "shared" / "data" / "mnist"), "folder with MNIST's four files"),
+        cifar10=(str(ROOT.parent / "shared" / "data" / "cifar10"), "folder with CIFAR-10's files"),
         results=(str(ROOT / ".build" / "bench"), "where the runs are kept"),
     )
     assert table is not None
-    report(f"learning, {sys.argv[1]}: {CLIENTS} workers, MNIST", table(options), options.json, PACKAGES)
+    report(f"learning, {sys.argv[1]}: {table.title}", table.rows(options), options.json, PACKAGES)
 
 
 if __name__ == "__main__":

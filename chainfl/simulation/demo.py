@@ -23,7 +23,7 @@ from chainfl.simulation.attacks import ATTACKS, FROM_ROUND, Attack
 from chainfl.simulation.baseline import usual_squared_norm
 from chainfl.simulation.processes import Participant, ProcessGroup
 from chainfl.storage.embedded import EmbeddedStore
-from chainfl.tasks.spec import DEFAULT_ECONOMICS, LOCAL_WINDOWS, TOKEN, DatasetEntry, TaskSpec
+from chainfl.tasks.spec import DEFAULT_ECONOMICS, LOCAL_WINDOWS, TOKEN, DatasetEntry, TaskSpec, ValidationEntry
 from chainfl.tasks.state import Bounds, Draw, Role, Windows
 from chainfl.training.datasets import Dataset, load_dataset, save_folder
 from chainfl.training.partition import DemoSplit, demo_split
@@ -47,6 +47,7 @@ POLL_S = 0.2
 class DemoConfig:
     """What a demo is made of. data_dir: where MNIST or CIFAR-10 lie; digits come with scikit-learn.
 
+    steps: local ones a round; None for the preset's. validation: what every validator does.
     attacks: names of what is staged from round `FROM_ROUND` on; each has an attacker of its own among the participants.
     clients_per_round: so many workers, drawn on chain anew for each round; None is all.
     """
@@ -61,6 +62,14 @@ class DemoConfig:
     windows: Windows = LOCAL_WINDOWS
     attacks: tuple[str, ...] = ()
     clients_per_round: int | None = None
+    steps: int | None = None
+    validation: ValidationEntry = field(default_factory=ValidationEntry)
+
+    @property
+    def preset(self) -> Preset:
+        """The data's, with the steps asked for."""
+        preset = PRESETS[self.data]
+        return preset if self.steps is None else replace(preset, steps=self.steps)
 
     @property
     def num_accounts(self) -> int:
@@ -323,7 +332,7 @@ def _shares(split: DemoSplit) -> Mapping[str, Dataset]:
 
 
 def _draft(config: DemoConfig, split: DemoSplit, now: int) -> TaskDraft:
-    preset: Preset = PRESETS[config.data]
+    preset = config.preset
     aggregators = sum(part.role is Role.AGGREGATOR for part in _parts(config))
     return TaskDraft(
         name=f"demo: {config.data}",
@@ -353,6 +362,7 @@ def _draft(config: DemoConfig, split: DemoSplit, now: int) -> TaskDraft:
         validators=Bounds(config.validators, config.validators),
         aggregators=Bounds(aggregators, aggregators),
         windows=config.windows,
+        validation=config.validation,
         max_squared_norm=_norm_bound(config, split),
         draw=Draw(config.clients_per_round or 0),
     )
@@ -362,4 +372,4 @@ def _norm_bound(config: DemoConfig, split: DemoSplit) -> int | None:
     """A bound that honest updates keep and the norm attack does not, from a trial on root data; None without one."""
     if not any(ATTACKS[name].bounds_norm for name in config.attacks):
         return None
-    return NORM_MARGIN * usual_squared_norm(PRESETS[config.data], split.validators[0], config.seed)
+    return NORM_MARGIN * usual_squared_norm(config.preset, split.validators[0], config.seed)

@@ -93,6 +93,64 @@ def _twice_halved(side: int) -> int:
     return ((side - 4) // 2 - 4) // 2
 
 
+class ResidualNet(nn.Module):
+    """A small residual net for small images: three stages of `blocks` blocks, each stage twice as wide as the one
+    before it and half as high; then the mean over what is left of the image, and logits.
+
+    He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2, whose three stages on
+    CIFAR-10 these are; with a projection where the shape changes, and group normalisation (Wu and He, ECCV 2018) for
+    their batch normalisation. Running statistics of workers with different data must not be averaged (Hsieh et al.:
+    The Non-IID Data Quagmire of Decentralized Machine Learning, ICML 2020), and this net has none.
+
+    Input (n, in_channels, height, width) float32, output (n, num_classes). On CIFAR-10 78,042 parameters.
+    """
+
+    def __init__(self, in_channels: int, height: int, width: int, num_classes: int, channels: int, blocks: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_convolution(in_channels, channels), _normalisation(channels), nn.ReLU()]
+        widths = [channels, 2 * channels, 4 * channels]
+        for before, after, stride in zip([channels, *widths], widths, (1, 2, 2), strict=False):
+            layers.append(ResidualBlock(before, after, stride))
+            layers += [ResidualBlock(after, after, stride=1) for _ in range(blocks - 1)]
+        self.features = nn.Sequential(*layers)
+        # Each of the two strides rounds up. An average over a size that is known is one that every program can say.
+        left = (-(-height // 4), -(-width // 4))
+        self.classifier = nn.Sequential(nn.AvgPool2d(left), nn.Flatten(), nn.Linear(widths[-1], num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions 3x3, each normalised, beside the input as it is, or projected where the shape changes; ReLU."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            *(_convolution(before, after, stride=stride), _normalisation(after), nn.ReLU()),
+            *(_convolution(after, after), _normalisation(after)),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or before != after:
+            projection = nn.Conv2d(before, after, kernel_size=1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projection, _normalisation(after))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.relu(self.residual(images) + self.shortcut(images))
+
+
+_GROUPS = 8
+
+
+def _convolution(before: int, after: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(before, after, kernel_size=3, stride=stride, padding=1, bias=False)
+
+
+def _normalisation(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(_GROUPS, channels), channels)
+
+
 class Mlp(nn.Module):
     """A multilayer perceptron: `layers` hidden layers of `hidden` ReLU units. Input (n, ...) is flattened."""
 
@@ -130,6 +188,17 @@ MODELS: Mapping[str, ModelKind] = {
             "num_classes": IntParameter(2, 100_000),
         },
         lambda p: PaperNet(**p),
+    ),
+    "resnet": ModelKind(
+        {
+            "in_channels": IntParameter(1, 64, 1),
+            "height": IntParameter(4, 1024),
+            "width": IntParameter(4, 1024),
+            "num_classes": IntParameter(2, 100_000),
+            "channels": IntParameter(1, 1024, 16),
+            "blocks": IntParameter(1, 64, 1),
+        },
+        lambda p: ResidualNet(**p),
     ),
     "mlp": ModelKind(
         {

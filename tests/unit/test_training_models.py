@@ -12,6 +12,7 @@ from chainfl.training.state import vector_of
 
 CNN = {"height": 8, "width": 8, "num_classes": 10, "channels": 4, "hidden": 8}
 PAPER = {"height": 28, "width": 28, "num_classes": 10}
+RESIDUAL = {"in_channels": 3, "height": 32, "width": 32, "num_classes": 10}
 MLP = {"in_features": 64, "num_classes": 10, "hidden": 8}
 
 
@@ -46,7 +47,31 @@ def test_build_model__net_of_the_papers_on_any_size__fits(height, width):
     assert net(torch.zeros(2, 1, height, width)).shape == (2, 10)
 
 
-@pytest.mark.parametrize(("name", "params"), [("cnn", CNN), ("mlp", MLP), ("paper_cnn", PAPER)])
+def test_build_model__residual_net__its_size_and_no_statistics_of_batches():
+    net = build_model("resnet", RESIDUAL, 0)
+    assert check_model("resnet", RESIDUAL) == 78_042
+    assert not list(net.buffers())
+    images = torch.rand(4, 3, 32, 32)
+    # An image's logits are its own: whoever is beside it in a batch changes nothing.
+    assert torch.allclose(net(images)[:1], net(images[:1]), atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (5, 9), (28, 28), (31, 32)])
+def test_build_model__residual_net_on_any_size__fits(height, width):
+    net = build_model("resnet", RESIDUAL | {"height": height, "width": width, "channels": 3, "blocks": 2}, 0)
+    assert net(torch.zeros(2, 3, height, width)).shape == (2, 10)
+
+
+def test_build_model__residual_block_with_weights_of_zero__passes_its_input_on():
+    block = build_model("resnet", RESIDUAL, 0).features[3]
+    with torch.no_grad():
+        for weight in block.residual.parameters():
+            weight.zero_()
+    images = torch.rand(2, 16, 8, 8)
+    assert torch.equal(block(images), images)
+
+
+@pytest.mark.parametrize(("name", "params"), [("cnn", CNN), ("mlp", MLP), ("paper_cnn", PAPER), ("resnet", RESIDUAL)])
 def test_check_model__any_model__is_the_length_of_its_vector(name, params):
     assert check_model(name, params) == len(vector_of(build_model(name, params, 0)))
 
@@ -54,7 +79,7 @@ def test_check_model__any_model__is_the_length_of_its_vector(name, params):
 @pytest.mark.parametrize(
     ("name", "params", "problem"),
     [
-        ("resnet", {}, "no model is registered"),
+        ("transformer", {}, "no model is registered"),
         ("cnn", CNN | {"depth": 3}, "depth is not a parameter"),
         ("cnn", {"height": 8, "width": 8}, "num_classes is missing"),
         ("cnn", CNN | {"channels": 0}, "channels must be from 1"),
@@ -64,6 +89,8 @@ def test_check_model__any_model__is_the_length_of_its_vector(name, params):
         ("cnn", CNN | {"channels": "16"}, "whole number"),
         ("cnn", CNN | {"blocks": 4}, "leave nothing"),
         ("paper_cnn", PAPER | {"width": 15}, "width must be from 16"),
+        ("resnet", RESIDUAL | {"height": 3}, "height must be from 4"),
+        ("resnet", RESIDUAL | {"blocks": 65}, "blocks must be from 1"),
         ("mlp", MLP | {"hidden": 10**9, "layers": -1}, "hidden must be.*layers must be"),
         ("mlp", MLP | {"in_features": 1 << 24, "hidden": 65_536}, "more than"),
     ],

@@ -1,0 +1,288 @@
+"""The table `compression` of benchmarks/learning.py: accuracy against the bytes that a worker sends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from _learning_runs import PACKAGES, Countdown, Journal, Line, centralised, digest, loaded
+from _report import Row, versions
+
+from chainfl.agents.learning import round_seed
+from chainfl.simulation.experiment import Experiment, split_for
+from chainfl.simulation.simulate import simulate
+from chainfl.simulation.strategy import STRATEGIES, Strategy
+from chainfl.training.datasets import DatasetSplits
+from chainfl.training.inputs import as_model, one_thread
+from chainfl.training.prediction import cross_entropy
+from chainfl.training.settings import local_training
+from chainfl.training.trainer import LocalTrainer
+
+FLOAT_BYTES: Final = 4
+MOST_LOST: Final = 1.0
+"""Points that a form may lose against float32 to count as no worse."""
+FEWER: Final = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One way to send. steps: of a round; the rounds are as many as it takes to come to the setting's steps.
+
+    strategy: a name in STRATEGIES, None for FedAvg in float32 without any integers. changes: to its fields.
+    """
+
+    name: str
+    steps: int
+    strategy: str | None = "fedavg"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether this version has the strategy."""
+        return self.strategy is None or self.strategy in STRATEGIES
+
+    def chosen(self) -> Strategy:
+        """As `simulate` takes it."""
+        return Strategy.named(self.strategy or "fedavg", **self.changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is learnt by whom, the same in all of its cases. steps: that a worker takes in all rounds together.
+
+    most_lost: points that the case of that name may lose against float32.
+    """
+
+    name: str
+    data: str
+    model: str
+    clients: int
+    partition: str
+    steps: int
+    batch_size: int
+    learning_rate: str
+    momentum: str
+    cases: tuple[Case, ...]
+    most_lost: Mapping[str, float] = field(default_factory=dict)
+
+    def settings(self, case: Case | None, seed: int) -> dict[str, Any]:
+        """What the numbers of a run follow from. case: None for the centralised one."""
+        kept = {key: value for key, value in asdict(self).items() if key not in ("name", "cases", "most_lost")}
+        if case is None:
+            return {"kind": "centralised", "seed": seed, **kept, **versions(PACKAGES)}
+        own = {"round_steps": case.steps, "strategy": case.chosen().to_json()}
+        kind = "float32" if case.strategy is None else "chainfl"
+        return {"kind": kind, "seed": seed, **kept, **own, **versions(PACKAGES)}
+
+    @property
+    def local(self) -> dict[str, Any]:
+        """What every worker does in a step."""
+        return {"batch_size": self.batch_size, "learning_rate": self.learning_rate, "momentum": self.momentum}
+
+
+CIFAR10 = Setting(
+    name="CIFAR-10, Dirichlet 0.5",
+    data="cifar10",
+    model="resnet",
+    clients=10,
+    partition="dirichlet:0.5",
+    steps=400,
+    batch_size=32,
+    learning_rate="0.02",
+    momentum="0.9",
+    cases=(
+        Case("float32", 10, None),
+        Case("int16", 10),
+        Case("int8", 10, changes={"compression": "int8"}),
+        Case("int4", 10, changes={"compression": "int4"}),
+        Case("top-k 0.1", 10, changes={"compression": "topk", "keep": "0.1"}),
+        Case("top-k 0.01", 10, changes={"compression": "topk", "keep": "0.01"}),
+        Case("DiLoCo int8", 50, "diloco", {"compression": "int8"}),
+        Case("DiLoCo int8", 100, "diloco", {"compression": "int8"}),
+        Case("DiLoCo int4", 100, "diloco", {"compression": "int4"}),
+        Case("DiLoCo int4", 200, "diloco", {"compression": "int4"}),
+        Case("DiLoCo top-k 0.1", 50, "diloco", {"compression": "topk", "keep": "0.1"}),
+        Case("DiLoCo top-k 0.1", 100, "diloco", {"compression": "topk", "keep": "0.1"}),
+    ),
+)
+MNIST = Setting(
+    name="MNIST, IID",
+    data="mnist",
+    model="paper_cnn",
+    clients=10,
+    partition="iid",
+    steps=400,
+    batch_size=64,
+    learning_rate="0.05",
+    momentum="0.9",
+    cases=(Case("float32", 40, None), Case("int8", 40, changes={"compression": "int8"})),
+    most_lost={"int8": 0.3},
+)
+
+
+# --- one run -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """What all runs of a setting share. folder: of the results."""
+
+    setting: Setting
+    splits: DatasetSplits
+    folder: Path
+    processes: int
+    countdown: Countdown
+
+    def run(self, case: Case | None, seed: int) -> Line:
+        """One run: accuracy after the last step, and the bytes that a worker sent. case: None is centralised."""
+        settings = self.setting.settings(case, seed)
+        name = "centralised" if case is None else case.name
+        journal = Journal(self.folder / "learning-compression.jsonl")
+        line = journal.run(f"{self.setting.name}: {name}", settings, lambda: self._compute(case, settings, seed))
+        self.countdown.tell(f"{line['case']}, seed {seed}: {100 * line['accuracy']:.2f}%", line)
+        return line
+
+    def _compute(self, case: Case | None, settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        if case is None:
+            return {"accuracy": self._centralised(seed), "bytes_up": 0}
+        if case.strategy is None:
+            return in_float32(self.setting, self.splits, case, seed)
+        return self._simulated(case, settings, seed)
+
+    def _centralised(self, seed: int) -> float:
+        setting = self.setting
+        [accuracy] = centralised(
+            self.splits,
+            model=setting.model,
+            clients=setting.clients,
+            partition=setting.partition,
+            steps=[setting.steps],
+            batch_size=setting.batch_size,
+            learning_rate=float(setting.learning_rate),
+            momentum=float(setting.momentum),
+            seed=seed,
+        )
+        return accuracy
+
+    def _simulated(self, case: Case, settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """Everything in integers. Its folder, from which a cut run goes on, stays beside the results."""
+        found = simulate(
+            self.setting.model,
+            self.splits,
+            clients=self.setting.clients,
+            partition=self.setting.partition,
+            strategy=case.chosen(),
+            rounds=self.setting.steps // case.steps,
+            steps=case.steps,
+            **self.setting.local,
+            seed=seed,
+            out=self.folder / "learning-compression" / digest(settings),
+            processes=self.processes,
+        )
+        sent = sum(played.bytes_up for played in found.rounds)
+        return {"accuracy": found.accuracy, "bytes_up": sent // self.setting.clients}
+
+
+def in_float32(setting: Setting, splits: DatasetSplits, case: Case, seed: int) -> dict[str, Any]:
+    """FedAvg as the paper has it: the mean of the workers' differences, and nothing but float32.
+
+    The same split, first weights and batches as the integers' runs have. Bytes: four a parameter, and no header.
+    """
+    split, called = split_for(
+        splits, setting.partition, clients=setting.clients, validators=0, root_examples=0, root_data=None, seed=seed
+    )
+    with one_thread():
+        given = as_model(setting.model, split.test.shape, split.test.num_classes, None, seed)
+        local = {"steps": case.steps, **setting.local}
+        experiment = Experiment.of(
+            case.chosen(), given, split, local=local, loss=cross_entropy, partition=called, seed=seed
+        )
+        trainer, training = LocalTrainer(given.module), local_training(experiment.recipe.training)
+        model, rounds = trainer.initial_vector, setting.steps // case.steps
+        for number in range(1, rounds + 1):
+            total = np.zeros(model.size, np.float64)
+            for account, share in experiment.shares.items():
+                draw = round_seed(experiment.scope, account, number)
+                total += trainer.train(model, share, training, seed=draw).delta
+            model = (model + total / setting.clients).astype(np.float32)
+        accuracy = trainer.evaluate(model, split.test).accuracy
+    return {"accuracy": accuracy, "bytes_up": FLOAT_BYTES * model.size * rounds}
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Means over the seeds. accuracy in [0, 1]; bytes_up: of one worker in all rounds."""
+
+    case: Case
+    accuracy: float
+    bytes_up: float
+
+
+def rows_of(bench: Bench, seeds: int) -> Iterator[Row]:
+    """A row for each case, beside float32 and centralised training; then what the setting is to reach."""
+    setting = bench.setting
+    cases = [case for case in setting.cases if case.is_there]
+    central = _mean([bench.run(None, seed)["accuracy"] for seed in range(seeds)])
+    figures = [_figure(bench, case, seeds) for case in cases]
+    [plain] = [figure for figure in figures if figure.case.strategy is None]
+    for figure in figures:
+        yield _row(setting, figure, plain, central)
+    yield from _targets(setting, figures, plain, central)
+
+
+def _figure(bench: Bench, case: Case, seeds: int) -> Figure:
+    lines = [bench.run(case, seed) for seed in range(seeds)]
+    return Figure(case, _mean([line["accuracy"] for line in lines]), sum(line["bytes_up"] for line in lines) / seeds)
+
+
+def _row(setting: Setting, figure: Figure, plain: Figure, central: float) -> Row:
+    case, lost = figure.case, plain.accuracy - figure.accuracy
+    named = f"{setting.name}: {case.name}, {setting.steps // case.steps} rounds of {case.steps} steps"
+    words = [f"{figure.bytes_up / 1000:,.1f} kB up a worker", f"centralised {100 * central:.2f}%"]
+    if figure is not plain:
+        words.insert(1, f"{plain.bytes_up / figure.bytes_up:,.1f} times fewer, {-100 * lost:+.2f} points")
+    most = setting.most_lost.get(case.name)
+    target = None if most is None else 100 * plain.accuracy - most
+    return Row(named, 100 * figure.accuracy, "%", "; ".join(words), target, "higher")
+
+
+def _targets(setting: Setting, figures: list[Figure], plain: Figure, central: float) -> Iterator[Row]:
+    """What CIFAR-10 is for: how far below centralised, and how many bytes can be saved for MOST_LOST points."""
+    if setting.most_lost:
+        return
+    [integers] = [figure for figure in figures if figure.case.name == "int16"]
+    below = 100 * (central - integers.accuracy)
+    yield Row(f"{setting.name}: int16 below centralised at equal steps", below, "points", None, 2)
+    good = [figure for figure in figures if 100 * (plain.accuracy - figure.accuracy) <= MOST_LOST]
+    best = min(good, key=lambda figure: figure.bytes_up)
+    words = f"{best.case.name}, {best.case.steps} steps a round"
+    factor = plain.bytes_up / best.bytes_up
+    yield Row(f"{setting.name}: fewest bytes within {MOST_LOST:g} point", factor, "times fewer", words, FEWER, "higher")
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def compression(options: Any) -> list[Row]:
+    """The rows of both settings, or of that whose data are asked for by --case."""
+    folders = {"cifar10": Path(options.cifar10), "mnist": Path(options.data)}
+    settings = [setting for setting in (CIFAR10, MNIST) if options.case in ("", setting.data)]
+    if not settings:
+        raise SystemExit(f"no case is called {options.case!r}; there are cifar10, mnist")
+    for case in [case for setting in settings for case in setting.cases if not case.is_there]:
+        print(f"{case.name}, {case.steps} steps a round: this version has no strategy {case.strategy!r}, left out")
+    runs = sum(1 + sum(case.is_there for case in setting.cases) for setting in settings)
+    countdown = Countdown(options.seeds * runs)
+    rows: list[Row] = []
+    for setting in settings:
+        splits = loaded(setting.data, folders[setting.data])
+        bench = Bench(setting, splits, Path(options.results), options.processes, countdown)
+        rows += rows_of(bench, options.seeds)
+    return rows
