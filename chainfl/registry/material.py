@@ -91,9 +91,21 @@ def _fetch(store: BlobStore, scope: TaskScope, root: Root, cid: CidOnChain) -> C
 
 
 def fetch_update(
-    store: BlobStore, scope: TaskScope, round_number: int, base_root: Root, revealed: RevealedUpdate
+    store: BlobStore,
+    scope: TaskScope,
+    round_number: int,
+    base_root: Root,
+    revealed: RevealedUpdate,
+    *,
+    in_range: bool = True,
+    rooted: bool = True,
 ) -> Int16Array:
-    """One revealed update after every check. returns: (P,) int16. Raises StorageError or PayloadError."""
+    """One revealed update after every check. returns: (P,) int16.
+
+    in_range: False lets a value of -32768 pass, for whoever wants to prove it to the contract, or counts what was
+    accepted with it; rooted: False also what does not hash to the revealed root, for whoever looks for the lie in its
+    tree. Raises StorageError or PayloadError.
+    """
     num_params = scope.format.num_params
     return verify_update(
         store.get_bytes(cid_text(revealed.cid), max_bytes=max_update_bytes(num_params, scope.compression)),
@@ -102,6 +114,8 @@ def fetch_update(
         chunk_params=scope.format.chunk_params,
         binding=scope.update_metadata(round_number, revealed.worker, base_root),
         commitment=UpdateCommitment(revealed.root, revealed.squared_norm),
+        in_range=in_range,
+        rooted=rooted,
     )
 
 
@@ -115,12 +129,7 @@ def spool_update(
     in_range: bool = True,
     rooted: bool = True,
 ) -> FileSource:
-    """The same as a file of no name, read in blocks: nothing of it stays in memory, and it vanishes with the result.
-
-    in_range: False lets a value of -32768 pass, for whoever wants to prove it to the contract; rooted: False also
-    what does not hash to the revealed root, for whoever looks for the lie in its tree.
-    Raises StorageError or PayloadError.
-    """
+    """The same as a file of no name, read in blocks: nothing of it stays in memory, and it vanishes with the result."""
     num_params = scope.format.num_params
     binding = scope.update_metadata(round_number, revealed.worker, base_root)
     with ExitStack() as on_failure, scratch_folder() as folder:

@@ -10,8 +10,10 @@ import numpy as np
 from chainfl.aggregation.mean import check_weight
 from chainfl.aggregation.rules import WeightedSource, apply_rule, require_standing, state_block, total_of
 from chainfl.aggregation.server_step import Advanced, Server
+from chainfl.disputes.faults import stated_vector
+from chainfl.disputes.openings import CommittedVector
 from chainfl.encoding.arrays import Int16Array, Int32Array, Int64Array, blocks
-from chainfl.encoding.chunk_tree import VectorKind, vector_root
+from chainfl.encoding.chunk_tree import VectorKind, check_root, vector_root
 from chainfl.encoding.sources import VectorSource, as_source, require_source
 from chainfl.errors import LineageBroken
 from chainfl.registry.material import TaskScope, fetch_update, spool_update
@@ -77,6 +79,8 @@ def accepted_updates(
 ) -> Iterator[WeightedUpdate]:
     """Fetches the updates of non-zero weight in the order of the tally, each checked against what its worker revealed.
 
+    What validators accepted counts, as the contract counts it, also where a value is out of range or a sum is a lie:
+    those cost their worker a slash, and nobody else the round.
     spooled: give them as files that can be read again, in blocks, rather than as arrays, one at a time; by default
     where the task's rule needs that. The files have no name, and vanish with the results.
     Raises StorageError or PayloadError for bytes that are not there or not what was revealed, LineageBroken when the
@@ -93,7 +97,16 @@ def accepted_updates(
                 f"round {round_number}: the update that was tallied for {tally.worker} is not the one revealed"
             )
         fetch = spool_update if as_file else fetch_update
-        yield fetch(store, scope, round_number, base_root, update), tally.weight
+        values = fetch(store, scope, round_number, base_root, update, in_range=False, rooted=False)
+        _check_counts(as_source(values), scope.format, update)
+        yield values, tally.weight
+
+
+def _check_counts(source: VectorSource, form: Format, update: RevealedUpdate) -> None:
+    """Raises RootMismatch unless a tree over these values leads to the revealed root, true in its sums or not."""
+    vector = CommittedVector.of(source, form, VectorKind.UPDATE)
+    if vector.root != update.root and stated_vector(vector, update.root, update.squared_norm) is None:
+        check_root(vector.root, update.root)
 
 
 class _Sums:

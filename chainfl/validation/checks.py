@@ -19,15 +19,18 @@ def verify_update(
     binding: UpdateMetadata,
     commitment: UpdateCommitment,
     compression: Compression = PLAIN,
+    in_range: bool = True,
+    rooted: bool = True,
 ) -> Int16Array:
     """The values of a fetched update after every check. returns: (P,) int16.
 
     In this order: length, header, form, type, shape, binding (task, round, worker, base model, chain), range, and then
     the root and the sum that were revealed on chain. Integers are finite by their type. Each failure is an error of
-    its own below PayloadError.
+    its own below PayloadError. in_range, rooted: False leaves the range, or the root and the sum, to the caller.
     """
-    values = read_update(payload, num_params=num_params, expected=binding, compression=compression)
-    check_update_root(values, chunk_params, commitment)
+    values = read_update(payload, num_params=num_params, expected=binding, in_range=in_range, compression=compression)
+    if rooted:
+        check_update_root(values, chunk_params, commitment)
     return values
 
 

@@ -28,7 +28,8 @@ from fake_chain import TASK, account_of
 from chainfl.agents.actions import Do, Wait
 from chainfl.agents.cases import Against, CaseFile
 from chainfl.agents.journal import Journal
-from chainfl.errors import NodeBehind, UsageError
+from chainfl.errors import NodeBehind, RootMismatch, UsageError
+from chainfl.registry.replay import accepted_updates
 from chainfl.simulation.attackers import (
     OutOfRangeWorker,
     WithholdingAggregator,
@@ -221,6 +222,35 @@ def test_update__its_store_stalls__the_others_are_checked_and_it_is_demanded_onc
         world.chain.tick()
     stalled.set()
     assert [demand.worker_index for demand in world.chain.demands] == [index_of(world, LIAR)]
+
+
+# --- updates that validators accepted all the same -------------------------------------------------
+
+
+def accepted_of_all(world: World):
+    """The updates of round 2 as an aggregator fetches them, had the validators accepted every one."""
+    reveals, tallied = world.chain.reveals[2], [replace(one, weight=1) for one in world.chain.tallies[2]]
+    updates = accepted_updates(world.store, world.scope, 2, world.chain.models[1][0], reveals, tallied)
+    return dict(zip((one.worker for one in tallied), (values for values, _ in updates), strict=True))
+
+
+def test_accepted_updates__out_of_range__counts_as_the_contract_counts_it(tmp_path):
+    world = with_cheat(tmp_path, OutOfRangeWorker, LIAR)
+    world.run()
+    assert -32_768 in accepted_of_all(world)[LIAR]
+
+
+def test_accepted_updates__a_lie_about_a_sum__counts_as_the_contract_counts_it(tmp_path):
+    world = with_cheat(tmp_path, lies_at((2, 1)), LIAR)
+    world.run()
+    assert len(accepted_of_all(world)) == 3
+
+
+def test_accepted_updates__other_values_than_revealed__are_not_delivered(tmp_path):
+    world = with_cheat(tmp_path, publishes_others(3), LIAR)
+    world.run()
+    with pytest.raises(RootMismatch):
+        accepted_of_all(world)
 
 
 # --- a lie about a sum, followed down --------------------------------------------------------------
