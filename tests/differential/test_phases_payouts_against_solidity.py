@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WINDOW_NAMES = [field.name for field in fields(Windows)]
 ADDRESS = "0x" + "c0de" * 10
 CLOCK = "(uint16,uint8,uint40,uint40,uint40,uint40,uint16,uint16,uint16,uint8,uint8,uint8)"
-PROGRESS = "(uint16,uint16,uint16,uint40,uint40,uint40,uint40,uint8,bool,uint8)"
+PROGRESS = "(uint16,uint16,uint16,uint40,uint40,uint40,uint40,uint8,bool,uint8,uint16)"
 DOCKET = "(uint32,uint32,uint32,uint40,bool,bool,uint32)"
 WINDOWS = f"({','.join(['uint32'] * 8)})"
 
@@ -189,7 +189,7 @@ def test_phase__random_facts__are_the_same_phase_end_and_outcome(harness):
         clocks.append((1, 1, *ends, *workers, *scores))
         times = (progress.aggregate_start, progress.posted_at, 0)
         progresses.append(
-            (progress.tallied, progress.settled, 0, 0, *times, progress.num_slots, False, int(progress.outcome))
+            (progress.tallied, progress.settled, 0, 0, *times, progress.num_slots, False, int(progress.outcome), 0)
         )
         dockets.append((docket.challenges, docket.games, docket.demands, docket.demand_end, False, False, 7))
     time, facts = harness.call("current", takes, gives, clocks, progresses, dockets, astuple(windows))

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import { Math } from "@openzeppelin/contracts/utils/math/Math.sol";
+
 /// @title The Merkle tree over a vector's chunks, as `chainfl/encoding/chunk_tree.py` builds it.
 /// @notice SHA-256 throughout: hardware runs it off chain and a precompile on chain. The first byte of what is
 /// hashed says what it is (0 leaf, 1 node, 2 node with sums, 3 root), so none passes for another. Formats:
@@ -83,9 +85,9 @@ library ChunkTree {
     }
 
     /// @notice The length of a path; 0 for one chunk, which is its own root.
-    function depthOf(Shape memory shape) internal pure returns (uint256 depth) {
+    function depthOf(Shape memory shape) internal pure returns (uint256) {
         uint256 last = chunksOf(shape) - 1;
-        while (last >> depth != 0) ++depth;
+        return last == 0 ? 0 : Math.log2(last) + 1;
     }
 
     // --- openings ------------------------------------------------------------------------------

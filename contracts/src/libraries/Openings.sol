@@ -262,15 +262,23 @@ library Openings {
 
     /// @notice Value `i` of the int16 values that begin at `values`.
     function int16At(uint256 values, uint256 i) internal pure returns (int16) {
-        return int16(uint16At(values + 2 * i));
+        return int16(uint16At(_placed(values, i, 2)));
     }
 
     function int32At(uint256 values, uint256 i) internal pure returns (int32) {
-        return int32(uint32(uint256(_word(values + 4 * i)) >> 224));
+        return int32(uint32(uint256(_word(_placed(values, i, 4))) >> 224));
     }
 
     function int64At(uint256 values, uint256 i) internal pure returns (int64) {
-        return int64(uint64At(values + 8 * i));
+        return int64(uint64At(_placed(values, i, 8)));
+    }
+
+    /// @dev Where value `i` of that width lies.
+    function _placed(uint256 values, uint256 i, uint256 width) private pure returns (uint256) {
+        unchecked {
+            // A place in calldata, and one in a chunk, whose length the task bounds.
+            return values + width * i;
+        }
     }
 
     function _word(uint256 cursor) private pure returns (bytes32 word) {

@@ -56,9 +56,9 @@ library ServerReference {
         return r * r - sign * floor((sd - sn) * d * d, sd);
     }
 
-    /// @return x the largest number whose square is not above v.
+    /// @param v a second moment: below 2^49. @return x the largest number whose square is not above it.
     function root(int256 v) internal pure returns (int256 x) {
-        for (int256 bit = 1 << 63; bit > 0; bit /= 2) {
+        for (int256 bit = 1 << 24; bit > 0; bit /= 2) {
             if ((x + bit) * (x + bit) <= v) x += bit;
         }
     }

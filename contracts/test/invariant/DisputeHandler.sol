@@ -169,7 +169,9 @@ contract DisputeHandler is Disputed {
     function _setting(bytes32 seed) private view returns (Scene memory s) {
         uint256 first = uint8((coordinator.numTasks() == 0 ? seed : _plays[1].seed)[0]);
         uint8 rule = uint8((first + coordinator.numTasks()) % 4);
-        s = _sceneOf(Rule(rule % 3), ServerKind(uint8(seed[1]) % 6), WORKERS, SMALL, seed);
+        // Half of them without a state.
+        ServerKind server = ServerKind(seed[1] & 0x01 == 0 ? 0 : 1 + uint8(seed[4]) % 5);
+        s = _sceneOf(Rule(rule % 3), server, WORKERS, SMALL, seed);
         if (rule == 3) s.p.format.groupSize = 2;
         s.p.rounds = 1 + uint8(seed[2]) % 3;
         s.p.validators = Bounds(uint16(VALIDATORS), uint16(VALIDATORS));
@@ -502,7 +504,8 @@ contract DisputeHandler is Disputed {
     function _challengeLie(uint256 id) private {
         Play storage p = _plays[id];
         if (p.committedAt == vm.getBlockNumber()) return;
-        bytes memory proof = _proofOf(_claimedAt(id));
+        Scene memory s = _claimedAt(id);
+        bytes memory proof = _proofOf(s);
         if (p.committedAt == 0) {
             watcherIn += CHALLENGER_BOND;
             _commitTo(id, watcher, proof);
@@ -511,6 +514,7 @@ contract DisputeHandler is Disputed {
             _prove(id, watcher, proof);
             (p.won, p.winner) = (proof, watcher);
             ++calls[_named(p.lie, "model proof", "state proof", "group proof")];
+            if (p.lie == Lie.State && _stateLength(s) > SMALL) ++calls["proof of a moment"];
         }
     }
 
