@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from chainfl.cli.options import COMPRESSIONS
 from chainfl.cli.output import plain, show, show_facts, show_json, show_table
 from chainfl.tasks.state import SELECTIONS
-from chainfl.training.presets import PRESETS
+from chainfl.training.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
     from chainfl.simulation.outcome import Simulation
+    from chainfl.simulation.strategy import Strategy
 
 _ADAPTIVE_RATE = "0.001"
 """Of a strategy that brings an optimiser along: the rates of presets are those of sgd."""
@@ -72,25 +74,17 @@ def simulate(
     With --out the folder keeps metrics.jsonl, metrics.csv, report.json, pictures and model.safetensors.
     """
     from chainfl.simulation.simulate import simulate as run
-    from chainfl.simulation.strategy import Strategy
     from chainfl.storage.files import writing
 
-    found, chosen = PRESETS[preset], Strategy.named(strategy)
-    sent = {"compression": compression, "keep": keep}
-    if chosen.server_rate is None and chosen.server is None:
-        sent["server_rate"] = f"{found.server_step_num}/{found.server_step_den}"
+    found = PRESETS[preset]
+    given = {"clients_per_round": clients_per_round, "selection": selection, "compression": compression, "keep": keep}
+    chosen = _strategy(found, strategy, {name: value for name, value in given.items() if value is not None})
     own_optimizer = "optimizer" in chosen.parameters
-    drawn = {"clients_per_round": clients_per_round, "selection": selection}
     result = run(
         found.model,
         found.dataset,
         clients=clients,
-        strategy=Strategy.named(
-            strategy,
-            model_scale_bits=found.model_scale_bits,
-            update_scale_bits=found.update_scale_bits,
-            **{name: value for name, value in {**sent, **drawn}.items() if value is not None},
-        ),
+        strategy=chosen,
         partition=partition,
         rounds=rounds or found.rounds,
         steps=steps or found.steps,
@@ -112,6 +106,17 @@ def simulate(
         show_json(plain(result.to_json()))
     else:
         _tell(result)
+
+
+def _strategy(preset: Preset, name: str, changes: Mapping[str, Any]) -> Strategy:
+    """The one of that name in the preset's integers, and at the preset's server rate where it has none of its own."""
+    from chainfl.simulation.strategy import Strategy
+
+    own = Strategy.named(name)
+    scales = {"model_scale_bits": preset.model_scale_bits, "update_scale_bits": preset.update_scale_bits}
+    has_rate = own.server_rate is not None or own.server is not None
+    rate = {} if has_rate else {"server_rate": f"{preset.server_step_num}/{preset.server_step_den}"}
+    return Strategy.named(name, **scales, **rate, **changes)
 
 
 def _tell(result: Simulation) -> None:
