@@ -26,7 +26,7 @@ from chainfl.training.partition import FederatedSplit, Partition, federated_spli
 
 NO_ATTACK: Final = "none"
 ATTACKS: Final = (*DELTA_ATTACKS, "label_flip", "colluding_validators")
-DEFAULT: Final = "gate_clip + requester's worker"
+DEFAULT: Final = "root_fit + requester's worker"
 MOST_LOST: Final[Mapping[int, float]] = {4: 3.0, 6: 6.0}
 """Points that the default may lose to the worst attack of so many workers."""
 BEST: Final = 3
@@ -82,8 +82,10 @@ DEFENCES: Final = (
     Defence("norm_bound", _judged("norm_bound")),
     Defence("gate_clip", _judged("gate_clip")),
     Defence("gate_clip, median", _judged("gate_clip", rule_of_task="median")),
-    Defence(DEFAULT, _judged("gate_clip"), root_worker=True),
+    Defence("gate_clip + requester's worker", _judged("gate_clip"), root_worker=True),
     Defence("mixing + gate_clip + requester's worker", _against("gate_clip", MIXING), root_worker=True),
+    Defence("root_fit", _judged("root_fit")),
+    Defence(DEFAULT, _judged("root_fit"), root_worker=True),
 )
 
 

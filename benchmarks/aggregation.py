@@ -4,7 +4,8 @@
 
 Updates are mapped files of int16, and for Flower the same values as float32, its own format (6 GB at the full size,
 deleted at the end). chainfl's figures are a whole round's: the rule over all updates with weights of their own, and the
-server step to the next model. The plain pass copies every block of every update into a buffer, in as many threads.
+server step to the next model. Compiling the loops, before a process's first large round, is a row of its own. The plain
+pass copies every block of every update into a buffer, in as many threads.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from _flower import VERSION, flower
 from _report import Row, arguments, report, seconds
 
+from chainfl.aggregation.columns import LARGE, columns_for
 from chainfl.aggregation.rules import WeightedSource, apply_rule, walk
 from chainfl.encoding.arrays import Int16Array, Int32Array
 from chainfl.encoding.sources import ArraySource
@@ -154,10 +156,13 @@ def rows_of(folder: Path, num_updates: int, num_params: int, repeats: int, with_
     # First: it needs memory that the page cache of our own files may have.
     theirs = flower_seconds(folder, num_updates, num_params, repeats) if with_flower else {}
     vectors = mapped(folder)
+    compiling = seconds(lambda: columns_for(LARGE))
     plain = fastest(lambda: plain_pass(vectors), repeats)
     ours = {name: fastest(run, repeats) for name, run in rounds_of(vectors).items()}
     gigabytes = f"{num_updates * num_params * 2 / 1e9:.3g} GB"
     rows = [Row(f"plain pass: copy {num_updates} updates of {num_params / 1e6:g}M, block by block", plain, "s")]
+    if num_updates * num_params >= LARGE:
+        rows.append(Row("compiling, at the first large round of a process", compiling, "s", "in no other row"))
     rows += [Row(f"{name}, a whole round", taken, "s") for name, taken in ours.items()]
     rows += [
         Row("mean", ours["mean"] / plain, "x", f"the plain pass over the same {gigabytes}", 1.5),

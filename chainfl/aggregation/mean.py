@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from chainfl.aggregation.server_step import MAX_WEIGHT, UPDATE_MAGNITUDE, ServerStep, check_total_weight, plain_step
+from chainfl.aggregation.server_step import MAX_WEIGHT, ServerStep, check_total_weight, plain_step
 from chainfl.encoding.arrays import Int16Array, Int32Array, Int64Array, blocks, require_vector
 from chainfl.errors import AggregationError
-
-_MAX_NARROW_WEIGHT = ((1 << 31) - 1) // UPDATE_MAGNITUDE
-"""Weighted updates whose weights add up to no more fit into an int32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,44 +77,3 @@ def check_weight(weight: int) -> None:
     """Raises AggregationError for a weight that no validator can give."""
     if not 0 <= weight <= MAX_WEIGHT:
         raise AggregationError(f"weight {weight} is outside [0, {MAX_WEIGHT}]", weight=weight)
-
-
-def weighted_sum(rows: Sequence[Int16Array], weights: Sequence[int]) -> Int64Array:
-    """The sum of weight * row. rows: n times (m,) int16, not modified. weights: n, none negative. returns: (m,) int64.
-
-    The same bits as `FixedPoint.weightedSumOf`. Rows of equal weight are added up before they are multiplied, and as
-    much as is exact is done in int32, which is twice as fast.
-    """
-    factor = max(1, math.gcd(*weights))
-    total: Int64Array = np.zeros(rows[0].size, np.int64)
-    narrow, narrow_weight = np.zeros(total.size, np.int32), 0
-    part, wide = np.empty(total.size, np.int32), np.empty(total.size, np.int32)
-    for weight, group in _groups(rows, [weight // factor for weight in weights]):
-        part[:] = group[0]
-        for row in group[1:]:
-            wide[:] = row
-            part += wide
-        group_weight = weight * len(group)
-        if group_weight > _MAX_NARROW_WEIGHT:
-            total += np.multiply(part, weight, dtype=np.int64)
-            continue
-        if narrow_weight + group_weight > _MAX_NARROW_WEIGHT:
-            total += narrow
-            narrow[:], narrow_weight = 0, 0
-        if weight != 1:
-            part *= np.int32(weight)
-        narrow += part
-        narrow_weight += group_weight
-    total += narrow
-    total *= factor
-    return total
-
-
-def _groups(rows: Sequence[Int16Array], weights: Sequence[int]) -> Iterator[tuple[int, Sequence[Int16Array]]]:
-    """Rows of equal weight together, no more of them than an int32 holds the plain sum of."""
-    of_weight: dict[int, list[Int16Array]] = {}
-    for row, weight in zip(rows, weights, strict=True):
-        of_weight.setdefault(weight, []).append(row)
-    for weight, group in of_weight.items():
-        for some in blocks(len(group), _MAX_NARROW_WEIGHT):
-            yield weight, group[some]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from chainfl.aggregation.selection import select_ranks
+from chainfl.aggregation import columns as numpy_columns
+from chainfl.aggregation.columns import Columns
 from chainfl.encoding.arrays import Int16Array, Int64Array
 
 
@@ -15,9 +14,7 @@ def median_rank(count: int) -> int:
     return (count - 1) // 2
 
 
-def lower_median(rows: Sequence[Int16Array]) -> Int64Array:
+def lower_median(rows: Sequence[Int16Array], columns: Columns = numpy_columns) -> Int64Array:
     """The lower median of each column. rows: n times (m,) int16. returns: (m,) int64, as `FixedPoint.medianAt`."""
-    rank, found = median_rank(len(rows)), np.empty(rows[0].size, np.int64)
-    for columns, [value] in select_ranks(rows, rank, rank):
-        found[columns] = value
-    return found
+    rank = median_rank(len(rows))
+    return columns.ranked_sum(rows, rank, rank)

@@ -10,7 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from chainfl.aggregation.mean import check_weight, weighted_sum
+from chainfl.aggregation import columns as numpy_columns
+from chainfl.aggregation.columns import Columns, columns_for, weighted_sum
+from chainfl.aggregation.mean import check_weight
 from chainfl.aggregation.median import lower_median
 from chainfl.aggregation.server_step import Advanced, Server, check_total_weight
 from chainfl.aggregation.trimmed_mean import trim_count, trimmed_sum
@@ -33,17 +35,19 @@ class WeightedSource:
     weight: int
 
 
-def rule_sum(form: Format, rows: Sequence[Int16Array], weights: Sequence[int]) -> tuple[Int64Array, int]:
+def rule_sum(
+    form: Format, rows: Sequence[Int16Array], weights: Sequence[int], columns: Columns = numpy_columns
+) -> tuple[Int64Array, int]:
     """S and W of a block of coordinates under the task's rule. rows: n times (m,) int16, all of non-zero weight.
 
     returns: (m,) int64 and what it is divided by: the sum of the weights, or how many values count.
     """
     if form.rule is Rule.MEAN:
-        return weighted_sum(rows, weights), sum(weights)
+        return columns.weighted_sum(rows, weights), sum(weights)
     if form.rule is Rule.MEDIAN:
-        return lower_median(rows), 1
+        return lower_median(rows, columns), 1
     trim = trim_count(len(rows), form.trim_num, form.trim_den)
-    return trimmed_sum(rows, trim), len(rows) - 2 * trim
+    return trimmed_sum(rows, trim, columns), len(rows) - 2 * trim
 
 
 def group_sums(form: Format, rows: Sequence[Int16Array], weights: Sequence[int]) -> list[Int64Array]:
@@ -91,11 +95,12 @@ def apply_rule(
     require_standing(form, model, state)
     for update in updates:
         require_source(update.values, np.int16, form.num_params, "update")
+    columns = columns_for(form.num_params * len(updates))
     next_model = np.empty(form.num_params, np.int32)
     next_state = None if state is None else np.empty(form.state_params, np.int32)
 
     def advance(block: slice) -> int:
-        sums, total = rule_sum(form, read_rows(updates, block), weights)
+        sums, total = rule_sum(form, read_rows(updates, block), weights, columns)
         of_state = state_block(form, block)
         moved = server.advance(sums, total, model[block], None if state is None else state[of_state])
         next_model[block] = moved.model

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from chainfl.aggregation.mean import weighted_sum
-from chainfl.aggregation.selection import select_ranks
+from chainfl.aggregation import columns as numpy_columns
+from chainfl.aggregation.columns import Columns
 from chainfl.encoding.arrays import Int16Array, Int64Array
 from chainfl.errors import AggregationError
 
@@ -22,7 +20,7 @@ def trim_count(count: int, num: int, den: int) -> int:
     return count * num // den
 
 
-def trimmed_sum(rows: Sequence[Int16Array], trim: int) -> Int64Array:
+def trimmed_sum(rows: Sequence[Int16Array], trim: int, columns: Columns = numpy_columns) -> Int64Array:
     """The sum of each column without its `trim` smallest and largest values.
 
     rows: n times (m,) int16. returns: (m,) int64, as `FixedPoint.trimmedSum`. Raises AggregationError if nothing is
@@ -30,7 +28,4 @@ def trimmed_sum(rows: Sequence[Int16Array], trim: int) -> Int64Array:
     """
     if not 0 <= 2 * trim < len(rows):
         raise AggregationError(f"trimming {trim} of {len(rows)} values at each end leaves nothing", trim=trim)
-    sums = np.empty(rows[0].size, np.int64)
-    for columns, kept in select_ranks(rows, trim, len(rows) - 1 - trim):
-        sums[columns] = weighted_sum(kept, [1] * len(kept))
-    return sums
+    return columns.ranked_sum(rows, trim, len(rows) - 1 - trim)

@@ -202,9 +202,9 @@ class ValidationEntry(_Strict):
     iterates; RFA's smoothing; a bucket's size; and when GTG-Shapley stops.
     """
 
-    rule: Literal["gate_clip", "krum", "multi_krum", "bulyan", "rfa", "centred_clipping", "fltrust", "norm_bound"] = (
-        "gate_clip"
-    )
+    rule: Literal[
+        "gate_clip", "root_fit", "krum", "multi_krum", "bulyan", "rfa", "centred_clipping", "fltrust", "norm_bound"
+    ] = "gate_clip"
     before: list[Literal["bucketing", "nearest_neighbour_mixing"]] = []
     gate_cosine: Rate = "0"
     duplicate_cosine: Rate = "0.99"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 RULE_PARAMETERS: Mapping[str, frozenset[str]] = {
     "gate_clip": frozenset({"gate_cosine"}),
+    "root_fit": frozenset({"gate_cosine", "duplicate_cosine"}),
     "krum": frozenset({"num_malicious_clients"}),
     "multi_krum": frozenset({"num_malicious_clients", "num_clients_to_keep"}),
     "bulyan": frozenset({"num_malicious_clients"}),
@@ -39,7 +40,7 @@ CONTRIBUTION_PARAMETERS: Mapping[str, frozenset[str]] = {
 MAX_EXACT_PLAYERS = 8
 """Exact Shapley values take 2^n losses a round."""
 
-_ALWAYS_THERE = frozenset({"gate_cosine"})
+_ALWAYS_THERE = frozenset({"gate_cosine", "duplicate_cosine"})
 _REQUIRED = frozenset({"num_malicious_clients", "bucket_size"})
 _ABOVE_ZERO = ("clipping_norm", "smoothing")
 _BELOW_ONE = ("between_round_truncation", "within_round_truncation")

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from chainfl.validation.selection.candidates import Candidates
 
+DUPLICATE_COSINE = 0.99
+"""Two updates that are closer are near-duplicates, unless a task says otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:

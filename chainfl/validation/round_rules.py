@@ -9,10 +9,9 @@ from chainfl.tasks.state import Rule
 from chainfl.training.settings import LocalTraining
 from chainfl.validation.contribution.leave_one_out import LeaveOneOut
 from chainfl.validation.contribution.method import ContributionMethod
+from chainfl.validation.duplicates import DUPLICATE_COSINE
 from chainfl.validation.selection.gate_clip import GateClip
 from chainfl.validation.selection.rules import Selection
-
-DUPLICATE_COSINE = 0.99
 
 
 @dataclass(frozen=True, slots=True)

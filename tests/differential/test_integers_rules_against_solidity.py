@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from harness import FORMAT, CallReverted, Harness
 
+from chainfl.aggregation import columns as numpy_columns
+from chainfl.aggregation import compiled_columns
 from chainfl.aggregation.rules import group_sums, rule_sum
 from chainfl.aggregation.server_step import Server, check_server, check_total_weight
 from chainfl.disputes.proofs import rank_positions
@@ -31,11 +33,12 @@ def rules(anvil, harnesses):
 @pytest.mark.parametrize("rule", list(Rule))
 def test_step__ten_thousand_random_chunks__same_bits(rules, rule, kind):
     rng = np.random.default_rng([int(rule), kind])
-    for _ in range(SETUPS):
+    for number in range(SETUPS):
+        columns = compiled_columns if number % 2 else numpy_columns
         form, weights = random_setup(rng, rule, kind)
         rows = random_rows(rng, len(weights), CHUNK * CHUNKS_EACH)
         model, state = random_vector(rng, rows[0].size), random_state(rng, form, rows[0].size)
-        sums, total = rule_sum(form, rows, weights)
+        sums, total = rule_sum(form, rows, weights, columns)
         here = Server(form).advance(sums, total, model, state if form.has_state else None)
         there = advance_on_chain(rules, form, weights, rows, model, state)
         np.testing.assert_array_equal(here.model, there[:, 0], err_msg=str((form, weights)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from scipy.optimize import nnls
 
 
 def krum_scores(vectors: np.ndarray, f: int) -> list[float]:
@@ -53,6 +56,23 @@ def nearest_neighbour_mixed(vectors: np.ndarray, f: int) -> np.ndarray:
         keys = [(float(((vector - other) ** 2).sum()), j != i, j) for j, other in enumerate(vectors)]
         mixed.append(np.mean([vectors[j] for _, _, j in sorted(keys)[: len(vectors) - f]], axis=0))
     return np.array(mixed)
+
+
+def root_fit(vectors: np.ndarray, root: np.ndarray, lengths: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """Shares of the clipped vectors, of which `copies` says how many are alike, by scipy's least squares.
+
+    lengths: (n,), what clipping leaves of each. Only for vectors that the gate lets pass.
+    """
+    clipped = vectors * lengths[:, None]
+    clipped /= np.median(np.linalg.norm(clipped, axis=1))
+    direction = root / np.linalg.norm(root)
+    equal = 1 / copies / (1 / copies).sum()
+    mean = equal @ clipped
+    along = float(mean @ direction)
+    weight = math.sqrt(0.1) * np.linalg.norm(mean) / along
+    left = np.vstack([clipped.T, weight * np.eye(len(vectors))])
+    shares, _ = nnls(left, np.concatenate([along * direction, weight * equal]))
+    return shares
 
 
 def weighted_mean(vectors: np.ndarray, weights: list[int]) -> np.ndarray:

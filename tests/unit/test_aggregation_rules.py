@@ -12,10 +12,12 @@ from dispute_rounds import FORMAT, FORMATS, Round
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chainfl.aggregation.mean import weighted_sum
+from chainfl.aggregation import columns as numpy_columns
+from chainfl.aggregation import compiled_columns
+from chainfl.aggregation.columns import LARGE, columns_for, weighted_sum
 from chainfl.aggregation.median import lower_median
+from chainfl.aggregation.network import selection_network
 from chainfl.aggregation.rules import READ_BLOCK, WeightedSource, apply_rule, group_sums, rule_sum, total_of, walk
-from chainfl.aggregation.selection import COLUMNS, select_ranks, selection_network
 from chainfl.aggregation.server_step import Server
 from chainfl.aggregation.trimmed_mean import trim_count, trimmed_sum
 from chainfl.disputes.proofs import rank_positions
@@ -25,6 +27,7 @@ from chainfl.tasks.state import Format, Rule, ServerKind
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "order_rules.json").read_text())["steps"]
 INT32 = np.iinfo(np.int32)
+BOTH = pytest.mark.parametrize("columns", [numpy_columns, compiled_columns], ids=["numpy", "compiled"])
 
 
 def form_of(case) -> Format:
@@ -35,10 +38,11 @@ def form_of(case) -> Format:
     return replace(form, trim_num=trim[0], trim_den=trim[1], momentum_num=momentum[0], momentum_den=momentum[1])
 
 
+@BOTH
 @pytest.mark.parametrize("case", VECTORS, ids=lambda case: f"{case['name']}, {case['trim']}, {case['momentum']}")
-def test_order_rules__shared_vectors__same_coordinate(case):
+def test_order_rules__shared_vectors__same_coordinate(case, columns):
     form, rows = form_of(case), [np.array([value], np.int16) for value in case["values"]]
-    sums, total = rule_sum(form, rows, [1] * len(rows))
+    sums, total = rule_sum(form, rows, [1] * len(rows), columns)
     assert (sums.tolist(), total) == ([case["sum"]], case["total"])
     low, high = rank_positions(form, case["values"])
     assert case["values"][low] == case["values"][case["low"]]
@@ -52,28 +56,38 @@ def test_order_rules__shared_vectors__same_coordinate(case):
 # --- selection -----------------------------------------------------------------------------------
 
 
+@BOTH
 @pytest.mark.parametrize("count", [*range(1, 20), 31, 32, 33, 64, 100])
-def test_select_ranks__every_trim_and_the_median__as_sorting(count):
+def test_order_rules__every_trim_and_the_median__as_sorting(count, columns):
     rng = np.random.default_rng(count)
     rows = [rng.integers(-3, 4, 50).astype(np.int16) for _ in range(count)]
     before = np.stack(rows)
     ordered = np.sort(before, axis=0).astype(np.int64)
-    np.testing.assert_array_equal(lower_median(rows), ordered[(count - 1) // 2])
+    np.testing.assert_array_equal(lower_median(rows, columns), ordered[(count - 1) // 2])
     for trim in range((count - 1) // 2 + 1):
-        np.testing.assert_array_equal(trimmed_sum(rows, trim), ordered[trim : count - trim].sum(axis=0))
+        np.testing.assert_array_equal(trimmed_sum(rows, trim, columns), ordered[trim : count - trim].sum(axis=0))
     np.testing.assert_array_equal(np.stack(rows), before)
 
 
-@given(st.data())
-def test_select_ranks__any_range__those_values(data):
+@BOTH
+@given(data=st.data())
+def test_ranked_sum__any_range__of_those_values(data, columns):
     count = data.draw(st.integers(1, 24))
     first = data.draw(st.integers(0, count - 1))
     last = data.draw(st.integers(first, count - 1))
     column = data.draw(st.lists(st.integers(-32768, 32767), min_size=count, max_size=count))
     rows = [np.array([value], np.int16) for value in column]
-    [(_, found)] = select_ranks(rows, first, last)
-    seen = sorted(int(row[0]) for row in found)
-    assert seen == sorted(column)[first : last + 1]
+    assert columns.ranked_sum(rows, first, last).tolist() == [sum(sorted(column)[first : last + 1])]
+
+
+@BOTH
+@pytest.mark.parametrize("size", [1, 4095, 4096, 16_384, 33_000])
+def test_order_rules__several_blocks_of_columns__as_sorting(size, columns):
+    rng = np.random.default_rng(size)
+    rows = [rng.integers(-32768, 32768, size, np.int32).astype(np.int16) for _ in range(7)]
+    ordered = np.sort(np.stack(rows), axis=0).astype(np.int64)
+    np.testing.assert_array_equal(lower_median(rows, columns), ordered[3])
+    np.testing.assert_array_equal(trimmed_sum(rows, 2, columns), ordered[2:5].sum(axis=0))
 
 
 def test_selection_network__nothing_to_drop__nothing_to_compare():
@@ -87,33 +101,39 @@ def test_selection_network__median_of_32__less_than_the_whole_sort():
 # --- sums ----------------------------------------------------------------------------------------
 
 
-def test_weighted_sum__largest_values_and_weights__exact():
-    rows = [np.array([-32768, 32767], np.int16)] * 200
-    assert weighted_sum(rows, [10_000] * 200).tolist() == [-32768 * 2_000_000, 32767 * 2_000_000]
+@BOTH
+@pytest.mark.parametrize("count", [1, 5, 6, 7, 200])
+def test_weighted_sum__largest_values_and_weights__exact(count, columns):
+    rows = [np.array([-32768, 32767], np.int16)] * count
+    assert columns.weighted_sum(rows, [10_000] * count).tolist() == [-32768 * 10_000 * count, 32767 * 10_000 * count]
 
 
-@given(st.data())
-def test_weighted_sum__any_weights__as_python_integers(data):
+@BOTH
+@given(data=st.data())
+def test_weighted_sum__any_weights__as_python_integers(data, columns):
     weight = st.one_of(st.sampled_from([0, 1, 7, 5_000, 10_000]), st.integers(0, 10_000))
     weights = data.draw(st.lists(weight, min_size=1, max_size=40))
-    columns = [data.draw(st.lists(st.integers(-32768, 32767), min_size=len(weights), max_size=len(weights)))] * 2
-    rows = [np.array(values, np.int16) for values in zip(*columns, strict=True)]
-    expected = [sum(w * v for w, v in zip(weights, column, strict=True)) for column in columns]
-    assert weighted_sum(rows, weights).tolist() == expected
+    column = data.draw(st.lists(st.integers(-32768, 32767), min_size=len(weights), max_size=len(weights)))
+    rows = [np.array([value, value], np.int16) for value in column]
+    assert columns.weighted_sum(rows, weights).tolist() == [sum(map(int.__mul__, weights, column))] * 2
 
 
-def test_weighted_sum__more_rows_of_one_weight_than_an_int32_holds__exact():
-    rows = [np.array([-32768, 32767], np.int16)] * 70_000
-    assert weighted_sum([*rows, rows[0]], [6] * 70_000 + [5]).tolist() == [-32768 * 420_005, 32767 * 420_005]
+@BOTH
+def test_columns__views_that_may_not_be_written_or_are_not_aligned__as_copies(columns):
+    rng = np.random.default_rng(0)
+    held = rng.integers(-32768, 32768, (5, 1001), np.int32).astype(np.int16)
+    held.flags.writeable = False
+    odd = np.frombuffer(b"." + held[0].tobytes(), np.int16, offset=1)
+    assert not odd.flags.aligned
+    rows, copies = [odd, *held[1:]], list(held.copy())
+    for weights in ([1, 10, 100, 1000, 10_000], [0] * 5):
+        np.testing.assert_array_equal(columns.weighted_sum(rows, weights), weighted_sum(copies, weights))
+    np.testing.assert_array_equal(columns.ranked_sum(rows, 1, 3), np.sort(held, axis=0)[1:4].sum(axis=0))
 
 
-@pytest.mark.parametrize("size", [COLUMNS - 1, COLUMNS, 2 * COLUMNS + 3])
-def test_order_rules__several_blocks_of_columns__as_sorting(size):
-    rng = np.random.default_rng(size)
-    rows = [rng.integers(-32768, 32767, size, np.int16) for _ in range(7)]
-    ordered = np.sort(np.stack(rows), axis=0).astype(np.int64)
-    np.testing.assert_array_equal(lower_median(rows), ordered[3])
-    np.testing.assert_array_equal(trimmed_sum(rows, 2), ordered[2:5].sum(axis=0))
+@pytest.mark.parametrize(("num_values", "columns"), [(LARGE - 1, numpy_columns), (LARGE, compiled_columns)])
+def test_columns_for__size_of_a_round__compiled_where_it_pays(num_values, columns):
+    assert columns_for(num_values) is columns
 
 
 @pytest.mark.parametrize(("size", "groups"), [(1, 5), (2, 3), (4, 2), (5, 0), (64, 0)])

@@ -31,6 +31,7 @@ from chainfl.validation.selection.multi_krum import MultiKrum
 from chainfl.validation.selection.nearest_neighbour_mixing import NearestNeighbourMixing
 from chainfl.validation.selection.norm_bound import NormBound
 from chainfl.validation.selection.rfa import GeometricMedian
+from chainfl.validation.selection.root_fit import MOST, RootFit
 from chainfl.validation.selection.rules import MIXERS, RULES, Selection, selection_of
 
 BITS = 14
@@ -193,7 +194,64 @@ def test_fltrust__tiny_update__keeps_the_model_from_nothing():
     assert tiny_too == [10_000] * 3
 
 
-@pytest.mark.parametrize("rule", [GateClip(), FLTrust()])
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("copies", [1, 3])
+def test_root_fit__random_updates__are_scipys_shares(copies, seed):
+    updates = drawn(7, seed=seed, spread=900)
+    updates = np.vstack([updates, *[updates[:1]] * (copies - 1), updates[1:2] * 3])
+    root = np.abs(np.random.default_rng(seed).normal(0, 0.01, 12)).astype(np.float32)
+    updates[updates @ root.astype(np.float64) < 0] *= -1
+    candidates = seen(updates, root=root)
+    same = np.array([copies, 2, *[1] * 5, *[copies] * (copies - 1), 2])
+    lengths = np.array(candidates.clipped) / 10_000
+    shares = reference.root_fit(updates.astype(np.float64), root.astype(np.float64), lengths, same)
+    expected = 10_000 * lengths * np.minimum(1, shares * (1 / same).sum() / MOST)
+    weights = RootFit().weigh(candidates)
+    assert np.abs(np.array(weights) - expected).max() <= 1
+    assert kept(weights)
+    assert max(weights) <= 10_000
+
+
+def test_root_fit__a_class_that_few_have__gets_its_share_back():
+    """Four know the first direction, one the second, and root data ask for both alike."""
+    updates = np.array([[900, 10, 1], [900, -10, 2], [900, 5, 30], [900, 0, -30], [0, 900, 0]], np.int16)
+    root = np.array([0.05, 0.05, 0], np.float32)
+    before, after = (
+        reference.weighted_mean(updates.astype(float), weights_of(rule, updates, root=root))
+        for rule in (GateClip(), RootFit(duplicate_cosine=1.0))
+    )
+    assert before[1] / before[0] < 0.3
+    assert after[1] / after[0] > 0.7
+
+
+def test_root_fit__copies_of_one_update__count_as_one():
+    updates = drawn(5, seed=3, spread=900)
+    root = (updates.mean(axis=0) / 2**BITS).astype(np.float32)
+    alone = reference.weighted_mean(updates.astype(float), weights_of(RootFit(), updates, root=root))
+    copied = np.vstack([updates, updates[:1], updates[:1]])
+    together = reference.weighted_mean(copied.astype(float), weights_of(RootFit(), copied, root=root))
+    by_gate_and_clip = reference.weighted_mean(copied.astype(float), weights_of(GateClip(), copied, root=root))
+    assert np.linalg.norm(together - alone) < 0.35 * np.linalg.norm(by_gate_and_clip - alone)
+
+
+def test_root_fit__root_data_that_say_little__is_gate_and_clip():
+    """Nearly orthogonal to everybody: nothing but noise to fit."""
+    updates = drawn(6, seed=1)
+    mean = updates.mean(axis=0)
+    aside = np.random.default_rng(0).normal(size=12)
+    aside -= aside @ mean / (mean @ mean) * mean
+    root = (aside / np.linalg.norm(aside) + 0.02 * mean / np.linalg.norm(mean)).astype(np.float32)
+    weights = np.array(weights_of(RootFit(), updates, root=root), float)
+    gated = np.array(weights_of(GateClip(), updates, root=root), float)
+    assert (np.abs(weights / weights.max() - gated / gated.max()) < 0.1).all()
+
+
+def test_root_fit__nobody_passes_the_gate__rejects_all():
+    updates = drawn(4)
+    assert weights_of(RootFit(), updates, root=-updates[0].astype(np.float32)) == [0] * 4
+
+
+@pytest.mark.parametrize("rule", [GateClip(), RootFit(), FLTrust()])
 def test_root_data_rules__root_update_of_zero__leaves_the_clip(rule):
     updates = np.array([[100, 0], [-100, 0], [200, 0]], np.int16)
     assert weights_of(rule, updates, root=np.zeros(2, np.float32)) == [10_000, 10_000, 5_000]
@@ -357,7 +415,7 @@ def test_centred_clipping__attacked__nobody_moves_the_result_further_than_the_ra
 
 @ATTACKS
 @SEEDS
-@pytest.mark.parametrize("rule", [GateClip(), FLTrust()], ids=["gate_clip", "fltrust"])
+@pytest.mark.parametrize("rule", [GateClip(), RootFit(), FLTrust()], ids=["gate_clip", "root_fit", "fltrust"])
 def test_root_data_rules__attacked__result_points_where_root_data_do(rule, attack, seed):
     updates, honest = attacked(attack, seed)
     root = (honest.mean(axis=0) / 2**BITS).astype(np.float32)
@@ -403,7 +461,9 @@ def test_krum__two_of_the_same_score__the_first_enrolled_wins():
     assert kept(weights_of(MultiKrum(1, 2), updates)) == {1, 2}
 
 
-every_rule = pytest.mark.parametrize("rule", [*UPDATES_ONLY, GateClip(), FLTrust()], ids=lambda r: type(r).__name__)
+every_rule = pytest.mark.parametrize(
+    "rule", [*UPDATES_ONLY, GateClip(), RootFit(), FLTrust()], ids=lambda r: type(r).__name__
+)
 every_mixer = pytest.mark.parametrize(
     "mixers", [(), (NearestNeighbourMixing(1),), (Bucketing(2), NearestNeighbourMixing(1))], ids=["none", "nnm", "both"]
 )
@@ -429,7 +489,7 @@ def test_every_rule__nobody__gives_no_weights(rule, mixers):
 @settings(max_examples=40, deadline=None)
 def test_every_rule__any_updates__weights_stay_in_range(values):
     updates = np.array([v for v in values if any(v)] or [[1, 1, 1, 1]], np.int16)
-    for rule in [*UPDATES_ONLY, GateClip(), FLTrust()]:
+    for rule in [*UPDATES_ONLY, GateClip(), RootFit(), FLTrust()]:
         for mixers in [(), (NearestNeighbourMixing(2),), (Bucketing(2),)]:
             weights = weights_of(rule, updates, *mixers, root=np.ones(4, np.float32), last_mean=updates[0])
             assert len(weights) == len(updates)

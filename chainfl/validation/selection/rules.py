@@ -21,10 +21,12 @@ from chainfl.validation.selection.multi_krum import MultiKrum
 from chainfl.validation.selection.nearest_neighbour_mixing import NearestNeighbourMixing
 from chainfl.validation.selection.norm_bound import NormBound
 from chainfl.validation.selection.rfa import GeometricMedian
+from chainfl.validation.selection.root_fit import RootFit
 from chainfl.validation.selection.rule import Mixer, SelectionRule
 
 RULES: Mapping[str, Callable[..., SelectionRule]] = {
     "gate_clip": GateClip,
+    "root_fit": RootFit,
     "krum": Krum,
     "multi_krum": MultiKrum,
     "bulyan": Bulyan,
