@@ -31,13 +31,15 @@ FEWER: Final = 100.0
 class Case:
     """One way to send. steps: of a round; the rounds are as many as it takes to come to the setting's steps.
 
-    strategy: a name in STRATEGIES, None for FedAvg in float32 without any integers. changes: to its fields.
+    strategy: a name in STRATEGIES, None for FedAvg in float32 without any integers. changes: to its fields. local: what
+    a worker does in another way than the setting has it.
     """
 
     name: str
     steps: int
     strategy: str | None = "fedavg"
     changes: Mapping[str, Any] = field(default_factory=dict)
+    local: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_there(self) -> bool:
@@ -71,17 +73,20 @@ class Setting:
     def settings(self, case: Case | None, seed: int) -> dict[str, Any]:
         """What the numbers of a run follow from. case: None for the centralised one."""
         kept = {key: value for key, value in asdict(self).items() if key not in ("name", "cases", "most_lost")}
+        kept |= {} if case is None else case.local
         if case is None:
             return {"kind": "centralised", "seed": seed, **kept, **versions(PACKAGES)}
         own = {"round_steps": case.steps, "strategy": case.chosen().to_json()}
         kind = "float32" if case.strategy is None else "chainfl"
         return {"kind": kind, "seed": seed, **kept, **own, **versions(PACKAGES)}
 
-    @property
-    def local(self) -> dict[str, Any]:
+    def local(self, case: Case) -> dict[str, Any]:
         """What every worker does in a step."""
-        return {"batch_size": self.batch_size, "learning_rate": self.learning_rate, "momentum": self.momentum}
+        plain = {"batch_size": self.batch_size, "learning_rate": self.learning_rate, "momentum": self.momentum}
+        return {**plain, **case.local}
 
+
+ADAMW: Final[Mapping[str, Any]] = {"learning_rate": "0.002", "momentum": "0"}
 
 CIFAR10 = Setting(
     name="CIFAR-10, Dirichlet 0.5",
@@ -91,7 +96,7 @@ CIFAR10 = Setting(
     partition="dirichlet:0.5",
     steps=400,
     batch_size=32,
-    learning_rate="0.02",
+    learning_rate="0.01",
     momentum="0.9",
     cases=(
         Case("float32", 10, None),
@@ -100,12 +105,13 @@ CIFAR10 = Setting(
         Case("int4", 10, changes={"compression": "int4"}),
         Case("top-k 0.1", 10, changes={"compression": "topk", "keep": "0.1"}),
         Case("top-k 0.01", 10, changes={"compression": "topk", "keep": "0.01"}),
-        Case("DiLoCo int8", 50, "diloco", {"compression": "int8"}),
-        Case("DiLoCo int8", 100, "diloco", {"compression": "int8"}),
-        Case("DiLoCo int4", 100, "diloco", {"compression": "int4"}),
-        Case("DiLoCo int4", 200, "diloco", {"compression": "int4"}),
-        Case("DiLoCo top-k 0.1", 50, "diloco", {"compression": "topk", "keep": "0.1"}),
-        Case("DiLoCo top-k 0.1", 100, "diloco", {"compression": "topk", "keep": "0.1"}),
+        Case("top-k 0.1", 25, changes={"compression": "topk", "keep": "0.1"}),
+        Case("top-k 0.1", 50, changes={"compression": "topk", "keep": "0.1"}),
+        Case("int4", 100, changes={"compression": "int4"}),
+        Case("DiLoCo int8", 50, "diloco", {"compression": "int8"}, ADAMW),
+        Case("DiLoCo int4", 50, "diloco", {"compression": "int4"}, ADAMW),
+        Case("DiLoCo top-k 0.1", 50, "diloco", {"compression": "topk", "keep": "0.1"}, ADAMW),
+        Case("DiLoCo int4", 100, "diloco", {"compression": "int4"}, ADAMW),
     ),
 )
 MNIST = Setting(
@@ -177,7 +183,7 @@ class Bench:
             strategy=case.chosen(),
             rounds=self.setting.steps // case.steps,
             steps=case.steps,
-            **self.setting.local,
+            **self.setting.local(case),
             seed=seed,
             out=self.folder / "learning-compression" / digest(settings),
             processes=self.processes,
@@ -196,7 +202,7 @@ def in_float32(setting: Setting, splits: DatasetSplits, case: Case, seed: int) -
     )
     with one_thread():
         given = as_model(setting.model, split.test.shape, split.test.num_classes, None, seed)
-        local = {"steps": case.steps, **setting.local}
+        local = {"steps": case.steps, **setting.local(case)}
         experiment = Experiment.of(
             case.chosen(), given, split, local=local, loss=cross_entropy, partition=called, seed=seed
         )
