@@ -508,6 +508,12 @@ class TrainingDiverged(TrainingError):
     hint_template = "Lower the learning rate in the task's specification."
 
 
+class TrainingStopped(TrainingError):
+    """Nobody wants the result any more: the round went on, or starts from another model."""
+
+    exit_code = 97
+
+
 class ProgramRefused(TrainingError):
     """A file cannot be a task's model: no readable `torch.export` archive, or it uses what is not allowed there."""
 

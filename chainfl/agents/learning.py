@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +51,12 @@ class LocalLearning:
         """Whether `train` looks at the model before."""
         return ALGORITHMS[self._training.algorithm].uses_last_step
 
+    @property
+    def needs_the_past(self) -> bool:
+        """Whether `train` looks at what earlier rounds left."""
+        algorithm = ALGORITHMS[self._training.algorithm]
+        return algorithm.uses_last_step or algorithm.keeps_memory
+
     def train(
         self,
         model: Int32Array,
@@ -57,6 +64,7 @@ class LocalLearning:
         *,
         memory: Memory = NO_MEMORY,
         previous: Int32Array | None = None,
+        stop: threading.Event | None = None,
     ) -> TrainedUpdate:
         """One round's local steps. The same round with the same memory gives the same bits again on this machine."""
         result = self._trainer.train(
@@ -66,6 +74,7 @@ class LocalLearning:
             seed=round_seed(self._scope, self._account, round_number),
             memory=memory,
             last_step=None if previous is None else self._moved(previous, model),
+            stop=stop,
         )
         return TrainedUpdate(
             result.delta,

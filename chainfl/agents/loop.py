@@ -91,6 +91,12 @@ class AgentLoop:
         Raises Interrupted when asked to stop, and whatever is not worth trying again. Retryable errors are, with a
         growing pause.
         """
+        try:
+            self._play_on()
+        finally:
+            self._player.close()
+
+    def _play_on(self) -> None:
         while not self._stop.is_set():
             try:
                 if self._step():

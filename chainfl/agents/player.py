@@ -47,6 +47,10 @@ class Player(ABC):
         self._prefetch.look(snapshot)
         self._retention.look(snapshot)
 
+    def close(self) -> None:
+        """Ends what runs beside the loop; for whatever reason the loop has ended."""
+        return
+
     def at_the_end(self, snapshot: Snapshot) -> None:
         """Drops what is past now that the agent is done with the task."""
         self._retention.finish(snapshot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -127,6 +128,11 @@ class ShardLearning:
         """See UpdateTrainer. Raises what `train` raises of the shard."""
         return self._ready().uses_previous
 
+    @property
+    def needs_the_past(self) -> bool:
+        """See UpdateTrainer. Raises what `train` raises of the shard."""
+        return self._ready().needs_the_past
+
     def train(
         self,
         model: Int32Array,
@@ -134,9 +140,10 @@ class ShardLearning:
         *,
         memory: Memory = NO_MEMORY,
         previous: Int32Array | None = None,
+        stop: threading.Event | None = None,
     ) -> TrainedUpdate:
         """See LocalLearning. Raises also what fetching and reading the shard raise."""
-        return self._ready().train(model, round_number, memory=memory, previous=previous)
+        return self._ready().train(model, round_number, memory=memory, previous=previous, stop=stop)
 
     def settle(self, kept: Memory, sent: Int16Array, before: Int32Array, after: Int32Array) -> Memory:
         """See UpdateTrainer. Raises what `train` raises of the shard."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from chainfl.agents import chores, duties
 from chainfl.agents.actions import Act, Action, Do, Wait
 from chainfl.agents.answers import Answers, first_due, with_answer
 from chainfl.agents.background import Background
+from chainfl.agents.beside import Beside, Start
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext
 from chainfl.agents.encode import EncodedUpdate, encode_update, payload_bytes
@@ -22,6 +24,7 @@ from chainfl.agents.ports import SendResult
 from chainfl.encoding.arrays import Float32Array, Int16Array, Int32Array
 from chainfl.encoding.payload import read_update
 from chainfl.errors import CidMismatch, EncodingError, LineageBroken, StorageError, TrainingDiverged
+from chainfl.registry.material import fetch_model
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks.cids import cid_on_chain
 from chainfl.tasks.commitments import update_commitment
@@ -30,6 +33,12 @@ from chainfl.training.settings import NO_MEMORY, Memory
 from chainfl.types import Cid, Root
 
 CLIP_WARNING_SHARE = 0.001
+TRAINING_LOOK_S = 1.0
+"""How long one look at a running training may take; demands are answered between the looks."""
+
+MAX_STEP_S = 60.0
+"""How long the end of a process waits for a local step to end."""
+
 UPLOAD_LOOK_S = 1.0
 """How long one look at a running upload may take; it goes on between the looks."""
 
@@ -60,6 +69,11 @@ class UpdateTrainer(Protocol):
         """Whether `train` looks at the model that the round's model was made from."""
         ...
 
+    @property
+    def needs_the_past(self) -> bool:
+        """Whether `train` looks at that model or at the memory. If not, the round's model is enough to begin."""
+        ...
+
     def train(
         self,
         model: Int32Array,
@@ -67,11 +81,13 @@ class UpdateTrainer(Protocol):
         *,
         memory: Memory = NO_MEMORY,
         previous: Int32Array | None = None,
+        stop: threading.Event | None = None,
     ) -> TrainedUpdate:
         """model: (P,) int32, the round's global model. The same round and memory give the same update again.
 
         memory: of `settle` after this worker's last update that counted. previous: the model that `model` was made
-        from, None for the genesis. Raises TrainingDiverged when there is nothing to send.
+        from, None for the genesis. stop: set by another thread when nobody wants the update any more. Raises
+        TrainingDiverged when there is nothing to send, TrainingStopped when it was stopped.
         """
         ...
 
@@ -164,6 +180,20 @@ def _in_commit(snapshot: Snapshot, memory: WorkerMemory, standing: Standing, now
     return Act(Do.COMMIT_UPDATE)
 
 
+def start_ahead(snapshot: Snapshot) -> Start | None:
+    """What this worker's next round starts from if the posted model stands; None where that cannot be told. Pure.
+
+    Where workers are drawn, nobody knows before the round opens who trains in it.
+    """
+    view, me = snapshot.round, snapshot.me
+    number = view.round + 1
+    if view.phase not in (Phase.CHALLENGE, Phase.DISPUTE, Phase.SETTLEMENT) or number > snapshot.task.rounds:
+        return None
+    if not me.is_enrolled or not me.active_from <= number < me.active_until or view.pool:
+        return None
+    return Start(number, view.aggregate_root)
+
+
 def _owes_reveal(snapshot: Snapshot) -> bool:
     number = snapshot.round.round
     return snapshot.me.has_committed(number) and not snapshot.me.has_revealed(number)
@@ -195,6 +225,7 @@ class Worker(Player):
         super().__init__(context)
         self._trainer = trainer
         self._on_duty = on_duty
+        self._training: Beside[TrainedUpdate] = Beside()
         self._upload: _Upload | None = None
         self._answers = Answers(context)
 
@@ -214,6 +245,22 @@ class Worker(Player):
             Do.REVEAL_UPDATE: self._reveal,
             Do.ANSWER_DEMAND: self._answer,
         }
+
+    def while_waiting(self, snapshot: Snapshot) -> None:
+        """Also trains ahead: from a posted model that may still fall, while it can be challenged.
+
+        What falls costs the time, and nothing is sent of it: an update is prepared from its round's own model alone.
+        """
+        super().while_waiting(snapshot)
+        next_start = start_ahead(snapshot)
+        if next_start is None or self._trainer.needs_the_past:
+            self._training.drop()
+        elif self._training.begin(next_start, partial(self._train_ahead, snapshot, next_start)):
+            self.context.log.emit("training_ahead", for_round=next_start.round)
+
+    def close(self) -> None:
+        """Ends a training that runs."""
+        self._training.close(MAX_STEP_S)
 
     def can_still_reveal(self, snapshot: Snapshot) -> bool:
         """Until Reveal ends."""
@@ -258,7 +305,12 @@ class Worker(Player):
     def _prepare(self, snapshot: Snapshot) -> None:
         """Trains and journals; killed before that is whole, it trains again, and nothing was sent."""
         view, journal, form = snapshot.round, self.context.journal, self.context.scope.format
-        trained, seconds = self._train(snapshot)
+        if self._training.begin(Start(view.round, view.model_root), partial(self._train, snapshot)):
+            self.context.log.emit("training")
+        if not self._training.wait(TRAINING_LOOK_S):
+            return
+        trained, seconds = self._training.result()
+        self.context.report.seconds_training += seconds
         compression = self.context.scope.compression
         encoded = encode_update(trained.delta, journal.residual(form.num_params), form, compression)
         metadata = self.context.scope.update_metadata(view.round, self.context.chain.account, view.model_root)
@@ -286,21 +338,27 @@ class Worker(Player):
             self.context.log.emit(finding, level=logging.WARNING, loss_last=round(trained.loss_last, 4))
         self._warn_of_losses(encoded)
 
-    def _train(self, snapshot: Snapshot) -> tuple[TrainedUpdate, float]:
-        """The update, and the seconds that it took."""
+    def _train(self, snapshot: Snapshot, stop: threading.Event) -> TrainedUpdate:
+        """The update of the round that is open."""
         view = snapshot.round
         model = self.models.at_round(view.round, view.model_root)
         previous = self.models.before(view.round, view.model_root) if self._trainer.uses_previous else None
         memory = self.context.journal.memory(self.context.scope.format.num_params)
-        self.context.log.emit("training")
-        started = time.monotonic()
+        return self._trained(model, view.round, memory, previous, stop)
+
+    def _train_ahead(self, snapshot: Snapshot, start: Start, stop: threading.Event) -> TrainedUpdate:
+        """That of the next round, if the posted model stands."""
+        model = fetch_model(self.context.store, self.context.scope, start.model_root, snapshot.round.aggregate_cid)
+        self.models.keep(start.model_root, model)
+        return self._trained(model, start.round, NO_MEMORY, None, stop)
+
+    def _trained(
+        self, model: Int32Array, number: int, memory: Memory, previous: Int32Array | None, stop: threading.Event
+    ) -> TrainedUpdate:
         try:
-            trained = self._trainer.train(model, view.round, memory=memory, previous=previous)
+            return self._trainer.train(model, number, memory=memory, previous=previous, stop=stop)
         except NUMERIC_ERRORS as error:
             raise TrainingDiverged(f"training failed on this model: {type(error).__name__}: {error}") from error
-        seconds = time.monotonic() - started
-        self.context.report.seconds_training += seconds
-        return trained, seconds
 
     def _warn_of_losses(self, encoded: EncodedUpdate) -> None:
         share = encoded.num_clipped / len(encoded.values)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -208,10 +209,14 @@ class _Idler(Worker):
     def pretend(self, snapshot: Snapshot) -> Float32Array:
         """What it passes off as trained. returns: (P,) float32."""
 
-    def _train(self, snapshot: Snapshot) -> tuple[TrainedUpdate, float]:
+    def while_waiting(self, snapshot: Snapshot) -> None:
+        """Trains nothing ahead."""
+        super(Worker, self).while_waiting(snapshot)
+
+    def _train(self, snapshot: Snapshot, stop: threading.Event) -> TrainedUpdate:
         if snapshot.round.round < FROM_ROUND:
-            return super()._train(snapshot)
-        return TrainedUpdate(self.pretend(snapshot), num_examples=1, loss_first=0.0, loss_last=0.0), 0.0
+            return super()._train(snapshot, stop)
+        return TrainedUpdate(self.pretend(snapshot), num_examples=1, loss_first=0.0, loss_last=0.0)
 
 
 class CopyingWorker(_Idler):

@@ -24,10 +24,11 @@ from chainfl.training.settings import LocalTraining, Memory
 class LocalAlgorithm(Protocol):
     """One local run. An instance is used for one, from `begin` to `end`; `settle` needs neither.
 
-    uses_last_step: whether `begin` looks at the last global step.
+    uses_last_step: whether `begin` looks at the last global step. keeps_memory: whether `settle` ever leaves any.
     """
 
     uses_last_step: bool
+    keeps_memory: bool
 
     def begin(self, start: LocalRound) -> None:
         """Before the first step. May move the parameters from the global model to where local training starts."""

@@ -16,6 +16,7 @@ class FedAvg:
     """All hooks, none of which does anything: the other algorithms say where they differ."""
 
     uses_last_step = False
+    keeps_memory = False
 
     def __init__(self, training: LocalTraining) -> None:
         self._training = training

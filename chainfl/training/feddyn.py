@@ -43,6 +43,7 @@ class FedDyn(FedAvg):
     """Steps along g - k_i + α·(v - z) from z + s; keeps k_i, (P,) float32, as `dual`."""
 
     uses_last_step = True
+    keeps_memory = True
 
     @torch.no_grad()
     def begin(self, start: LocalRound) -> None:

@@ -54,6 +54,8 @@ _DRIFT = "drift"
 class Scaffold(FedAvg):
     """Steps along g - h_i; keeps h_i, (P,) float32, as `drift`."""
 
+    keeps_memory = True
+
     def begin(self, start: LocalRound) -> None:
         """Takes up the drift; zeros before the first update that counted."""
         self._drift = start.parameters.only(start.memory.get(_DRIFT, start.parameters.zeros()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chainfl.encoding.layout import Layout
-from chainfl.errors import DatasetError, TrainingDiverged
+from chainfl.errors import DatasetError, TrainingDiverged, TrainingStopped
 from chainfl.training.algorithms import LocalAlgorithm, make_algorithm
 from chainfl.training.datasets import Dataset
 from chainfl.training.guards import Loss, OwnData
@@ -78,10 +79,12 @@ class Trainer(Protocol):
         seed: int,
         memory: Memory = NO_MEMORY,
         last_step: FloatArray | None = None,
+        stop: threading.Event | None = None,
     ) -> TrainingResult:
         """One round's local steps from the global model. The same arguments give the same bits on the same machine.
 
-        memory, last_step: as `LocalRound` has them; whoever has none trains as in a first round.
+        memory, last_step: as `LocalRound` has them; whoever has none trains as in a first round. stop: set by another
+        thread when nobody wants the result any more; TrainingStopped is raised at the next step.
         """
         ...
 
@@ -127,13 +130,15 @@ class LocalTrainer:
         seed: int,
         memory: Memory = NO_MEMORY,
         last_step: FloatArray | None = None,
+        stop: threading.Event | None = None,
     ) -> TrainingResult:
         """Local steps on shuffled passes over the data, in batches of `batch_size` (all of it, if it is smaller).
 
         memory: the algorithm's, of `settle`. last_step: (P,) float32, what the last round with a result added to the
         global model. Raises TrainingError for settings that do not go together, DatasetError for an empty set,
         TrainingDiverged when a loss or the resulting model is not finite or the model got far worse: the update is
-        then to be withheld. The caller's random generators are left as they were.
+        then to be withheld, and TrainingStopped as `Trainer` says. The caller's random generators are left as they
+        were.
         """
         if not len(dataset):
             raise DatasetError(f"{dataset.name}: no examples to train on")
@@ -148,7 +153,7 @@ class LocalTrainer:
             start = LocalRound(TrainedParameters(self._module), training, steps, memory, last_step)
             algorithm.begin(start)
             batches = seeded_batches(dataset, batch_size=training.batch_size, steps=steps, seed=seed)
-            losses = self._take_steps(algorithm, start, batches)
+            losses = self._take_steps(algorithm, start, batches, stop or threading.Event())
         outcome = algorithm.end(self._difference(global_vector, steps))
         findings = own_data.findings(before, own_data.look())
         return TrainingResult(outcome.delta, len(dataset), losses[0], losses[-1], outcome.kept, findings)
@@ -157,12 +162,16 @@ class LocalTrainer:
         """What the algorithm remembers after an update that counted; see `LocalAlgorithm.settle`."""
         return make_algorithm(training).settle(kept, sent, step)
 
-    def _take_steps(self, algorithm: LocalAlgorithm, start: LocalRound, batches: Iterator[Batch]) -> list[float]:
+    def _take_steps(
+        self, algorithm: LocalAlgorithm, start: LocalRound, batches: Iterator[Batch], stop: threading.Event
+    ) -> list[float]:
         """One step a batch. Returns each step's loss before it was taken."""
         parameters = start.parameters.tensors
         optimizer = make_optimizer(parameters, start.training)
         losses: list[float] = []
         for batch in batches:
+            if stop.is_set():
+                raise TrainingStopped(f"stopped after {len(losses)} local steps")
             loss, gradients = self._gradients(parameters, batch, start.training)
             losses.append(loss)
             if not math.isfinite(loss):

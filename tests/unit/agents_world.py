@@ -42,12 +42,13 @@ class TargetTrainer:
     """Moves the model half of the way to a target of its own."""
 
     uses_previous = False
+    needs_the_past = False
 
     def __init__(self, seed: int) -> None:
         self.target = np.random.default_rng(seed).normal(0, 0.3, NUM_PARAMS).astype(np.float32)
         self.calls = 0
 
-    def train(self, model, round_number, *, memory, previous):
+    def train(self, model, round_number, *, memory, previous, stop=None):
         self.calls += 1
         return TrainedUpdate((self.target - dequantize_model(model, 20)) * np.float32(0.5), 10, 2.0, 1.0)
 

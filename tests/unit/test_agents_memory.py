@@ -23,13 +23,14 @@ class Remembering(TargetTrainer):
     """Its memory is the number of its updates that counted; it keeps what it was given to look at."""
 
     uses_previous = True
+    needs_the_past = True
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self.given: dict[int, tuple[float, np.ndarray | None]] = {}
         self.settled: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def train(self, model, round_number, *, memory, previous):
+    def train(self, model, round_number, *, memory, previous, stop=None):
         counted = memory.get("counted", np.zeros(NUM_PARAMS, np.float32))
         self.given[round_number] = (float(counted[0]), previous)
         return replace(super().train(model, round_number, memory=memory, previous=previous), kept={"counted": counted})
@@ -146,7 +147,7 @@ def test_memory__away_until_the_models_are_gone__stays_and_is_told(tmp_path):
 class Alarmed(TargetTrainer):
     """Finds something in round 1, and diverges in round 2."""
 
-    def train(self, model, round_number, *, memory, previous):
+    def train(self, model, round_number, *, memory, previous, stop=None):
         if round_number == 2:
             raise TrainingDiverged("the loss is nan at local step 3", step=3)
         found = ("constant_predictor",) if round_number == 1 else ()

@@ -29,7 +29,7 @@ class Towards:
     def __init__(self, target: float) -> None:
         self.target = np.float32(target)
 
-    def train(self, model, round_number, *, memory, previous):
+    def train(self, model, round_number, *, memory, previous, stop=None):
         delta = self.target - dequantize_model(model, FORM.model_scale_bits)
         return TrainedUpdate(delta, num_examples=1, loss_first=2.0, loss_last=1.0)
 
@@ -87,7 +87,7 @@ class Remembering(Towards):
         super().__init__(1.0)
         self.seen, self.settled = [], []
 
-    def train(self, model, round_number, *, memory, previous):
+    def train(self, model, round_number, *, memory, previous, stop=None):
         self.seen.append((round_number, float(memory["rounds"][0]) if memory else 0.0, previous))
         trained = super().train(model, round_number, memory=memory, previous=previous)
         rounds = memory["rounds"] if memory else np.zeros(40, np.float32)
