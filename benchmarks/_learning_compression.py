@@ -61,6 +61,7 @@ class Setting:
     name: str
     data: str
     model: str
+    model_params: Mapping[str, int]
     clients: int
     partition: str
     steps: int
@@ -92,11 +93,12 @@ CIFAR10 = Setting(
     name="CIFAR-10, Dirichlet 0.5",
     data="cifar10",
     model="resnet",
+    model_params={"stride": 2},
     clients=10,
     partition="dirichlet:0.5",
     steps=400,
     batch_size=32,
-    learning_rate="0.01",
+    learning_rate="0.02",
     momentum="0.9",
     cases=(
         Case("float32", 10, None),
@@ -118,6 +120,7 @@ MNIST = Setting(
     name="MNIST, IID",
     data="mnist",
     model="paper_cnn",
+    model_params={},
     clients=10,
     partition="iid",
     steps=400,
@@ -163,6 +166,7 @@ class Bench:
         [accuracy] = centralised(
             self.splits,
             model=setting.model,
+            model_params=setting.model_params,
             clients=setting.clients,
             partition=setting.partition,
             steps=[setting.steps],
@@ -178,6 +182,7 @@ class Bench:
         found = simulate(
             self.setting.model,
             self.splits,
+            model_params=dict(self.setting.model_params),
             clients=self.setting.clients,
             partition=self.setting.partition,
             strategy=case.chosen(),
@@ -201,7 +206,7 @@ def in_float32(setting: Setting, splits: DatasetSplits, case: Case, seed: int) -
         splits, setting.partition, clients=setting.clients, validators=0, root_examples=0, root_data=None, seed=seed
     )
     with one_thread():
-        given = as_model(setting.model, split.test.shape, split.test.num_classes, None, seed)
+        given = as_model(setting.model, split.test.shape, split.test.num_classes, setting.model_params, seed)
         local = {"steps": case.steps, **setting.local(case)}
         experiment = Experiment.of(
             case.chosen(), given, split, local=local, loss=cross_entropy, partition=called, seed=seed

@@ -90,13 +90,14 @@ def centralised(
     learning_rate: float,
     momentum: float,
     seed: int,
+    model_params: Mapping[str, int] | None = None,
 ) -> list[float]:
     """One trainer with all the workers' data, from their first weights: its accuracy after so many steps, each time
     from the start."""
     split, _ = split_for(splits, partition, clients=clients, validators=0, root_examples=0, root_data=None, seed=seed)
     whole, accuracies = concatenate(list(split.workers)), []
     with one_thread():
-        trainer = LocalTrainer(as_model(model, whole.shape, whole.num_classes, None, seed).module)
+        trainer = LocalTrainer(as_model(model, whole.shape, whole.num_classes, model_params, seed).module)
         start = trainer.initial_vector
         for count in steps:
             training = LocalTraining(steps=count, batch_size=batch_size, learning_rate=learning_rate, momentum=momentum)

@@ -11,6 +11,12 @@ from typing import Any, Generic, TypeVar
 
 from chainfl.types import Root
 
+TRAINING_LOOK_S = 1.0
+"""How long one look at a running training may take; demands are answered between the looks."""
+
+MAX_STEP_S = 60.0
+"""How long the end of a process waits for a local step to end."""
+
 _T = TypeVar("_T")
 
 
@@ -62,8 +68,8 @@ class Beside(Generic[_T]):
         return None if self._job is None or self._job.stop.is_set() else self._job.start
 
     def wait(self, timeout_s: float) -> bool:
-        """Until the training has ended, well or badly, or the time is over. returns: whether it has."""
-        return self._job is not None and bool(wait([self._job.found], timeout_s).done)
+        """Until the training has ended, well or badly, or the time is over. returns: whether none runs any more."""
+        return self._job is None or bool(wait([self._job.found], timeout_s).done)
 
     def result(self) -> tuple[_T, float]:
         """What a training that has ended came to, and the seconds that it took. Raises what ended it badly."""

@@ -111,6 +111,14 @@ class RootDataScorer:
         self._account = account
         self._trainer = trainer
         self._root_data = root_data
+        self._own: tuple[int, Int32Array, Float32Array] | None = None
+
+    def look_ahead(self, model: Int32Array, round_number: int, stop: threading.Event) -> None:
+        """Trains on root data, where the rule compares with that; see `RoundScorer`."""
+        if self._rules.selection.rule.needs_root_update:
+            seed = round_seed(self._scope, self._account, round_number)
+            own = scoring.own_update(self._trainer, self._root_data, model, self._rules, seed=seed, stop=stop)
+            self._own = round_number, model, own
 
     def score(
         self, model: Int32Array, updates: Sequence[CheckedUpdate], round_number: int, previous: Int32Array | None
@@ -125,8 +133,15 @@ class RootDataScorer:
             seed=round_seed(self._scope, self._account, round_number),
             previous_model=previous,
             context=_round_name(self._scope, round_number).encode(),
+            root_update=self._known(model, round_number),
         )
         return [Vote(vote.weight, vote.score) for vote in votes]
+
+    def _known(self, model: Int32Array, round_number: int) -> Float32Array | None:
+        """What `look_ahead` found, if it was for this round and model."""
+        if self._own is None or self._own[0] != round_number or not np.array_equal(self._own[1], model):
+            return None
+        return self._own[2]
 
 
 def rules_of(spec: Recipe) -> scoring.RoundRules:

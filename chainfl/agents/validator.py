@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from chainfl.agents import chores, duties
 from chainfl.agents.actions import Act, Action, Do, Wait
 from chainfl.agents.answers import Answers, Asked, first_due, with_answer
 from chainfl.agents.background import Background
+from chainfl.agents.beside import MAX_STEP_S, TRAINING_LOOK_S, Beside, Start
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext
 from chainfl.agents.journal import PreparedScores
@@ -60,6 +62,18 @@ class Scorer(Protocol):
         self, model: Int32Array, updates: Sequence[CheckedUpdate], round_number: int, previous: Int32Array | None
     ) -> Sequence[Vote]:
         """A vote for each update, in order. model, previous: (P,) int32, the round's model and the one before."""
+        ...
+
+
+class RoundScorer(Scorer, Protocol):
+    """One that can begin before the round's updates are there."""
+
+    def look_ahead(self, model: Int32Array, round_number: int, stop: threading.Event) -> None:
+        """Does what needs no updates; `score` of the same round and model then gives the same votes, sooner.
+
+        Called from another thread, never beside `score`. stop: set when nobody wants it any more. Raises
+        TrainingStopped then, and what training raises.
+        """
         ...
 
 
@@ -128,6 +142,10 @@ def _in_update_reveal(snapshot: Snapshot, memory: ValidatorMemory, now: int) -> 
     return Wait("for updates to be revealed", until=min(due, view.phase_end))
 
 
+def _start_of(view: RoundView) -> Start:
+    return Start(view.round, view.model_root)
+
+
 def _may_score(snapshot: Snapshot) -> bool:
     me, number = snapshot.me, snapshot.round.round
     return me.active_from <= number < me.active_until and not me.has_committed(number)
@@ -182,9 +200,10 @@ class Validator(Player):
 
     role = Role.VALIDATOR
 
-    def __init__(self, context: AgentContext, scorer: Scorer) -> None:
+    def __init__(self, context: AgentContext, scorer: RoundScorer) -> None:
         super().__init__(context)
         self._scorer = scorer
+        self._training: Beside[None] = Beside()
         self._gathering: _Gathering | None = None
         self._answers = Answers(context)
 
@@ -201,6 +220,23 @@ class Validator(Player):
             Do.REVEAL_SCORES: self._reveal,
             Do.ANSWER_DEMAND: self._answer,
         }
+
+    def while_waiting(self, snapshot: Snapshot) -> None:
+        """Also trains on its own data, while the workers train on theirs."""
+        super().while_waiting(snapshot)
+        view = snapshot.round
+        before_scores = (Phase.COMMIT, Phase.REVEAL, Phase.SCORE_COMMIT)
+        if view.phase not in before_scores or not _may_score(snapshot) or self._memory(snapshot).commitment:
+            self._training.drop()
+        elif self._training.begin(_start_of(view), partial(self._look_ahead, view)):
+            self.context.log.emit("looking_ahead", level=logging.DEBUG)
+
+    def close(self) -> None:
+        """Ends a training that runs."""
+        self._training.close(MAX_STEP_S)
+
+    def _look_ahead(self, view: RoundView, stop: threading.Event) -> None:
+        self._scorer.look_ahead(self.models.at_round(view.round, view.model_root), view.round, stop)
 
     def can_still_reveal(self, snapshot: Snapshot) -> bool:
         """Until ScoreReveal ends."""
@@ -279,9 +315,9 @@ class Validator(Player):
                 gathering.fetches.start(key, job)
 
     def _prepare(self, snapshot: Snapshot) -> None:
-        if not self._is_gathered(snapshot):
-            return
         view, log = snapshot.round, self.context.log
+        if not self._is_gathered(snapshot) or not self._has_looked_ahead():
+            return
         log.emit("scoring", updates=view.revealed)
         started = time.monotonic()
         gathering = self._gathering_of(snapshot)
@@ -300,6 +336,10 @@ class Validator(Player):
             rejected=sum(vote.weight == 0 for vote in votes),
             abstained=sum(vote.abstains for vote in votes) + view.revealed - len(votes),
         )
+
+    def _has_looked_ahead(self) -> bool:
+        """Waits a moment for what runs: a trainer is one thread's. What failed or never began is up to `score`."""
+        return self._training.wait(TRAINING_LOOK_S)
 
     def _votes(self, gathering: _Gathering) -> Sequence[Vote]:
         """For each revealed update, in order. Whoever cannot judge abstains: silence would cost the validator stake."""

@@ -14,7 +14,7 @@ from chainfl.agents import chores, duties
 from chainfl.agents.actions import Act, Action, Do, Wait
 from chainfl.agents.answers import Answers, first_due, with_answer
 from chainfl.agents.background import Background
-from chainfl.agents.beside import Beside, Start
+from chainfl.agents.beside import MAX_STEP_S, TRAINING_LOOK_S, Beside, Start
 from chainfl.agents.chores import Standing
 from chainfl.agents.context import AgentContext
 from chainfl.agents.encode import EncodedUpdate, encode_update, payload_bytes
@@ -33,12 +33,6 @@ from chainfl.training.settings import NO_MEMORY, Memory
 from chainfl.types import Cid, Root
 
 CLIP_WARNING_SHARE = 0.001
-TRAINING_LOOK_S = 1.0
-"""How long one look at a running training may take; demands are answered between the looks."""
-
-MAX_STEP_S = 60.0
-"""How long the end of a process waits for a local step to end."""
-
 UPLOAD_LOOK_S = 1.0
 """How long one look at a running upload may take; it goes on between the looks."""
 

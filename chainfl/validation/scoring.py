@@ -6,6 +6,7 @@ An update is never judged by its lone effect on the loss: with skewed data every
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,7 @@ def score_round(
     seed: int,
     previous_model: Int32Array | None = None,
     context: bytes = b"",
+    root_update: Float32Array | None = None,
 ) -> list[Vote]:
     """The votes of one validator, one for each update, in the order given.
 
@@ -69,16 +71,18 @@ def score_round(
     updates: all that were revealed, in the order of the enrolled workers; the clip's median and the draws that all
     validators share need the sums even of those that could not be fetched. seed: of the validator's own training.
     previous_model: the global model of the round before, whose step a free-rider might replay. context: what tells this
-    round's shared draws apart, the same for all validators (see `round_draw`). An update of zeros gets weight 0 under
-    every rule, which does not see it. Weight 0 and score 0 go together. Raises TrainingDiverged if the validator's own
+    round's shared draws apart, the same for all validators (see `round_draw`). root_update: of `own_update` with the
+    same arguments, where that was computed before there were updates. An update of zeros gets weight 0 under every
+    rule, which does not see it. Weight 0 and score 0 go together. Raises TrainingDiverged if the validator's own
     training does, EncodingError for an update of another length.
     """
     sums = [update.sum_of_squares for update in updates]
     clipped, draw = clip_weights(sums), round_draw(sums, context)
     held = {i: as_source(update.values) for i, update in enumerate(updates) if update.values is not None and clipped[i]}
     real_model = dequantize_model(model, rules.model_scale_bits)
-    needs_root = rules.selection.rule.needs_root_update
-    root = _root_update(trainer, root_data, real_model, rules, seed) if needs_root else None
+    root = root_update
+    if root is None and rules.selection.rule.needs_root_update:
+        root = own_update(trainer, root_data, model, rules, seed=seed)
     candidates = _candidates(held, [clipped[i] for i in held], root, model, previous_model, rules)
     weights = dict(zip(held, rules.selection.weigh(candidates, draw), strict=True))
     accepted = {i: weight for i, weight in weights.items() if weight}
@@ -93,11 +97,21 @@ def _vote(update: RevealedUpdate, weight: int, score: int) -> Vote:
     return Vote(weight, score)
 
 
-def _root_update(
-    trainer: Trainer, root_data: Dataset, model: Float32Array, rules: RoundRules, seed: int
+def own_update(
+    trainer: Trainer,
+    root_data: Dataset,
+    model: Int32Array,
+    rules: RoundRules,
+    *,
+    seed: int,
+    stop: threading.Event | None = None,
 ) -> Float32Array:
-    """(P,) float32: what the task's local training on root data alone does to the model."""
-    return trainer.train(model, root_data, rules.training, seed=seed).delta
+    """(P,) float32: what the task's local training on root data alone does to the round's model, (P,) int32.
+
+    Raises TrainingDiverged, and TrainingStopped once `stop` is set.
+    """
+    real_model = dequantize_model(model, rules.model_scale_bits)
+    return trainer.train(real_model, root_data, rules.training, seed=seed, stop=stop).delta
 
 
 def _candidates(

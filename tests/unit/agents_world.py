@@ -56,6 +56,9 @@ class TargetTrainer:
 class EqualScorer:
     """Full weight and equal score for everything that arrived."""
 
+    def look_ahead(self, model, round_number, stop):
+        """Nothing to do without data."""
+
     def score(self, model, updates, round_number, previous):
         def vote(update):
             if update.values is None:

@@ -6,7 +6,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from agents_world import TASK, TargetTrainer, World
+from agents_world import TASK, EqualScorer, TargetTrainer, World
 from fake_chain import account_of
 
 from chainfl.agents.actions import Do
@@ -16,7 +16,7 @@ from chainfl.errors import StorageError, TrainingStopped
 from chainfl.tasks.state import Phase, Role
 from chainfl.types import Root
 
-WORKER = account_of(100)
+WORKER, VALIDATOR = account_of(100), account_of(200)
 ONE, OTHER = Start(1, Root(bytes(32))), Start(1, Root(b"\1" * 32))
 LONG_S = 30.0
 
@@ -98,7 +98,7 @@ def test_beside__closed__its_thread_has_ended():
 
 def test_beside__nothing_began__nothing_to_wait_for_or_end():
     beside: Beside[str] = Beside()
-    assert not beside.wait(0)
+    assert beside.wait(0)
     beside.drop()
     beside.close(0)
     assert beside.start is None
@@ -212,6 +212,52 @@ def test_worker__still_training__looks_at_the_chain_meanwhile(tmp_path, monkeypa
     goes_on.set()
     assert worker._training.wait(LONG_S)
     assert [world.look(WORKER), world.look(WORKER)] == [Do.PREPARE_UPDATE, Do.COMMIT_UPDATE]
+
+
+class Looking(EqualScorer):
+    """Notes which rounds it looked ahead in, and whether that was over when it scored."""
+
+    def __init__(self) -> None:
+        self.ahead: list[int] = []
+        self.running = False
+        self.at_score: list[tuple[int, bool]] = []
+        self.goes_on = threading.Event()
+
+    def look_ahead(self, model, round_number, stop):
+        self.running = True
+        assert self.goes_on.wait(LONG_S)
+        self.ahead.append(round_number)
+        self.running = False
+
+    def score(self, model, updates, round_number, previous):
+        self.at_score.append((round_number, self.running))
+        return super().score(model, updates, round_number, previous)
+
+
+def test_validator__workers_still_train__trains_meanwhile_and_scores_after_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("chainfl.agents.validator.TRAINING_LOOK_S", 0.01)
+    world, scorer = World(tmp_path, rounds=1), Looking()
+    validator = world.players[VALIDATOR]
+    validator._scorer = scorer
+    world.run(until=lambda w: seen_by(w).round.phase is Phase.COMMIT)
+    validator.while_waiting(world.ports[VALIDATOR].snapshot(TASK, Role.VALIDATOR))
+    world.run(until=lambda w: seen_by(w).round.phase is Phase.SCORE_COMMIT, without=(VALIDATOR,))
+    assert [world.look(VALIDATOR) for _ in range(5)][-1] is Do.PREPARE_SCORES
+    assert scorer.at_score == []
+    scorer.goes_on.set()
+    assert validator._training.wait(LONG_S)
+    world.run()
+    assert (scorer.ahead, scorer.at_score) == ([1], [(1, False)])
+
+
+def test_validator__it_has_scored__looks_ahead_no_more(tmp_path):
+    world, scorer = World(tmp_path, rounds=1), Looking()
+    validator = world.players[VALIDATOR]
+    validator._scorer = scorer
+    world.run(until=lambda w: seen_by(w).round.phase is Phase.SCORE_REVEAL)
+    validator.while_waiting(world.ports[VALIDATOR].snapshot(TASK, Role.VALIDATOR))
+    assert validator._training.start is None
+    assert scorer.ahead == []
 
 
 @pytest.mark.parametrize(

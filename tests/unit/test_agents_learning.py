@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from fake_chain import CHAIN_ID, COORDINATOR, TASK, account_of
 
 from chainfl.agents.encode import encode_update
-from chainfl.agents.learning import LocalLearning
+from chainfl.agents.learning import LocalLearning, RootDataScorer
+from chainfl.agents.validator import CheckedUpdate
 from chainfl.encoding.fixed_point import dequantize_model, quantize_model
-from chainfl.errors import TrainingDiverged
+from chainfl.errors import TrainingDiverged, TrainingStopped
 from chainfl.registry.material import TaskScope
 from chainfl.registry.replay import replay_round
 from chainfl.tasks.spec import DatasetEntry, TrainingEntry, ValidationEntry, default_format
@@ -111,3 +113,49 @@ def test_train__diverging__raises():
     _, model, (worker,) = learners(1, learning_rate="10000")
     with pytest.raises(TrainingDiverged):
         worker.train(model, 1)
+
+
+def test_train__stopped_from_another_thread__ends_at_the_next_step():
+    _, model, [worker] = learners(1, steps=1_000_000)
+    stop = threading.Event()
+    timer = threading.Timer(0.05, stop.set)
+    timer.start()
+    with pytest.raises(TrainingStopped, match="stopped after"):
+        worker.train(model, 1, stop=stop)
+    timer.join()
+
+
+def scored_round() -> tuple[RootDataScorer, np.ndarray, list[CheckedUpdate]]:
+    entries, model, workers = learners(3)
+    trainer = LocalTrainer(build_model("mlp", PARAMS, 0))
+    scope = TaskScope(CHAIN_ID, COORDINATOR, TASK, entries.format, trainer.layout.hash())
+    scorer = RootDataScorer(entries, scope, account_of(200), trainer, share(7))
+    values = [encode_update(worker.train(model, 1).delta, None, entries.format).values for worker in workers]
+    return scorer, model, [CheckedUpdate(int((v.astype(np.int64) ** 2).sum()), v) for v in values]
+
+
+def test_score__looked_ahead__same_votes_and_no_second_training(monkeypatch):
+    scorer, model, updates = scored_round()
+    expected = scorer.score(model, updates, 1, None)
+    trainings = []
+    real = LocalTrainer.train
+    monkeypatch.setattr(LocalTrainer, "train", lambda *a, **k: trainings.append(1) or real(*a, **k))
+    scorer.look_ahead(model, 1, threading.Event())
+    assert scorer.score(model, updates, 1, None) == expected
+    assert len(trainings) == 1
+
+
+@pytest.mark.parametrize(("number", "other"), [(2, False), (1, True)])
+def test_score__looked_ahead_in_another_round_or_from_another_model__trains_anew(number, other, monkeypatch):
+    scorer, model, updates = scored_round()
+    expected = scorer.score(model, updates, 1, None)
+    scorer.look_ahead(model + np.int32(other), number, threading.Event())
+    assert scorer.score(model, updates, 1, None) == expected
+
+
+def test_look_ahead__stopped__raises():
+    scorer, model, _ = scored_round()
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(TrainingStopped):
+        scorer.look_ahead(model, 1, stop)

@@ -56,9 +56,11 @@ def test_build_model__residual_net__its_size_and_no_statistics_of_batches():
     assert torch.allclose(net(images)[:1], net(images[:1]), atol=1e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (5, 9), (28, 28), (31, 32)])
-def test_build_model__residual_net_on_any_size__fits(height, width):
-    net = build_model("resnet", RESIDUAL | {"height": height, "width": width, "channels": 3, "blocks": 2}, 0)
+def test_build_model__residual_net_on_any_size__fits(height, width, stride):
+    params = {"height": height, "width": width, "channels": 3, "blocks": 2, "stride": stride}
+    net = build_model("resnet", RESIDUAL | params, 0)
     assert net(torch.zeros(2, 3, height, width)).shape == (2, 10)
 
 

@@ -36,7 +36,7 @@ class QuadraticTrainer:
         self.fixed_loss = loss
         self.seeds: list[int] = []
 
-    def train(self, global_vector, dataset, training, *, seed) -> TrainingResult:
+    def train(self, global_vector, dataset, training, *, seed, stop=None) -> TrainingResult:
         self.seeds.append(seed)
         return TrainingResult((self.optimum - global_vector).astype(np.float32), len(dataset), 1.0, 0.5)
 
