@@ -25,6 +25,7 @@ TINY = replace(
     CIFAR10,
     data="digits",
     model="mlp",
+    model_params={},
     clients=3,
     steps=8,
     batch_size=16,
