@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Generic, TypeVar
 
+from chainfl.errors import TrainingStopped
 from chainfl.types import Root
 
 TRAINING_LOOK_S = 1.0
@@ -18,6 +20,7 @@ MAX_STEP_S = 60.0
 """How long the end of a process waits for a local step to end."""
 
 _T = TypeVar("_T")
+_M = TypeVar("_M")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +36,33 @@ class _Job(Generic[_T]):
     start: Start
     stop: threading.Event = field(default_factory=threading.Event)
     found: Future[tuple[_T, float]] = field(default_factory=Future)
-    thread: threading.Thread | None = None
 
 
 class Beside(Generic[_T]):
     """One training at a time, in a thread of its own. Used from one thread.
 
-    A trainer belongs to one training, so a new one begins when the one before it has ended, and that one is told to.
+    First it fetches what it starts from, and a stranger decides how slowly that arrives: one that fetches holds up no
+    other. Then it trains, in its turn, since a trainer belongs to one training; whoever begins anew tells it to end.
     """
 
     def __init__(self) -> None:
         self._job: _Job[_T] | None = None
+        # Held by whoever trains, until its result is there.
+        self._turn = threading.Lock()
 
-    def begin(self, start: Start, train: Callable[[threading.Event], _T]) -> bool:
+    def begin(self, start: Start, fetch: Callable[[], _M], train: Callable[[_M, threading.Event], _T]) -> bool:
         """Unless this start's training runs or is done; again where it has failed. returns: whether it begins now.
 
-        train: is given what tells it to end soon.
+        train: is given what was fetched, and what tells it to end soon.
         """
-        before = self._job
-        if before is not None and self.start == start and not _has_failed(before.found):
+        if self._job is not None and self.start == start and not self.has_failed:
             return False
-        if before is not None:
-            before.stop.set()
+        if self._job is not None:
+            self._job.stop.set()
         job = self._job = _Job(start)
         # It does not hold up the end of the process: `close` does, for as long as a step takes.
-        name = f"chainfl training of round {start.round}"
-        job.thread = threading.Thread(target=_run, args=(job, before, train), name=name, daemon=True)
-        job.thread.start()
+        name, work = f"chainfl training of round {start.round}", (job, self._turn, fetch, train)
+        threading.Thread(target=_run, args=work, name=name, daemon=True).start()
         return True
 
     @property
@@ -67,9 +70,28 @@ class Beside(Generic[_T]):
         """Of the training that runs or is done, if it is still wanted."""
         return None if self._job is None or self._job.stop.is_set() else self._job.start
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the training has ended badly."""
+        return self._job is not None and self._job.found.done() and self._job.found.exception() is not None
+
     def wait(self, timeout_s: float) -> bool:
         """Until the training has ended, well or badly, or the time is over. returns: whether none runs any more."""
         return self._job is None or bool(wait([self._job.found], timeout_s).done)
+
+    def free_trainer(self, timeout_s: float) -> bool:
+        """For whoever needs the trainer itself: waits for one that trains, so long; one that still fetches never will.
+
+        returns: whether nobody trains any more.
+        """
+        if not self._turn.acquire(timeout=timeout_s):
+            return False
+        try:
+            if self._job is not None and not self._job.found.done():
+                self._job.stop.set()
+        finally:
+            self._turn.release()
+        return True
 
     def result(self) -> tuple[_T, float]:
         """What a training that has ended came to, and the seconds that it took. Raises what ended it badly."""
@@ -85,21 +107,28 @@ class Beside(Generic[_T]):
             self._job = None
 
     def close(self, timeout_s: float) -> None:
-        """The same, and waits until the thread has ended, so that the process does not end in the middle of a step."""
+        """The same, and waits until nobody trains, so that the process does not end in the middle of a step."""
         self.drop()
-        if self._job is not None and self._job.thread is not None:
-            self._job.thread.join(timeout_s)
+        self.free_trainer(timeout_s)
 
 
-def _has_failed(found: Future[Any]) -> bool:
-    return found.done() and found.exception() is not None
-
-
-def _run(job: _Job[_T], before: _Job[_T] | None, train: Callable[[threading.Event], _T]) -> None:
-    if before is not None and before.thread is not None:
-        before.thread.join()
+def _run(
+    job: _Job[_T], turn: threading.Lock, fetch: Callable[[], _M], train: Callable[[_M, threading.Event], _T]
+) -> None:
     try:
+        found = fetch()
+    except BaseException as error:  # noqa: BLE001  # the thread's boundary: whoever asks for the result gets it
+        job.found.set_exception(error)
+        return
+    with turn:
+        _train(job, partial(train, found, job.stop))
+
+
+def _train(job: _Job[_T], train: Callable[[], _T]) -> None:
+    try:
+        if job.stop.is_set():
+            raise TrainingStopped("nobody wants it any more")
         started = time.monotonic()
-        job.found.set_result((train(job.stop), time.monotonic() - started))
+        job.found.set_result((train(), time.monotonic() - started))
     except BaseException as error:  # noqa: BLE001  # the thread's boundary: whoever asks for the result gets it
         job.found.set_exception(error)

@@ -73,6 +73,11 @@ def delay_s(task: TaskView) -> int:
     return max(MIN_DELAY_S, task.windows.slot // 5)
 
 
+def draw_delay_s(task: TaskView) -> int:
+    """The same for the draw of workers: nobody trains before it, so that all turns together take a tenth of Commit."""
+    return max(MIN_DELAY_S, min(delay_s(task), task.windows.commit // (10 * MAX_RANK)))
+
+
 def decide(snapshot: Snapshot, standing: Standing, now: int) -> Action:
     """The chore that is due, or a Wait until this agent's turn; for an agent without a duty of its own."""
     view = snapshot.round
@@ -109,7 +114,10 @@ def next_closing(chain: ChainPort, snapshot: Snapshot) -> Closing | None:
 
 def turn(do: Do, since: int, rank: int, task: TaskView, now: int) -> Action:
     """The chore, if this agent's turn has come."""
-    due = since + min(rank, MAX_RANK) * delay_s(task)
+    return _in_line(do, since + min(rank, MAX_RANK) * delay_s(task), now)
+
+
+def _in_line(do: Do, due: int, now: int) -> Action:
     return Act(do) if now >= due else Wait(f"for another to {do.value}", until=due)
 
 
@@ -117,7 +125,8 @@ def _before_the_draw(snapshot: Snapshot, standing: Standing, now: int) -> Action
     """Nobody can commit before it. That it is done shows in no phase."""
     if snapshot.block.number <= snapshot.round.seed_block:
         return Wait("for the block after the seed", every_block=True)
-    action = turn(Do.DRAW_WORKERS, standing.since, standing.rank_from_the_end(), snapshot.task, now)
+    rank = min(standing.rank_from_the_end(), MAX_RANK)
+    action = _in_line(Do.DRAW_WORKERS, standing.since + rank * draw_delay_s(snapshot.task), now)
     return replace(action, every_block=True) if isinstance(action, Wait) else action
 
 

@@ -130,8 +130,8 @@ class ShardLearning:
 
     @property
     def needs_the_past(self) -> bool:
-        """See UpdateTrainer. Raises what `train` raises of the shard."""
-        return self._ready().needs_the_past
+        """See UpdateTrainer. Also while the shard is not here: asked for by the loop, it waits for nothing."""
+        return self._trainer is None or self._trainer.needs_the_past
 
     def train(
         self,

@@ -228,15 +228,18 @@ class Validator(Player):
         before_scores = (Phase.COMMIT, Phase.REVEAL, Phase.SCORE_COMMIT)
         if view.phase not in before_scores or not _may_score(snapshot) or self._memory(snapshot).commitment:
             self._training.drop()
-        elif self._training.begin(_start_of(view), partial(self._look_ahead, view)):
+        elif self._training.begin(_start_of(view), partial(self._model_of, view), partial(self._look_ahead, view)):
             self.context.log.emit("looking_ahead", level=logging.DEBUG)
 
     def close(self) -> None:
         """Ends a training that runs."""
         self._training.close(MAX_STEP_S)
 
-    def _look_ahead(self, view: RoundView, stop: threading.Event) -> None:
-        self._scorer.look_ahead(self.models.at_round(view.round, view.model_root), view.round, stop)
+    def _model_of(self, view: RoundView) -> Int32Array:
+        return self.models.at_round(view.round, view.model_root)
+
+    def _look_ahead(self, view: RoundView, model: Int32Array, stop: threading.Event) -> None:
+        self._scorer.look_ahead(model, view.round, stop)
 
     def can_still_reveal(self, snapshot: Snapshot) -> bool:
         """Until ScoreReveal ends."""
@@ -338,8 +341,8 @@ class Validator(Player):
         )
 
     def _has_looked_ahead(self) -> bool:
-        """Waits a moment for what runs: a trainer is one thread's. What failed or never began is up to `score`."""
-        return self._training.wait(TRAINING_LOOK_S)
+        """Waits a moment for what trains: a trainer is one thread's. What failed or never began is up to `score`."""
+        return self._training.free_trainer(TRAINING_LOOK_S)
 
     def _votes(self, gathering: _Gathering) -> Sequence[Vote]:
         """For each revealed update, in order. Whoever cannot judge abstains: silence would cost the validator stake."""

@@ -207,6 +207,16 @@ class _Upload:
     pause_s: int = 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Material:
+    """What a round's training starts from. model, previous: (P,) int32."""
+
+    round: int
+    model: Int32Array
+    memory: Memory = field(default_factory=dict)
+    previous: Int32Array | None = None
+
+
 class Worker(Player):
     """Carries out what `decide` says."""
 
@@ -220,6 +230,7 @@ class Worker(Player):
         self._trainer = trainer
         self._on_duty = on_duty
         self._training: Beside[TrainedUpdate] = Beside()
+        self._trains_ahead = False
         self._upload: _Upload | None = None
         self._answers = Answers(context)
 
@@ -249,7 +260,8 @@ class Worker(Player):
         next_start = start_ahead(snapshot)
         if next_start is None or self._trainer.needs_the_past:
             self._training.drop()
-        elif self._training.begin(next_start, partial(self._train_ahead, snapshot, next_start)):
+        elif self._training.begin(next_start, partial(self._posted, snapshot), self._train):
+            self._trains_ahead = True
             self.context.log.emit("training_ahead", for_round=next_start.round)
 
     def close(self) -> None:
@@ -299,9 +311,11 @@ class Worker(Player):
     def _prepare(self, snapshot: Snapshot) -> None:
         """Trains and journals; killed before that is whole, it trains again, and nothing was sent."""
         view, journal, form = snapshot.round, self.context.journal, self.context.scope.format
-        if self._training.begin(Start(view.round, view.model_root), partial(self._train, snapshot)):
+        if self._training.begin(Start(view.round, view.model_root), partial(self._material, snapshot), self._train):
+            self._trains_ahead = False
             self.context.log.emit("training")
-        if not self._training.wait(TRAINING_LOOK_S):
+        # What failed ahead of the round does not end the round: there are more ways to its model than the posted bytes.
+        if not self._training.wait(TRAINING_LOOK_S) or (self._trains_ahead and self._training.has_failed):
             return
         trained, seconds = self._training.result()
         self.context.report.seconds_training += seconds
@@ -332,23 +346,23 @@ class Worker(Player):
             self.context.log.emit(finding, level=logging.WARNING, loss_last=round(trained.loss_last, 4))
         self._warn_of_losses(encoded)
 
-    def _train(self, snapshot: Snapshot, stop: threading.Event) -> TrainedUpdate:
-        """The update of the round that is open."""
+    def _material(self, snapshot: Snapshot) -> _Material:
+        """For the update of the round that is open."""
         view = snapshot.round
         model = self.models.at_round(view.round, view.model_root)
         previous = self.models.before(view.round, view.model_root) if self._trainer.uses_previous else None
         memory = self.context.journal.memory(self.context.scope.format.num_params)
-        return self._trained(model, view.round, memory, previous, stop)
+        return _Material(view.round, model, memory, previous)
 
-    def _train_ahead(self, snapshot: Snapshot, start: Start, stop: threading.Event) -> TrainedUpdate:
-        """That of the next round, if the posted model stands."""
-        model = fetch_model(self.context.store, self.context.scope, start.model_root, snapshot.round.aggregate_cid)
-        self.models.keep(start.model_root, model)
-        return self._trained(model, start.round, NO_MEMORY, None, stop)
+    def _posted(self, snapshot: Snapshot) -> _Material:
+        """For that of the next round, if the posted model stands."""
+        view = snapshot.round
+        model = fetch_model(self.context.store, self.context.scope, view.aggregate_root, view.aggregate_cid)
+        self.models.keep(view.aggregate_root, model)
+        return _Material(view.round + 1, model)
 
-    def _trained(
-        self, model: Int32Array, number: int, memory: Memory, previous: Int32Array | None, stop: threading.Event
-    ) -> TrainedUpdate:
+    def _train(self, material: _Material, stop: threading.Event) -> TrainedUpdate:
+        model, number, memory, previous = material.model, material.round, material.memory, material.previous
         try:
             return self._trainer.train(model, number, memory=memory, previous=previous, stop=stop)
         except NUMERIC_ERRORS as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,8 @@ from chainfl.agents.actions import Do
 from chainfl.agents.beside import Beside, Start
 from chainfl.agents.worker import start_ahead
 from chainfl.errors import StorageError, TrainingStopped
-from chainfl.tasks.state import Phase, Role
+from chainfl.tasks.cids import cid_text
+from chainfl.tasks.state import CidOnChain, Phase, Role
 from chainfl.types import Root
 
 WORKER, VALIDATOR = account_of(100), account_of(200)
@@ -24,8 +26,12 @@ LONG_S = 30.0
 # --- one at a time -------------------------------------------------------------------------------
 
 
+def nothing() -> None:
+    """What a training without a model starts from."""
+
+
 def until_stopped(began: threading.Event):
-    def train(stop: threading.Event) -> str:
+    def train(_: None, stop: threading.Event) -> str:
         began.set()
         assert stop.wait(LONG_S)
         raise TrainingStopped("stopped")
@@ -35,9 +41,9 @@ def until_stopped(began: threading.Event):
 
 def test_beside__the_same_start_again__one_training():
     beside: Beside[str] = Beside()
-    assert beside.begin(ONE, lambda _: "found")
+    assert beside.begin(ONE, nothing, lambda *_: "found")
     assert beside.wait(LONG_S)
-    assert not beside.begin(ONE, lambda _: "again")
+    assert not beside.begin(ONE, nothing, lambda *_: "again")
     assert beside.result()[0] == "found"
     assert beside.result()[1] >= 0
 
@@ -46,15 +52,15 @@ def test_beside__another_start__ends_the_first_and_begins_after_it():
     beside: Beside[str] = Beside()
     began, ends = threading.Event(), []
 
-    def first(stop: threading.Event) -> str:
+    def first(_: None, stop: threading.Event) -> str:
         began.set()
         assert stop.wait(LONG_S)
         ends.append("first")
         raise TrainingStopped("stopped")
 
-    beside.begin(ONE, first)
+    beside.begin(ONE, nothing, first)
     assert began.wait(LONG_S)
-    beside.begin(OTHER, lambda _: "ends before: " + ", ".join(ends))
+    beside.begin(OTHER, nothing, lambda *_: "ends before: " + ", ".join(ends))
     assert beside.wait(LONG_S)
     assert beside.result()[0] == "ends before: first"
     assert beside.start == OTHER
@@ -63,14 +69,14 @@ def test_beside__another_start__ends_the_first_and_begins_after_it():
 def test_beside__a_training_failed__raises_and_begins_again():
     beside: Beside[str] = Beside()
 
-    def failing(_: threading.Event) -> str:
+    def failing(*_) -> str:
         raise StorageError("no model")
 
-    beside.begin(ONE, failing)
+    beside.begin(ONE, nothing, failing)
     assert beside.wait(LONG_S)
     with pytest.raises(StorageError, match="no model"):
         beside.result()
-    assert beside.begin(ONE, lambda _: "found")
+    assert beside.begin(ONE, nothing, lambda *_: "found")
     assert beside.wait(LONG_S)
     assert beside.result()[0] == "found"
 
@@ -78,22 +84,64 @@ def test_beside__a_training_failed__raises_and_begins_again():
 def test_beside__dropped_while_it_runs__is_stopped_and_begins_anew():
     beside: Beside[str] = Beside()
     began = threading.Event()
-    beside.begin(ONE, until_stopped(began))
+    beside.begin(ONE, nothing, until_stopped(began))
     assert began.wait(LONG_S)
     beside.drop()
     assert beside.start is None
-    assert beside.begin(ONE, lambda _: "found")
+    assert beside.begin(ONE, nothing, lambda *_: "found")
     assert beside.wait(LONG_S)
     assert beside.result()[0] == "found"
 
 
-def test_beside__closed__its_thread_has_ended():
+def test_beside__closed__its_training_has_ended():
     beside: Beside[str] = Beside()
-    before, began = threading.active_count(), threading.Event()
-    beside.begin(ONE, until_stopped(began))
+    began = threading.Event()
+    beside.begin(ONE, nothing, until_stopped(began))
     assert began.wait(LONG_S)
     beside.close(LONG_S)
-    assert threading.active_count() == before
+    assert beside.wait(0)
+
+
+def test_beside__what_it_starts_from_never_arrives__holds_up_no_other_and_not_the_end():
+    beside: Beside[str] = Beside()
+    goes_on, asked = threading.Event(), threading.Event()
+    trained: list[str] = []
+
+    def withheld() -> None:
+        asked.set()
+        assert goes_on.wait(LONG_S)
+
+    beside.begin(ONE, withheld, lambda *_: trained.append("first") or "first")
+    assert asked.wait(LONG_S)
+    beside.begin(OTHER, nothing, lambda *_: trained.append("other") or "other")
+    assert beside.wait(LONG_S)
+    assert beside.result()[0] == "other"
+    asked.clear()
+    beside.begin(ONE, withheld, lambda *_: trained.append("again") or "again")
+    assert asked.wait(LONG_S)
+    began = time.monotonic()
+    beside.close(LONG_S)
+    assert time.monotonic() - began < LONG_S / 2
+    goes_on.set()
+    assert beside.wait(LONG_S)
+    assert trained == ["other"]
+
+
+def test_beside__the_trainer_is_needed__who_trains_is_waited_for():
+    beside: Beside[str] = Beside()
+    began, goes_on = threading.Event(), threading.Event()
+
+    def train(*_) -> str:
+        began.set()
+        assert goes_on.wait(LONG_S)
+        return "found"
+
+    beside.begin(ONE, nothing, train)
+    assert began.wait(LONG_S)
+    assert not beside.free_trainer(0.01)
+    goes_on.set()
+    assert beside.free_trainer(LONG_S)
+    assert (beside.start, beside.result()[0]) == (ONE, "found")
 
 
 def test_beside__nothing_began__nothing_to_wait_for_or_end():
@@ -277,3 +325,76 @@ def test_start_ahead__not_to_be_told_or_not_for_this_worker__none(tmp_path, of_r
     assert start_ahead(snapshot) == Start(2, snapshot.round.aggregate_root)
     changed = replace(snapshot, round=replace(snapshot.round, **of_round), me=replace(snapshot.me, **of_me))
     assert start_ahead(changed) is None
+
+
+def test_worker__bytes_of_a_fallen_model_never_arrive__trains_in_the_next_round(tmp_path, monkeypatch):
+    monkeypatch.setattr("chainfl.agents.worker.TRAINING_LOOK_S", 0.1)
+    world, goes_on, asked = in_challenge(tmp_path), threading.Event(), threading.Event()
+    worker, snapshot = world.players[WORKER], seen_by(world)
+    withheld, get_bytes = CidOnChain(b"\7" * 32, 0x55), world.store.get_bytes
+
+    def slowly(cid, **options):
+        if cid == cid_text(withheld):
+            asked.set()
+            assert goes_on.wait(LONG_S)
+        return get_bytes(cid, **options)
+
+    monkeypatch.setattr(world.store, "get_bytes", slowly)
+    wrong = replace(snapshot.round, aggregate_root=Root(b"\7" * 32), aggregate_cid=withheld)
+    worker.while_waiting(replace(snapshot, round=wrong))
+    assert asked.wait(LONG_S)
+    world.run(until=lambda w: seen_by(w).round.round == 2 and not seen_by(w).round.committed, without=(WORKER,))
+    did = [world.look(WORKER) for _ in range(20)]
+    goes_on.set()
+    assert Do.COMMIT_UPDATE in did
+
+
+def test_worker__the_posted_bytes_are_late_and_wrong__trains_from_the_model_computed_again(tmp_path, monkeypatch):
+    world, goes_on, asked = in_challenge(tmp_path), threading.Event(), threading.Event()
+    worker, snapshot, get_bytes = world.players[WORKER], seen_by(world), world.store.get_bytes
+
+    def late_and_wrong(cid, **options):
+        if cid != cid_text(snapshot.round.aggregate_cid):
+            return get_bytes(cid, **options)
+        asked.set()
+        assert goes_on.wait(LONG_S)
+        return b"something else"
+
+    monkeypatch.setattr(world.store, "get_bytes", late_and_wrong)
+    worker.while_waiting(snapshot)
+    assert asked.wait(LONG_S)
+    world.run(until=lambda w: seen_by(w).round.round == 2, without=(WORKER,))
+    wait = worker._training.wait
+
+    def until_it_fails(_: float) -> bool:
+        goes_on.set()
+        return wait(LONG_S)
+
+    monkeypatch.setattr(worker._training, "wait", until_it_fails)
+    did = [world.look(WORKER) for _ in range(20)]
+    assert Do.COMMIT_UPDATE in did
+    assert not world.told(WORKER, "sits_out")
+
+
+def test_validator__the_models_bytes_never_arrive__abstains_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("chainfl.agents.validator.TRAINING_LOOK_S", 0.01)
+    monkeypatch.setattr("chainfl.agents.validator.FETCH_LOOK_S", 0.01)
+    world, goes_on = World(tmp_path, rounds=1), threading.Event()
+    validator = world.players[VALIDATOR]
+
+    def slowly(*_):
+        assert goes_on.wait(LONG_S)
+        raise StorageError("no model")
+
+    monkeypatch.setattr(validator.models, "at_round", slowly)
+    world.run(until=lambda w: seen_by(w).round.phase is Phase.COMMIT)
+    validator.while_waiting(world.ports[VALIDATOR].snapshot(TASK, Role.VALIDATOR))
+    world.run(until=lambda w: seen_by(w).round.phase is Phase.SCORE_COMMIT, without=(VALIDATOR,))
+    for _ in range(world.chain.task.windows.score_commit):
+        for _ in range(5):
+            world.look(VALIDATOR)
+        if world.ports[VALIDATOR].snapshot(TASK, Role.VALIDATOR).me.has_committed(1):
+            break
+        world.chain.tick()
+    goes_on.set()
+    assert world.ports[VALIDATOR].snapshot(TASK, Role.VALIDATOR).me.has_committed(1)

@@ -65,6 +65,22 @@ def test_everybody__nobody_else_draws__draws(blank):
     assert aggregator.decide(at(blank, me), AggregatorMemory(), FIRST, NOW + 8) == Act(Do.DRAW_WORKERS)
 
 
+def test_everybody__those_before_are_dead__draws_before_a_tenth_of_commit_has_passed(blank):
+    windows = replace(blank.task.windows, commit=600, slot=300)
+    standing = Standing(ME, (ME, *map(account_of, range(10, 20))), NOW)
+    seen = at(blank)
+    snapshot = replace(
+        seen, task=replace(blank.task, windows=windows), round=replace(seen.round, phase_end=NOW + windows.commit)
+    )
+    assert worker.decide(snapshot, WorkerMemory(), standing, NOW + 60) == Act(Do.DRAW_WORKERS)
+
+
+def test_everybody__a_slot_is_longer_than_commit__draws_all_the_same(blank):
+    windows = replace(blank.task.windows, commit=60, slot=600)
+    snapshot = replace(at(blank), task=replace(blank.task, windows=windows))
+    assert worker.decide(snapshot, WorkerMemory(), FIRST, NOW + 4) == Act(Do.DRAW_WORKERS)
+
+
 @pytest.mark.parametrize(("eligible", "pool"), [(3, 5), (0, 0)])
 def test_chores__drawn_already_or_nobody_to_draw__waits_for_the_phase(blank, eligible, pool):
     action = chores.decide(at(blank, eligible=eligible, pool=pool), LAST, NOW)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from agents_world import TargetTrainer, World
@@ -173,3 +175,22 @@ def test_scope__of_a_specification__has_its_compression(tmp_path):
     assert (port.chain_id, port.coordinator) == (CHAIN_ID, COORDINATOR)
     assert wiring.scope_of(port, TASK, world.spec) == world.scope
     assert world.scope.compression == Compression("deflate")
+
+
+def test_needs_the_past__shard_has_not_arrived__told_at_once_and_not_waited_for(tmp_path, monkeypatch):
+    world, made = world_with_shards(tmp_path), Remembering()
+    learning = ShardLearning(shard_of(world, world.accounts[Role.WORKER][0], 1), made)
+    asked, goes_on, get_file = threading.Event(), threading.Event(), world.store.get_file
+
+    def slowly(*args, **options):
+        asked.set()
+        assert goes_on.wait(30)
+        get_file(*args, **options)
+
+    monkeypatch.setattr(world.store, "get_file", slowly)
+    learning.prefetch()
+    assert asked.wait(30)
+    assert learning.needs_the_past
+    goes_on.set()
+    learning.train(world.genesis, 1)
+    assert not learning.needs_the_past
