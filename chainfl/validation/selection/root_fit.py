@@ -23,7 +23,7 @@ RIDGE: Final = 0.1
 """What holds the shares to those of gate and clip, where these point exactly where root data do."""
 
 MOST: Final = 4
-"""Nobody weighs more than so many times as much as under gate and clip."""
+"""Nobody weighs more than so many equal shares. The others may weigh less: it is no bound on a share of all weight."""
 
 _SWEEPS, _SETTLED = 1_000, 1e-9
 
