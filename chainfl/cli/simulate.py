@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from chainfl.cli.options import COMPRESSIONS
 from chainfl.cli.output import plain, show, show_facts, show_json, show_table
 from chainfl.tasks.state import SELECTIONS
+from chainfl.tasks.validation_rules import CONTRIBUTION_PARAMETERS, RULE_PARAMETERS
 from chainfl.training.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
     from chainfl.simulation.outcome import Simulation
     from chainfl.simulation.strategy import Strategy
 
-_ADAPTIVE_RATE = "0.001"
-"""Of a strategy that brings an optimiser along: the rates of presets are those of sgd."""
+PRECISIONS: Final = ("float32", "bfloat16")
 
 
 @click.command(
@@ -32,6 +32,15 @@ _ADAPTIVE_RATE = "0.001"
     "--partition", default="iid", show_default=True, help="iid, dirichlet:0.5, shards:2, classes:2, skewed:0.8."
 )
 @click.option("--strategy", default="fedavg", show_default=True, help="By its name; a wrong one lists them all.")
+@click.option("--proximal-mu", help="Of fedprox. [default: 0.01]")
+@click.option("--alpha", help="Of feddyn. [default: 0.1]")
+@click.option("--server-rate", help="Of the server's step, such as 1/50. [default: the strategy's]")
+@click.option("--optimizer", help="One of torch's, by its name. [default: the strategy's]")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Of the forward pass. [default: float32]")
+@click.option("--accumulation", type=click.IntRange(1), help="Parts that a batch's gradient is summed up from.")
+@click.option("--judging", type=click.Choice(list(RULE_PARAMETERS)), help="By what validators choose.")
+@click.option("--num-malicious-clients", type=click.IntRange(0), help="That the rule of validators bears.")
+@click.option("--contribution", type=click.Choice(list(CONTRIBUTION_PARAMETERS)), help="What scores follow.")
 @click.option("--clients-per-round", type=click.IntRange(1), help="Drawn anew for each round. [default: all]")
 @click.option("--selection", type=click.Choice(SELECTIONS), help="By what they are drawn. [default: uniform]")
 @click.option("--compression", type=click.Choice(COMPRESSIONS), help="Of updates. [default: the strategy's]")
@@ -53,10 +62,6 @@ def simulate(
     clients: int,
     partition: str,
     strategy: str,
-    clients_per_round: int | None,
-    selection: str | None,
-    compression: str | None,
-    keep: str | None,
     validators: int,
     rounds: int | None,
     steps: int | None,
@@ -68,6 +73,7 @@ def simulate(
     out: Path | None,
     task_file: Path | None,
     as_json: bool,
+    **changes: Any,
 ) -> None:
     """Try a strategy without a chain, with the code and the integers that a task's participants use.
 
@@ -77,9 +83,8 @@ def simulate(
     from chainfl.storage.files import writing
 
     found = PRESETS[preset]
-    given = {"clients_per_round": clients_per_round, "selection": selection, "compression": compression, "keep": keep}
-    chosen = _strategy(found, strategy, {name: value for name, value in given.items() if value is not None})
-    own_optimizer = "optimizer" in chosen.parameters
+    chosen = _strategy(found, strategy, {name: value for name, value in changes.items() if value is not None})
+    is_sgd = chosen.optimizer == "sgd"  # whose rate and momentum presets have
     result = run(
         found.model,
         found.dataset,
@@ -89,8 +94,8 @@ def simulate(
         rounds=rounds or found.rounds,
         steps=steps or found.steps,
         batch_size=batch_size or found.batch_size,
-        learning_rate=learning_rate or (_ADAPTIVE_RATE if own_optimizer else found.learning_rate),
-        momentum=momentum or (None if own_optimizer else found.momentum),
+        learning_rate=learning_rate or (found.learning_rate if is_sgd else None),
+        momentum=momentum or (found.momentum if is_sgd else None),
         weight_decay=found.weight_decay,
         validators=validators,
         model_params=found.model_params,
@@ -116,7 +121,7 @@ def _strategy(preset: Preset, name: str, changes: Mapping[str, Any]) -> Strategy
     scales = {"model_scale_bits": preset.model_scale_bits, "update_scale_bits": preset.update_scale_bits}
     has_rate = own.server_rate is not None or own.server is not None
     rate = {} if has_rate else {"server_rate": f"{preset.server_step_num}/{preset.server_step_den}"}
-    return Strategy.named(name, **scales, **rate, **changes)
+    return Strategy.named(name, **{**scales, **rate, **changes})
 
 
 def _tell(result: Simulation) -> None:

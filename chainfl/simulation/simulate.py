@@ -64,7 +64,7 @@ def simulate(
     rounds: int = 10,
     steps: int = 40,
     batch_size: int = 64,
-    learning_rate: Number = 0.05,
+    learning_rate: Number | None = None,
     momentum: Number | None = None,
     weight_decay: Number = 0,
     local_epochs: int | None = None,
@@ -90,9 +90,10 @@ def simulate(
     out. partition: how `clients` (10) share the training set, by name (`iid`, `dirichlet:0.5`, `shards:2`,
     `classes:2`, `skewed:0.8`), or the data or the indices of each. strategy: see `Strategy`.
 
-    steps, batch_size, learning_rate, weight_decay, local_epochs: as a task's [training] has them; momentum: of sgd, 0.9
-    unless another optimiser is named. loss: the mean over a batch. validators: how many vote on updates, on
-    `root_examples` each of the training set, or on `root_data`; with none everybody counts in full.
+    steps, batch_size, learning_rate, weight_decay, local_epochs: as a task's [training] has them; learning_rate: 0.05
+    of sgd, torch's own default of another optimiser; momentum: of sgd, 0.9 unless another one is named. loss: the mean
+    over a batch. validators: how many vote on updates, on `root_examples` each of the training set, or on `root_data`;
+    with none everybody counts in full.
 
     seed: of split, weights and training; the same call gives the same bits on one machine, in whatever number of
     `processes`. participants: the accounts of a real task, for the bits that it has. out: a folder for the results,
@@ -107,7 +108,7 @@ def simulate(
         raise UsageError("rounds, clients and processes are at least 1, validators at least 0")
     chosen = Strategy.of(strategy)
     if momentum is None:
-        momentum = 0 if "optimizer" in chosen.parameters else SGD_MOMENTUM
+        momentum = SGD_MOMENTUM if chosen.optimizer == "sgd" else 0
     splits = as_splits(dataset, test, data_dir=data_dir, num_classes=num_classes)
     split, called = split_for(
         splits,
@@ -125,7 +126,7 @@ def simulate(
         local={
             "steps": steps,
             "batch_size": batch_size,
-            "learning_rate": learning_rate,
+            "learning_rate": chosen.usual_learning_rate if learning_rate is None else learning_rate,
             "momentum": momentum,
             "weight_decay": weight_decay,
             "local_epochs": local_epochs,

@@ -11,6 +11,8 @@ from typing import Any, Final, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from chainfl.errors import UsageError
+from chainfl.simulation.entry_words import refusals
+from chainfl.simulation.strategy_names import IN_EITHER, LOCAL, judged_by, optimizer_named, placed, plain
 from chainfl.tasks.payload_rules import payload_problems
 from chainfl.tasks.server_rules import server_problems
 from chainfl.tasks.server_settings import SERVERS, ServerSettings, exact
@@ -29,21 +31,32 @@ Number = int | float | str | Fraction | Decimal
 Entry = TypeVar("Entry", bound=BaseModel)
 
 _OF_SERVER: Final = ("server_rate", "server_momentum", "server_second", "server_tau")
-_FLOWER_NAMES: Final = {
-    "eta": "server_rate",
-    "server_learning_rate": "server_rate",
-    "beta_1": "server_momentum",
-    "beta_2": "server_second",
-    "tau": "server_tau",
+_WHOLE: Final = ("clients_per_round", "model_scale_bits", "update_scale_bits")
+_TEXT: Final = ("algorithm", "rule", "server", "selection", "compression")
+_MAPPINGS: Final = ("parameters", "judging", "numbers")
+
+USUAL_RATES: Final[Mapping[str, str]] = {
+    "sgd": "0.05",
+    "adam": "0.001",
+    "adamw": "0.001",
+    "nadam": "0.002",
+    "radam": "0.001",
+    "adamax": "0.002",
+    "adagrad": "0.01",
+    "adadelta": "1",
+    "rmsprop": "0.01",
+    "rprop": "0.01",
+    "asgd": "0.01",
 }
-_LOCAL: Final = ("steps", "batch_size", "learning_rate", "momentum", "weight_decay", "local_epochs")
+"""The learning rate of each optimiser where none is said: torch's own defaults, but for sgd."""
 
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
     """How clients train, how their updates become one step, and how validators weigh them.
 
-    algorithm, parameters: of local training, by the names that a task's [training] has. rule: `mean`, `median` or
+    algorithm, parameters: of local training, by the names that a task's [training] has; its optimizer may be a name in
+    any case, a class of torch.optim, or one of both with a mapping of its own parameters. rule: `mean`, `median` or
     `trimmed_mean`, which drops the share `trim` at each end. server: its step, `plain`, `momentum`, `nesterov`,
     `adagrad`, `adam` or `yogi`, with server_rate, server_momentum, server_second and server_tau, exact fractions; None
     is what such a step usually has, and a server_momentum alone makes it `momentum`. judging: entries of a task's
@@ -73,6 +86,10 @@ class Strategy:
     numbers: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if wrong := self._wrong_kinds():
+            raise UsageError(f"not a strategy: {'; '.join(wrong)}", problems=wrong)
+        if (optimizer := self.parameters.get("optimizer")) is not None:
+            object.__setattr__(self, "parameters", {**self.parameters, "optimizer": optimizer_named(optimizer)})
         for name in ("trim", *_OF_SERVER):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, exact(name, value))
@@ -81,16 +98,35 @@ class Strategy:
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> Strategy:
-        """One of STRATEGIES, with some of its fields changed, by our names or by Flower's. Raises UsageError."""
-        if name not in STRATEGIES:
+        """One of STRATEGIES, its name in any case or as Flower's class, with some settings changed.
+
+        changes: fields of `Strategy`, entries of its parameters and judging by themselves, or Flower's names for them.
+        Raises UsageError that lists what there is.
+        """
+        found = {plain(each): each for each in STRATEGIES}.get(plain(str(name)))
+        if found is None:
             raise UsageError(f"no strategy is called {name!r}; there are {', '.join(STRATEGIES)}", name=name)
-        ours = {_FLOWER_NAMES.get(change, change): value for change, value in changes.items()}
-        return replace(STRATEGIES[name], **ours)
+        base = STRATEGIES[found]
+        return replace(base, **placed({item.name: getattr(base, item.name) for item in fields(base)}, found, changes))
 
     @classmethod
     def of(cls, given: str | Strategy) -> Strategy:
-        """A strategy, or the one of that name."""
-        return cls.named(given) if isinstance(given, str) else given
+        """A strategy, or the one of that name. Raises UsageError for anything else."""
+        if isinstance(given, Strategy):
+            return given
+        if not isinstance(given, str):
+            raise UsageError(f"strategy is {given!r}, neither a chainfl.Strategy nor one of {', '.join(STRATEGIES)}")
+        return cls.named(given)
+
+    @property
+    def optimizer(self) -> str:
+        """Of local training, by its name."""
+        return str((self.parameters.get("optimizer") or {"name": "sgd"})["name"])
+
+    @property
+    def usual_learning_rate(self) -> str:
+        """Where nobody says one: its optimiser's."""
+        return USUAL_RATES[self.optimizer]
 
     def format(self, num_params: int) -> Format:
         """The integers of a task with so many values."""
@@ -112,10 +148,13 @@ class Strategy:
 
     def training(self, **local: Number | None) -> TrainingEntry:
         """What every client does. local: steps, batch_size, learning_rate, … Raises UsageError with every problem."""
-        if taken := sorted(set(self.parameters) & set(_LOCAL)):
-            raise UsageError(f"{', '.join(taken)}: said beside the strategy, not in it")
-        given = {"algorithm": self.algorithm, **self.parameters, **local}
-        return _entry(TrainingEntry, given)
+        own = self.parameters
+        if taken := sorted(set(own) & set(LOCAL) - IN_EITHER):
+            raise UsageError(f"{', '.join(taken)}: said beside the strategy, not in it: simulate(…, {taken[0]}=…)")
+        if twice := sorted(name for name in IN_EITHER if name in own and local.get(name)):
+            raise UsageError(f"{', '.join(twice)}: said in the strategy and beside it; leave one out")
+        beside = {name: value for name, value in local.items() if name not in own}
+        return _entry(TrainingEntry, {"algorithm": self.algorithm, **own, **beside})
 
     def validation(self) -> ValidationEntry:
         """What every validator does. Raises UsageError with every problem."""
@@ -137,6 +176,21 @@ class Strategy:
         """The fields by name; fractions as text. Where everybody takes part nothing is said of a selection."""
         told = {item.name: _told(getattr(self, item.name)) for item in fields(self)}
         return told if self.draw.is_on else {name: value for name, value in told.items() if name != "selection"}
+
+    def _wrong_kinds(self) -> list[str]:
+        """What is not even of a field's kind."""
+        kinds: dict[str, tuple[type, str]] = {
+            **dict.fromkeys(_WHOLE, (int, "a whole number")),
+            **dict.fromkeys(_TEXT, (str, "a name")),
+            **dict.fromkeys(_MAPPINGS, (Mapping, "a mapping of settings by their names")),
+        }
+        said = [(name, getattr(self, name), *kind) for name, kind in kinds.items()]
+        return [
+            f"{name} is {value!r}, not {what}"
+            for name, value, kind, what in said
+            if not (isinstance(value, kind) and not isinstance(value, bool))
+            and not (value is None and name in ("server", "clients_per_round"))
+        ]
 
     def _problems(self) -> list[str]:
         found = []
@@ -197,10 +251,7 @@ def _entry(kind: type[Entry], given: Mapping[str, Any]) -> Entry:
     try:
         return kind.model_validate(plain)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}"
-            for entry in error.errors(include_url=False, include_input=False)
-        ]
+        problems = refusals(kind, error, given)
         raise UsageError(f"no task can have this: {'; '.join(problems)}", problems=problems) from None
 
 
@@ -214,8 +265,9 @@ def _as_text(value: Any) -> Any:
         return {name: _as_text(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_as_text(item) for item in value]
-    is_number = isinstance(value, int | float | Fraction | Decimal) and not isinstance(value, bool)
-    return decimal_text(value) if is_number else value
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    is_whole = isinstance(value, Fraction) and value.denominator == 1
+    return decimal_text(value) if is_number or is_whole else value
 
 
 def _told(value: Any) -> Any:
@@ -227,9 +279,8 @@ def _told(value: Any) -> Any:
 
 
 def _selection(rule: str) -> Strategy:
-    """Validators who choose by a rule, against one attacker where it asks for a number; Bulyan's own second half."""
-    counts = {"num_malicious_clients": 1} if "num_malicious_clients" in RULE_PARAMETERS[rule] else {}
-    return Strategy(judging={"rule": rule, **counts}, rule="median" if rule == "bulyan" else "mean")
+    """Validators who choose by a rule; Bulyan's own second half."""
+    return Strategy(judging=judged_by(rule), rule="median" if rule == "bulyan" else "mean")
 
 
 STRATEGIES: Final[Mapping[str, Strategy]] = {
@@ -243,7 +294,7 @@ STRATEGIES: Final[Mapping[str, Strategy]] = {
     "diloco": Strategy(parameters={"optimizer": {"name": "adamw"}}, server="nesterov", server_rate=Fraction(7, 10)),
     "fedmedian": Strategy(rule="median"),
     "fedtrimmedavg": Strategy(rule="trimmed_mean", trim=Fraction(1, 5)),
-    **{rule: _selection(rule) for rule in RULE_PARAMETERS if rule != ValidationEntry().rule},
+    **{rule: _selection(rule) for rule in RULE_PARAMETERS},
 }
 """By the names that the field gives them: every local algorithm with a plain mean, what differs in the server, and what
 differs in the validators, of whom these need at least one. `diloco` wants many local steps (the paper: 500), with a

@@ -14,6 +14,7 @@ from chainfl.tasks.server_rules import FINER_BITS
 from chainfl.tasks.server_settings import fraction_text
 from chainfl.tasks.spec import default_format
 from chainfl.tasks.state import Format
+from chainfl.training.prediction import cross_entropy
 
 _NOT_IN_FILES = ("num_params", "max_squared_norm")
 _OF_SERVER = ("server", "momentum_num", "momentum_den", "second_num", "second_den", "tau")
@@ -25,6 +26,8 @@ def task_text(experiment: Experiment, *, rounds: int, reward: str, program: Path
     reward: in tokens. program: the `torch.export` archive, for a model without a registered name. A task's workers
     bring data of their own, and its randomness is its own too. Raises UsageError for what no task can do.
     """
+    if experiment.loss is not cross_entropy:
+        raise UsageError("a task's workers train with the cross-entropy, not with a loss=… of one's own: leave it out")
     archive = program or experiment.model.archive
     if experiment.model.name is None and archive is None:
         raise UsageError("this model has no registered name: export it with torch.export, and give the file: program=…")

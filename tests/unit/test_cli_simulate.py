@@ -50,3 +50,23 @@ def test_simulate__impossible__ends_as_a_usage_error(change, capsys):
         assert "keep is missing" in capsys.readouterr().err
         return
     assert "there are" in capsys.readouterr().err or change[0] == "--learning-rate"
+
+
+def test_simulate__flags_of_a_strategy__are_its_settings(capsys):
+    flags = ("--strategy", "FedProx", "--proximal-mu", "0.5", "--optimizer", "Adam", "--precision", "bfloat16")
+    more = ("--accumulation", "2", "--server-rate", "1/2", "--validators", "1", "--contribution", "shapley")
+    assert run([*TINY, *flags, *more, "--judging", "norm_bound", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["configuration"]
+    training = told["training"]
+    assert (training["proximal_mu"], training["optimizer"]["name"]) == ("0.5", "adam")
+    assert (training["precision"], training["accumulation"]) == ("bfloat16", 2)
+    assert (training["learning_rate"], training["momentum"]) == ("0.001", "0")
+    assert (told["format"]["step_num"], told["format"]["step_den"]) == (1, 2)
+    assert (told["validation"]["rule"], told["validation"]["contribution"]) == ("norm_bound", "shapley")
+
+
+def test_simulate__flag_that_the_strategy_does_not_take__is_told(capsys):
+    assert run([*TINY, "--alpha", "0.1"]) == 11
+    assert "alpha is of feddyn" in capsys.readouterr().err
+    assert run([*TINY, "--validators", "1", "--judging", "krum", "--num-malicious-clients", "1"]) == 11
+    assert "krum against 1 needs 5 workers" in capsys.readouterr().err

@@ -318,6 +318,21 @@ def test_simulate__callback_that_returns_true__ends_it():
     assert run(rounds=5, callbacks=[lambda metrics: metrics.round == 2]).rounds[-1].round == 2
 
 
+@pytest.mark.parametrize(
+    ("strategy", "rate", "momentum"),
+    [("diloco", "0.001", "0"), ("fedavg", "0.05", "0.9"), (Strategy.named("fedavg", optimizer="SGD"), "0.05", "0.9")],
+)
+def test_simulate__no_rate_given__is_the_optimizers_own(strategy, rate, momentum):
+    training = run(rounds=1, steps=1, strategy=strategy).experiment.recipe.training
+    assert (training.learning_rate, training.momentum) == (rate, momentum)
+
+
+def test_simulate__rate_given__is_taken_for_any_optimizer():
+    assert (
+        run(rounds=1, steps=1, strategy="DiLoCo", learning_rate=0.01).experiment.recipe.training.learning_rate == "0.01"
+    )
+
+
 # --- as a task -----------------------------------------------------------------------------------
 
 
@@ -341,6 +356,12 @@ def test_task_file__clients_per_round__are_its_participants():
     text = run(rounds=1, strategy=Strategy(clients_per_round=2, selection="reputation")).task_file()
     assert tomllib.loads(text)["participants"] == {"clients_per_round": 2, "selection": "reputation"}
     assert "participants" not in tomllib.loads(run(rounds=1).task_file())
+
+
+def test_task_file__loss_of_ones_own__is_told_rather_than_dropped(tmp_path):
+    found = run(rounds=1, loss=lambda outputs, labels: nn.functional.multi_margin_loss(outputs, labels))
+    with pytest.raises(UsageError, match="cross-entropy"):
+        found.task_file(program=tmp_path / "model.pt2")
 
 
 def test_task_file__what_no_task_can_do__is_told(tmp_path):

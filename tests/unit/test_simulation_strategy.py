@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 import pytest
+import torch
 
 from chainfl.errors import UsageError
-from chainfl.simulation.strategy import STRATEGIES, Strategy
+from chainfl.simulation.strategy import STRATEGIES, USUAL_RATES, Strategy
 from chainfl.tasks.spec import PayloadEntry, TrainingEntry, ValidationEntry, default_format
 from chainfl.tasks.state import Rule, ServerKind
+from chainfl.tasks.training_rules import OPTIMIZER_PARAMETERS
 
 LOCAL = {"steps": 3, "batch_size": 4, "learning_rate": 0.05}
 
@@ -151,3 +154,170 @@ def test_strategy__told__is_json_of_plain_values():
     assert told["trim"] == "1/5"
     assert told["clients_per_round"] == 3
     assert told["algorithm"] == "fedavg"
+
+
+@pytest.mark.parametrize(
+    ("said", "ours"),
+    [
+        ("FedAvg", "fedavg"),
+        ("FedAvgM", "fedavgm"),
+        ("FedTrimmedAvg", "fedtrimmedavg"),
+        ("MultiKrum", "multi_krum"),
+        ("multi-krum", "multi_krum"),
+        ("Bulyan", "bulyan"),
+        ("CenteredClipping", "centred_clipping"),
+        ("GATE_CLIP", "gate_clip"),
+    ],
+)
+def test_named__flowers_class_or_any_case__is_the_strategy(said, ours):
+    assert Strategy.named(said) == Strategy.of(said) == STRATEGIES[ours]
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "parameters"),
+    [
+        ("FedProx", {"proximal_mu": 0.5}, {"proximal_mu": 0.5}),
+        ("feddyn", {"alpha": "0.2"}, {"alpha": "0.2"}),
+        ("fedprox", {"precision": "bfloat16"}, {"proximal_mu": "0.01", "precision": "bfloat16"}),
+        ("fedavg", {"accumulation": 4, "optimizer": "Adam"}, {"accumulation": 4, "optimizer": {"name": "adam"}}),
+        ("fedavg", {"algorithm": "fedprox", "proximal_mu": 1}, {"proximal_mu": 1}),
+    ],
+)
+def test_named__setting_of_training__is_a_parameter(name, said, parameters):
+    strategy = Strategy.named(name, **said)
+    assert strategy.parameters == parameters
+    assert strategy.training(**LOCAL).algorithm == strategy.algorithm
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "judging"),
+    [
+        ("krum", {"num_malicious_clients": 3}, {"rule": "krum", "num_malicious_clients": 3}),
+        (
+            "MultiKrum",
+            {"num_malicious_nodes": 2, "num_nodes_to_select": 5},
+            {"rule": "multi_krum", "num_malicious_clients": 2, "num_clients_to_keep": 5},
+        ),
+        ("rfa", {"smoothing": 0.1, "iterations": 4}, {"rule": "rfa", "smoothing": 0.1, "iterations": 4}),
+        ("norm_bound", {"clipping_norm": 2}, {"rule": "norm_bound", "clipping_norm": 2}),
+        (
+            "rfa",
+            {"before": "bucketing", "bucket_size": 2},
+            {"rule": "rfa", "before": ["bucketing"], "bucket_size": 2},
+        ),
+        ("fedavg", {"judging": "krum"}, {"rule": "krum", "num_malicious_clients": 1}),
+        ("fedavg", {"contribution": "gtg_shapley", "max_sweeps": 9}, {"contribution": "gtg_shapley", "max_sweeps": 9}),
+    ],
+)
+def test_named__setting_of_validators__is_in_judging(name, said, judging):
+    strategy = Strategy.named(name, **said)
+    assert strategy.judging == judging
+    assert strategy.validation().rule == judging.get("rule", "gate_clip")
+
+
+def test_named__beta__is_the_share_trimmed_at_each_end():
+    assert Strategy.named("FedTrimmedAvg", beta=0.25).trim == Fraction(1, 4)
+
+
+def test_named__all_of_the_clients__is_everybody():
+    assert Strategy.named("fedavg", fraction_fit=1.0) == Strategy.named("fedavg", fraction_train=1) == Strategy()
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "told"),
+    [
+        ("fedavg", {"colour": 1}, r"fedavg does not take colour; it takes accumulation, .*clients_per_round, .*eta"),
+        ("fedavg", {"proximal_mu": 1}, "proximal_mu is of fedprox"),
+        ("krum", {"num_clients_to_keep": 2}, "num_clients_to_keep is of multi_krum"),
+        ("fedavg", {"num_malicious_clients": 2}, "is of krum, multi_krum, bulyan, nearest_neighbour_mixing"),
+        ("fedavg", {"learning_rate": 0.1}, r"beside the strategy: simulate\(…, learning_rate=…\)"),
+        ("fedavg", {"fraction_fit": 0.5}, "clients_per_round=5 for a half of 10"),
+        ("fedadam", {"eta": 0.1, "server_rate": 0.1}, "server_rate twice"),
+        ("fedprox", {"proximal_mu": 1, "parameters": {"proximal_mu": 2}}, "said by itself and in parameters"),
+        ("fedavg", {"parameters": "fast"}, "parameters is 'fast', not a mapping"),
+        ("fedavg", {"clients_per_round": "5"}, "clients_per_round is '5', not a whole number"),
+        ("fedavg", {"rule": 3}, "rule is 3, not a name"),
+        ("krum", {"contribution": ["shapley"], "max_sweeps": 3}, "max_sweeps is of gtg_shapley"),
+    ],
+)
+def test_named__what_it_does_not_take__is_told_with_what_it_does(name, said, told):
+    with pytest.raises(UsageError, match=told):
+        Strategy.named(name, **said)
+
+
+def test_of__neither_a_name_nor_a_strategy__is_a_usage_error():
+    with pytest.raises(UsageError, match=r"neither a chainfl\.Strategy nor one of fedavg"):
+        Strategy.of(7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "entry"),
+    [
+        ("AdamW", {"name": "adamw"}),
+        (torch.optim.AdamW, {"name": "adamw"}),
+        ({"name": "Adam", "params": {"eps": 0.1}}, {"name": "adam", "params": {"eps": 0.1}}),
+        ((torch.optim.Adam, {"betas": (0.9, 0.99)}), {"name": "adam", "params": {"betas": (0.9, 0.99)}}),
+    ],
+)
+def test_strategy__optimizer_in_any_form__is_the_tasks_entry(given, entry):
+    strategy = Strategy(parameters={"optimizer": given})
+    assert strategy.parameters["optimizer"] == entry
+    assert strategy.training(**LOCAL).optimizer.name == strategy.optimizer == entry["name"]
+
+
+@pytest.mark.parametrize("given", ["lion", 3, torch.optim.LBFGS, {"params": {}}, ("adam", 3)])
+def test_strategy__optimizer_that_is_none__is_told(given):
+    with pytest.raises(UsageError, match=r"^not|^optimizer is .*(none of sgd, adam|not a name such as 'adamw')"):
+        Strategy(parameters={"optimizer": given})
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZER_PARAMETERS))
+def test_usual_rates__every_optimizer__has_torchs_own_but_sgd(name):
+    [kind] = [kind for kind in vars(torch.optim).values() if getattr(kind, "__name__", "").lower() == name]
+    usual = kind([torch.nn.Parameter(torch.zeros(1))]).defaults["lr"]
+    strategy = Strategy(parameters={"optimizer": kind})
+    assert float(strategy.usual_learning_rate) == float(USUAL_RATES[name]) == (0.05 if name == "sgd" else usual)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "local", "told"),
+    [
+        ({}, {"learning_rate": "abc"}, "learning_rate is 'abc', not a plain decimal of 0 or more, such as 0.05"),
+        ({}, {"learning_rate": float("nan")}, "learning_rate is nan, not a plain decimal"),
+        ({}, {"learning_rate": Fraction(1, 3)}, r"learning_rate is Fraction\(1, 3\), not a plain decimal"),
+        ({}, {"weight_decay": -0.1}, "weight_decay is -0.1, not a plain decimal"),
+        ({}, {"steps": 0}, "steps is 0, not a whole number from 1 to 1,000,000"),
+        ({}, {"local_epochs": 0.5}, "local_epochs is 0.5, not a whole number from 1 to 1,000,000"),
+        ({"precision": "half"}, {}, "precision is 'half', not one of float32, bfloat16"),
+        ({"colour": 1}, {}, "colour is no setting here; there are algorithm, steps"),
+        ({"optimizer": ("adam", {"eps": "x"})}, {}, "optimizer's eps is 'x', not a plain decimal"),
+        ({"optimizer": {"name": "adam", "eps": 1}}, {}, "optimizer is .*, not a name and its params"),
+        ({"optimizer": {"name": "adam", "params": 1}}, {}, "optimizer is .*, not a name and its params"),
+    ],
+)
+def test_training__value_that_no_task_can_have__is_told_in_our_words(parameters, local, told):
+    with pytest.raises(UsageError, match=told) as caught:
+        Strategy(parameters=parameters).training(**{**LOCAL, **local})
+    assert not re.search("String should|Input should|valid dictionary|Extra inputs", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("judging", "told"),
+    [
+        ({"rule": "vote"}, "rule is 'vote', not one of gate_clip, root_fit"),
+        ({"before": ["mix"]}, r"before is \['mix'\], not a list of one of bucketing"),
+        ({"root_set_cid": "x"}, "root_set_cid is 'x', not text of the form"),
+        ({"num_malicious_clients": -1}, "num_malicious_clients is -1, not a whole number from 0 to 1,024"),
+    ],
+)
+def test_validation__value_that_no_task_can_have__is_told_in_our_words(judging, told):
+    with pytest.raises(UsageError, match=told):
+        Strategy(judging=judging).validation()
+
+
+def test_training__epochs_and_decay_in_the_strategy__hold_unless_said_beside_it_too():
+    strategy = Strategy.named("fedavg", local_epochs=2, weight_decay=0.01)
+    entry = strategy.training(**LOCAL, local_epochs=None, weight_decay=0)
+    assert (entry.local_epochs, entry.weight_decay) == (2, "0.01")
+    with pytest.raises(UsageError, match="local_epochs: said in the strategy and beside it"):
+        strategy.training(**LOCAL, local_epochs=3)
