@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from chainfl.tasks.state import ZERO_ADDRESS, Format
 from chainfl.tasks.training_rules import training_problems
 from chainfl.tasks.validation_rules import validation_problems
 from chainfl.training.datasets import Dataset, DatasetSplits
-from chainfl.training.inputs import GivenModel, as_dataset, versions
+from chainfl.training.inputs import GivenModel, as_dataset, check_labels, check_outputs, is_examples, versions
 from chainfl.training.partition import FederatedSplit, Partition, federated_split, label_counts
 from chainfl.training.prediction import predict
 from chainfl.training.state import state_layout, vector_of
@@ -111,8 +112,11 @@ class Experiment:
     ) -> Experiment:
         """local: steps, batch_size, learning_rate and what else `Strategy.training` takes.
 
-        Raises UsageError for what no task can have, or a model that does not fit the data.
+        Raises UsageError for what no task can have, or a model that does not fit the data, and DatasetError for a set
+        that does not fit the test set.
         """
+        seed = _whole_seed(seed)
+        _check_sets(split)
         layout = state_layout(model.module)
         recipe = _recipe(strategy, layout, split, local)
         accounts = participants or Participants.numbered(len(split.workers), len(split.validators), seed)
@@ -216,6 +220,7 @@ def split_for(
     DEFAULT_CLIENTS. root_data: one set a validator; without it they get `root_examples` each of the training set.
     Raises UsageError and DatasetError.
     """
+    seed = _whole_seed(seed)
     if isinstance(partition, str | Partition):
         cut = Partition.parse(partition) if isinstance(partition, str) else partition
         count = DEFAULT_CLIENTS if clients is None else clients
@@ -228,34 +233,40 @@ def split_for(
             validator_examples=root_examples,
             min_per_worker=min(MIN_DIRICHLET_EXAMPLES, max(1, len(splits.train) // (4 * count))),
         )
-        return (split if root_data is None else replace(split, validators=_sets(root_data, splits.train))), str(cut)
+        if root_data is not None:
+            split = replace(split, validators=_sets(root_data, splits.train, "root data"))
+        return split, str(cut)
     if clients not in (None, len(partition)):
         raise UsageError(f"clients is {clients}, but the partition has {len(partition)} parts")
     if splits.test is None:
         raise UsageError("clients with data of their own need a test set: test=…")
     if validators and root_data is None:
         raise UsageError("validators beside clients with data of their own need root data: root_data=[…]")
-    roots, workers = _sets(root_data or [], splits.train), _sets(partition, splits.train)
+    roots = _sets(root_data or [], splits.train, "root data")
+    workers = _sets(partition, splits.train, "client")
     return FederatedSplit(splits.test, roots, workers, f"the test set given, {len(splits.test)} examples"), "given"
 
 
-def _sets(given: Iterable[Any], whole: Dataset) -> tuple[Dataset, ...]:
+def _sets(given: Iterable[Any], whole: Dataset, what: str) -> tuple[Dataset, ...]:
     """Data sets as they are, indices as parts of the whole."""
-    return tuple(_set(item, i, whole) for i, item in enumerate(given, 1))
+    return tuple(_set(item, f"{what} {i}", whole) for i, item in enumerate(given, 1))
 
 
-def _set(item: Any, number: int, whole: Dataset) -> Dataset:
-    if isinstance(item, np.ndarray | list | range):
-        indices = np.asarray(item)
-        if indices.ndim != 1 or indices.dtype.kind not in "iu" or not len(indices):
-            raise UsageError(f"part {number} of the partition is neither a data set nor indices of examples")
-        if indices.min() < 0 or indices.max() >= len(whole):
-            raise DatasetError(f"part {number} of the partition names examples that the set does not have")
-        return whole.subset(indices)
-    found = as_dataset(item, f"part {number}", whole.num_classes)
-    if not len(found):
-        raise DatasetError(f"part {number} of the partition is empty")
-    return found
+def _set(item: Any, which: str, whole: Dataset) -> Dataset:
+    if isinstance(item, np.ndarray | list | range) and not is_examples(item):
+        return whole.subset(_indices(item, which, len(whole)))
+    return as_dataset(item, which, whole.num_classes)
+
+
+def _indices(item: Any, which: str, count: int) -> Any:
+    indices = np.asarray(item)
+    if not indices.size:
+        raise DatasetError(f"{which} is empty: no examples; give it some, or leave it out")
+    if indices.ndim != 1 or indices.dtype.kind not in "iu":
+        raise UsageError(f"{which} is neither a data set nor indices of examples")
+    if indices.min() < 0 or indices.max() >= count:
+        raise DatasetError(f"{which} names examples that the set does not have; it has {count}, counted from 0")
+    return indices
 
 
 def _recipe(
@@ -282,16 +293,48 @@ def _check_accounts(accounts: Participants, split: FederatedSplit) -> None:
             raise UsageError(f"{len(named)} accounts of {what} for {len(sets)} data sets, each account once")
 
 
+def _whole_seed(seed: object) -> int:
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
+        raise UsageError(f"a seed is a whole number from 0 to 2^64 - 1, not {seed!r}")
+    return int(seed)
+
+
+def _check_sets(split: FederatedSplit) -> None:
+    """Every set has examples like those of the test set, with labels below its number of classes."""
+    test = split.test
+    for which, dataset in _named(split):
+        if not len(dataset):
+            raise DatasetError(f"{which} is empty: no examples; give it some, or leave it out")
+        if dataset.shape != test.shape:
+            raise DatasetError(f"{which}: its examples have shape {dataset.shape}, test examples {test.shape}")
+        check_labels(dataset, test.num_classes, which)
+
+
+def _named(split: FederatedSplit) -> Iterator[tuple[str, Dataset]]:
+    yield "the test set", split.test
+    yield from ((f"client {i}", dataset) for i, dataset in enumerate(split.workers, 1))
+    yield from ((f"root data {i}", dataset) for i, dataset in enumerate(split.validators, 1))
+
+
 def _check_fits(model: GivenModel, test: Dataset, loss: Callable[..., Any]) -> None:
     """Told before anything runs, rather than by every client in every round."""
     few = test.subset(np.arange(min(2, len(test))))
     try:
+        check_outputs(model.module, few, test.num_classes)
         predict(model.module, vector_of(model.module), few, loss)
-    except (TrainingError, RuntimeError, ValueError, IndexError, TypeError) as error:
+    except (TrainingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
         shape = "×".join(map(str, test.shape))
         raise UsageError(
-            f"the model or the loss does not take examples of {shape} with {test.num_classes} classes: {error}"
+            f"the model or the loss does not take examples of {shape} with {test.num_classes} classes: "
+            f"{error}{_cast_told(str(error))}"
         ) from error
+
+
+def _cast_told(error: str) -> str:
+    """What to do, where the model looks for integers."""
+    if not re.search(r"\b(long|int|index tensor)\b", error, re.IGNORECASE):
+        return ""
+    return "; features arrive as float32: a model that wants integers calls .long() on them in forward"
 
 
 def _account(number: int) -> Address:

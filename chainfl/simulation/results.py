@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 
 from chainfl.encoding.arrays import AnyArray
-from chainfl.errors import ExperimentDamaged, ExperimentDiffers, UsageError
+from chainfl.errors import ExperimentDamaged, ExperimentDiffers, StoreUnusable, UsageError
 from chainfl.simulation.canvas import Canvas
 from chainfl.simulation.metrics import RoundMetrics
 from chainfl.simulation.rounds import Standing
@@ -25,6 +25,7 @@ CONFIG, METRICS, TABLE, REPORT = "config.json", "metrics.jsonl", "metrics.csv", 
 MODEL, CHECKPOINT, LOCK = "model.safetensors", "checkpoint.npz", "lock"
 ACCURACY, LOSS, RECALL = "accuracy.png", "loss.png", "recall.png"
 
+_BEFORE_THE_END: Final = {CONFIG, METRICS, CHECKPOINT, LOCK}
 _MAX_SHOWN: Final = 120
 _MANY_CLASSES: Final = 20
 
@@ -40,20 +41,39 @@ class ResultFolder:
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         """config: everything that the numbers follow from, as JSON's own types."""
         self.path = path
+        _make_folder(path)
         with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            strangers = sorted(item.name for item in path.iterdir() if item.name != LOCK)
             self._lock = (path / LOCK).open("a+")
+        try:
+            self._begin(config)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _begin(self, config: Mapping[str, Any]) -> None:
+        """Takes the folder for the experiment, the one there before if it finished no round."""
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UsageError(f"another experiment runs in {path}", path=str(path)) from error
-        if (path / CONFIG).exists():
-            _check_same(self._read_json(CONFIG), config, path)
-        elif strangers:
-            raise UsageError(f"{path} holds no experiment, but {strangers[0]}; choose a new folder", path=str(path))
-        else:
-            self.write_json(CONFIG, config)
+            raise UsageError(f"another experiment runs in {self.path}", path=str(self.path)) from error
+        if (self.path / CONFIG).exists():
+            there = self._read_json(CONFIG)
+            try:
+                _check_same(there, config, self.path)
+                return
+            except ExperimentDiffers:
+                if set(there) != set(config) or not self._is_barely_begun():
+                    raise
+        with writing(self.path):
+            (self.path / CHECKPOINT).unlink(missing_ok=True)
+        self.write_json(CONFIG, config)
+
+    def _is_barely_begun(self) -> bool:
+        """Whether nothing would be lost: no round was finished after round 0, which is the model before training."""
+        if any(item.name.removesuffix(PENDING_SUFFIX) not in _BEFORE_THE_END for item in self.path.iterdir()):
+            return False
+        path = self.path / CHECKPOINT
+        return not path.exists() or _standing(path).played == 0
 
     def close(self) -> None:
         """Lets others use the folder."""
@@ -129,6 +149,19 @@ class ResultFolder:
                 stream.flush()
                 os.fsync(stream.fileno())
             pending.replace(self.path / name)
+
+
+def _make_folder(path: Path) -> None:
+    """Raises UsageError, before anything is left there, for what is no folder or one with other things in it."""
+    try:
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            there = {item.name for item in path.iterdir()}
+    except StoreUnusable as error:
+        raise UsageError(f"{error}; `out` names a folder: choose another", path=str(path)) from error
+    strangers = sorted(there - {LOCK, CONFIG + PENDING_SUFFIX})
+    if CONFIG not in there and strangers:
+        raise UsageError(f"{path} holds no experiment, but {strangers[0]}; choose a new folder", path=str(path))
 
 
 def _line(metrics: RoundMetrics) -> str:

@@ -74,7 +74,7 @@ def simulate(
     root_data: Sequence[Any] | None = None,
     model_params: Mapping[str, int] | None = None,
     num_classes: int | None = None,
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
     participants: Participants | None = None,
     tampering: Tampering | None = None,
     seed: int = 0,
@@ -86,9 +86,10 @@ def simulate(
     """Trains a model among clients, and measures it after each round. `simulate(model, dataset)` is enough.
 
     model: a module, a registered name with `model_params`, or an exported program. dataset, test: a built-in name, a
-    chainfl Dataset or DatasetSplits, a (features, labels) pair, or a torch Dataset; without a test set a fifth is held
-    out. partition: how `clients` (10) share the training set, by name (`iid`, `dirichlet:0.5`, `shards:2`,
-    `classes:2`, `skewed:0.8`), or the data or the indices of each. strategy: see `Strategy`.
+    chainfl Dataset or DatasetSplits, a (features, labels) pair, a torch Dataset or DataLoader, or a list of pairs of
+    features and a label; without a test set a fifth is held out. partition: how `clients` (10) share the training set,
+    by name (`iid`, `dirichlet:0.5`, `shards:2`, `classes:2`, `skewed:0.8`), or the data or the indices of each.
+    strategy: see `Strategy`.
 
     steps, batch_size, learning_rate, weight_decay, local_epochs: as a task's [training] has them; learning_rate: 0.05
     of sgd, torch's own default of another optimiser; momentum: of sgd, 0.9 unless another one is named. loss: the mean

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import chainfl
 from chainfl.agents.learning import LocalLearning, RootDataScorer
@@ -306,6 +307,57 @@ def test_simulate__folder_with_other_things__is_refused(tmp_path):
         run(out=tmp_path)
 
 
+def test_simulate__refused_folder__gets_nothing(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UsageError):
+        run(out=tmp_path)
+    assert [item.name for item in tmp_path.iterdir()] == ["thesis.tex"]
+    for out in (tmp_path / "thesis.tex", tmp_path / "thesis.tex" / "run"):
+        with pytest.raises(UsageError, match="names a folder") as refused:
+            run(out=out)
+        assert "store_dir" not in refused.value.hint
+
+
+def test_simulate__failed_before_a_round_ended__takes_the_corrected_call(tmp_path):
+    with pytest.raises(TrainingError, match="no client could train"):
+        run(out=tmp_path, learning_rate=100_000, momentum=0)
+    corrected = run(out=tmp_path, seed=3)
+    assert corrected.root == run(seed=3).root
+    assert json.loads((tmp_path / "report.json").read_text())["seed"] == 3
+
+
+@pytest.mark.parametrize("stranger", [None, "thesis.tex"])
+def test_simulate__config_of_something_else__is_left_as_it_was(tmp_path, stranger):
+    (tmp_path / "config.json").write_text('{"hidden_size": 768}')
+    if stranger is not None:
+        (tmp_path / stranger).write_text("")
+    with pytest.raises(ExperimentDiffers):
+        run(out=tmp_path)
+    assert (tmp_path / "config.json").read_text() == '{"hidden_size": 768}'
+
+
+def test_simulate__round_0_beside_other_things__is_not_begun_anew(tmp_path):
+    with pytest.raises(_Cut):
+        run(out=tmp_path, callbacks=[cut_after(0)])
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ExperimentDiffers):
+        run(out=tmp_path, seed=3)
+
+
+def test_simulate__refused_call__leaves_no_folder(tmp_path):
+    with pytest.raises(UsageError, match="num_classes=5"):
+        simulate(nn.Linear(4, 5), DATA, out=tmp_path / "run", **SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_simulate__experiment_that_differs__leaves_the_folder_to_others(tmp_path):
+    first = run(out=tmp_path)
+    with pytest.raises(ExperimentDiffers) as kept:
+        run(out=tmp_path, seed=9)
+    assert kept.value
+    assert run(out=tmp_path).root == first.root
+
+
 @pytest.mark.parametrize("name", ["checkpoint.npz", "config.json", "metrics.jsonl"])
 def test_simulate__damaged_file__is_told(tmp_path, name):
     run(out=tmp_path)
@@ -402,6 +454,86 @@ def test_simulate__impossible__is_told_before_anything_runs(change, error):
 def test_simulate__model_that_does_not_fit__is_told():
     with pytest.raises(UsageError, match="examples of 4 with 3 classes"):
         simulate(nn.Linear(5, 3), DATA, **SMALL)
+
+
+class Words(nn.Module):
+    def __init__(self, casts: bool) -> None:
+        super().__init__()
+        self.casts, self.words, self.layer = casts, nn.Embedding(9, 2), nn.Linear(8, 3)
+
+    def forward(self, examples):
+        return self.layer(self.words(examples.long() if self.casts else examples).flatten(1))
+
+
+def test_simulate__model_that_wants_integers__is_told_to_cast():
+    words = (np.arange(160).reshape(40, 4) % 9, np.arange(40) % 3)
+    with pytest.raises(UsageError, match=r"features arrive as float32.*\.long\(\)"):
+        simulate(Words(casts=False), words, **SMALL)
+    assert simulate(Words(casts=True), words, **SMALL).rounds[-1].round == 2
+
+
+class Giving(nn.Module):
+    def __init__(self, make) -> None:
+        super().__init__()
+        self.make, self.layer = make, nn.Linear(4, 3)
+
+    def forward(self, examples):
+        return self.make(self.layer(examples))
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (nn.Linear(4, 2), "2 outputs, but the data 3 classes: give its last layer 3"),
+        (nn.Linear(4, 20), "20 outputs, .* give num_classes=20"),
+        (Giving(lambda outputs: {"logits": outputs}), "a dict; its forward"),
+        (Giving(lambda outputs: outputs[:, 0]), r"gives \(2,\) for 2 examples"),
+    ],
+)
+def test_simulate__outputs_that_are_not_one_a_class__are_told(model, told):
+    with pytest.raises(UsageError, match=told):
+        simulate(model, DATA, **SMALL)
+
+
+def test_simulate__more_classes_than_labels_show__fit_a_wider_model():
+    found = simulate(nn.Linear(4, 20), DATA, num_classes=20, **SMALL)
+    assert found.rounds[-1].quality.recall[19] is None
+    assert len(found.rounds[-1].quality.confusion) == 20
+
+
+WRONG = Dataset("d", DATA.values[:20], np.where(np.arange(20) == 7, 12, 0), 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"partition": [DATA, WRONG, DATA]}, "client 2: example 7 has label 12"),
+        ({"partition": [DATA] * 3, "root_data": [WRONG], "validators": 1}, "root data 1: example 7 has label 12"),
+        ({"test": WRONG}, "the test set: example 7 has label 12"),
+        ({"partition": [DATA, [], DATA]}, "client 2 is empty"),
+        ({"partition": [DATA, (DATA.values[:0], DATA.labels[:0]), DATA]}, "client 2 is empty"),
+        ({"partition": [DATA, DATA.subset(np.arange(0)), DATA]}, "client 2 is empty"),
+        ({"partition": [DATA, (np.zeros((6, 5)), [0, 1, 2] * 2), DATA]}, "client 2: its examples have shape"),
+    ],
+)
+def test_simulate__set_that_does_not_fit__is_named(change, told):
+    with pytest.raises(DatasetError, match=told):
+        run(**{"test": DATA, **change})
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, 2**64, None])
+def test_simulate__no_seed__is_told_what_one_is(seed):
+    with pytest.raises(UsageError, match="a seed is a whole number from 0"):
+        run(seed=seed)
+
+
+def test_simulate__loaders_and_pairs__are_clients():
+    torches = TensorDataset(torch.from_numpy(DATA.values), torch.from_numpy(DATA.labels))
+    pairs = list(zip(DATA.values, DATA.labels, strict=True))
+    parts = [DataLoader(Subset(torches, range(80)), batch_size=8), pairs[80:160], range(160, 240)]
+    found = simulate("mlp", DataLoader(torches), test=DataLoader(torches), partition=parts, rounds=1, steps=2, **MLP)
+    expected = simulate("mlp", DATA, test=DATA, partition=np.split(np.arange(240), 3), rounds=1, steps=2, **MLP)
+    assert found.root == expected.root
 
 
 def test_participants__not_as_many_as_data_sets__are_refused():

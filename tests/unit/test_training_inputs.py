@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 
-from chainfl.errors import DatasetError, UsageError
+from chainfl.errors import DatasetError, DatasetMissing, UsageError
 from chainfl.training.datasets import Dataset, DatasetSplits
 from chainfl.training.inputs import as_dataset, as_model, as_splits
 from chainfl.training.models import build_model
@@ -49,6 +49,98 @@ def test_as_dataset__arrays_tensors_and_torch_sets__are_the_same_examples():
 def test_as_dataset__not_examples__is_told(given, told):
     with pytest.raises(DatasetError, match=told):
         as_dataset(given, "data")
+
+
+TORCH = TensorDataset(torch.from_numpy(FEATURES), torch.from_numpy(LABELS))
+PAIRS = list(zip(FEATURES, LABELS, strict=True))
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(PAIRS)
+
+
+def halved(batch):
+    features, labels = zip(*batch, strict=True)
+    return torch.stack(features) / 2, torch.tensor(labels)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        DataLoader(TORCH, batch_size=4, shuffle=True),
+        DataLoader(TORCH, batch_size=4, drop_last=True),
+        DataLoader(TORCH, batch_size=None),
+        DataLoader(Stream(), batch_size=4),
+        Stream(),
+        PAIRS,
+        (FEATURES, LABELS[:, None]),
+        [(features, np.array([label])) for features, label in PAIRS],
+    ],
+)
+def test_as_dataset__loader_stream_pairs_or_column_of_labels__is_the_set_in_its_order(given):
+    dataset = as_dataset(given, "data")
+    assert (dataset.features == FEATURES).all()
+    assert dataset.labels.tolist() == LABELS.tolist()
+
+
+def test_as_dataset__loader_with_a_collate_function__has_what_it_makes():
+    dataset = as_dataset(DataLoader(TORCH, batch_size=4, collate_fn=halved), "data")
+    assert (dataset.features == FEATURES / 2).all()
+    assert dataset.labels.tolist() == LABELS.tolist()
+
+
+def test_as_dataset__loader_with_a_sampler__has_its_examples_or_is_refused():
+    chosen = as_dataset(DataLoader(TORCH, sampler=SubsetRandomSampler([4, 1])), "data")
+    assert (chosen.features == FEATURES[[1, 4]]).all()
+    with pytest.raises(UsageError, match="Subset"):
+        as_dataset(DataLoader(TORCH, sampler=WeightedRandomSampler([1.0] * 6, 3)), "data")
+
+
+def with_value(index: int, value: float):
+    changed = FEATURES.copy()
+    changed[index, 1] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ((with_value(3, np.nan), LABELS), r"example 3 has nan at \[1\]"),
+        ((FEATURES.astype(float) * 1e300, LABELS), "example 0 has .*e.* float32"),
+        ((FEATURES, np.array([0, 1, 2, -1, 0, 1])), "example 3 has label -1"),
+        ((FEATURES, LABELS / 2), "regression is not supported"),
+        ([(features, 0.5) for features in FEATURES], "regression is not supported"),
+        ((FEATURES, np.eye(3)[LABELS].astype(int)), "argmax"),
+        ((FEATURES[:0], LABELS[:0]), "is empty"),
+        (TensorDataset(torch.zeros(0, 4), torch.zeros(0)), "is empty"),
+        (([[1, 2], [3]], [0, 1]), "no array"),
+        ([({"x": 1},), *PAIRS], "pair"),
+        (DataLoader([{"x": 1}], collate_fn=lambda batch: {"x": 1}), "dict"),
+    ],
+)
+def test_as_dataset__wrong_example__is_told_with_its_place(given, told):
+    with pytest.raises((DatasetError, UsageError), match=told):
+        as_dataset(given, "data")
+
+
+@pytest.mark.parametrize(("which", "labels"), [("training", LABELS), ("test", LABELS % 2)])
+def test_as_splits__label_beyond_the_classes__is_told_with_set_and_place(which, labels):
+    with pytest.raises(DatasetError, match=rf"the {which} set: example 2 has label 2, .* num_classes=3"):
+        as_splits((FEATURES, labels), (FEATURES, LABELS), num_classes=2)
+
+
+def test_as_splits__datasets_with_num_classes__have_so_many():
+    assert as_splits(Dataset("d", FEATURES, LABELS, 3), num_classes=5).train.num_classes == 5
+    with pytest.raises(DatasetError, match="example 1 has label 1"):
+        as_splits(Dataset("d", FEATURES, LABELS, 3), num_classes=1)
+    with pytest.raises(UsageError, match="num_classes"):
+        as_splits((FEATURES, LABELS), num_classes="three")  # type: ignore[arg-type]
+
+
+def test_as_splits__folder_as_text__is_a_path(tmp_path):
+    with pytest.raises(DatasetMissing):
+        as_splits("mnist", data_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize("given", [42, None, [FEATURES, LABELS]])
