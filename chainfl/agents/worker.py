@@ -208,7 +208,7 @@ class _Upload:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Material:
+class Material:
     """What a round's training starts from. model, previous: (P,) int32."""
 
     round: int
@@ -346,22 +346,22 @@ class Worker(Player):
             self.context.log.emit(finding, level=logging.WARNING, loss_last=round(trained.loss_last, 4))
         self._warn_of_losses(encoded)
 
-    def _material(self, snapshot: Snapshot) -> _Material:
+    def _material(self, snapshot: Snapshot) -> Material:
         """For the update of the round that is open."""
         view = snapshot.round
         model = self.models.at_round(view.round, view.model_root)
         previous = self.models.before(view.round, view.model_root) if self._trainer.uses_previous else None
         memory = self.context.journal.memory(self.context.scope.format.num_params)
-        return _Material(view.round, model, memory, previous)
+        return Material(view.round, model, memory, previous)
 
-    def _posted(self, snapshot: Snapshot) -> _Material:
+    def _posted(self, snapshot: Snapshot) -> Material:
         """For that of the next round, if the posted model stands."""
         view = snapshot.round
         model = fetch_model(self.context.store, self.context.scope, view.aggregate_root, view.aggregate_cid)
         self.models.keep(view.aggregate_root, model)
-        return _Material(view.round + 1, model)
+        return Material(view.round + 1, model)
 
-    def _train(self, material: _Material, stop: threading.Event) -> TrainedUpdate:
+    def _train(self, material: Material, stop: threading.Event) -> TrainedUpdate:
         model, number, memory, previous = material.model, material.round, material.memory, material.previous
         try:
             return self._trainer.train(model, number, memory=memory, previous=previous, stop=stop)

@@ -24,7 +24,7 @@ from chainfl.agents.context import AgentContext
 from chainfl.agents.evidence import Evidence
 from chainfl.agents.player import Player
 from chainfl.agents.ports import ChunkAnswer, NodesAnswer
-from chainfl.agents.worker import TrainedUpdate, Worker, WorkerMemory
+from chainfl.agents.worker import Material, TrainedUpdate, Worker
 from chainfl.disputes.games import nodes_below
 from chainfl.disputes.openings import CommittedVector
 from chainfl.encoding.arrays import AnyArray, Float32Array, Int16Array
@@ -213,10 +213,14 @@ class _Idler(Worker):
         """Trains nothing ahead."""
         super(Worker, self).while_waiting(snapshot)
 
-    def _train(self, snapshot: Snapshot, stop: threading.Event) -> TrainedUpdate:
-        if snapshot.round.round < FROM_ROUND:
-            return super()._train(snapshot, stop)
-        return TrainedUpdate(self.pretend(snapshot), num_examples=1, loss_first=0.0, loss_last=0.0)
+    def _material(self, snapshot: Snapshot) -> Material:
+        self._seen = snapshot
+        return super()._material(snapshot)
+
+    def _train(self, material: Material, stop: threading.Event) -> TrainedUpdate:
+        if material.round < FROM_ROUND:
+            return super()._train(material, stop)
+        return TrainedUpdate(self.pretend(self._seen), num_examples=1, loss_first=0.0, loss_last=0.0)
 
 
 class CopyingWorker(_Idler):
