@@ -24,7 +24,7 @@ from chainfl.agents.context import AgentContext
 from chainfl.agents.evidence import Evidence
 from chainfl.agents.player import Player
 from chainfl.agents.ports import ChunkAnswer, NodesAnswer
-from chainfl.agents.worker import Material, TrainedUpdate, Worker
+from chainfl.agents.worker import Material, TrainedUpdate, Worker, WorkerMemory
 from chainfl.disputes.games import nodes_below
 from chainfl.disputes.openings import CommittedVector
 from chainfl.encoding.arrays import AnyArray, Float32Array, Int16Array
