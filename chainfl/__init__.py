@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from chainfl.simulation.simulate import simulate
     from chainfl.simulation.strategy import Strategy
+    from chainfl.training.app import App
     from chainfl.training.finished import load_model
 
 __version__ = "0.1.0"
-__all__ = ["Strategy", "__version__", "load_model", "simulate"]
+__all__ = ["App", "Strategy", "__version__", "load_model", "simulate"]
 
 _LAZY = {
+    "App": "chainfl.training.app",
     "Strategy": "chainfl.simulation.strategy",
     "load_model": "chainfl.training.finished",
     "simulate": "chainfl.simulation.simulate",

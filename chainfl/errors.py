@@ -95,6 +95,13 @@ class ExperimentDamaged(UsageError):
     hint_template = "Delete {path} and start the experiment again."
 
 
+class AppUnusable(UsageError):
+    """What --app names cannot be loaded, fails, or does not fit the task; the message says what to change."""
+
+    exit_code = 19
+    hint_template = "docs/learning.md shows an app of ten lines, under From an experiment to a task."
+
+
 class TokenMissing(KeyfileError):
     """The access token of a pinning service is nowhere, or is none."""
 

@@ -14,21 +14,28 @@ from chainfl.agents.worker import TrainedUpdate
 from chainfl.aggregation.server_step import ServerStep
 from chainfl.encoding.arrays import Float32Array, Int16Array, Int32Array
 from chainfl.encoding.fixed_point import dequantize_model
-from chainfl.errors import DatasetError, SpecificationMismatch
+from chainfl.encoding.layout import Layout
+from chainfl.errors import AppUnusable, DatasetError, SpecificationMismatch
 from chainfl.registry.material import TaskScope
 from chainfl.storage.port import BlobStore
 from chainfl.tasks.spec import ProgramModel, Recipe, TaskSpec
 from chainfl.tasks.votes import Vote
 from chainfl.training.algorithms import ALGORITHMS
+from chainfl.training.app import AppPart, users_code
 from chainfl.training.datasets import Dataset
 from chainfl.training.exported import load_exported
+from chainfl.training.guards import Loss
+from chainfl.training.inputs import as_model
 from chainfl.training.models import build_model
+from chainfl.training.prediction import cross_entropy
 from chainfl.training.settings import NO_MEMORY, Memory, local_training
 from chainfl.training.trainer import LocalTrainer
 from chainfl.types import Address, Cid
 from chainfl.validation import scoring
 from chainfl.validation.contribution.methods import contribution_of
 from chainfl.validation.selection.rules import selection_of
+
+_MAX_DIFFERENCES = 5
 
 
 class LocalLearning:
@@ -162,19 +169,61 @@ def rules_of(spec: Recipe) -> scoring.RoundRules:
     )
 
 
-def make_trainer(spec: TaskSpec, store: BlobStore, folder: Path) -> LocalTrainer:
-    """A trainer for the task's model. folder: where a program that the task brings along is kept.
+def make_trainer(spec: TaskSpec, store: BlobStore, folder: Path, app: AppPart | None = None) -> LocalTrainer:
+    """A trainer for the task's model, or the app's. folder: where a program that the task brings along is kept.
 
-    Raises SpecificationMismatch when the model has another layout than the specification says.
+    Raises SpecificationMismatch when the task's model has another layout than the specification says, AppUnusable when
+    the app's has or what the app brings fails on its own data, DatasetError when those are not what the task is about.
     """
+    loss = cross_entropy if app is None else app.loss
+    if app is None or app.model is None:
+        trainer = _of_the_task(spec, store, folder, loss)
+    else:
+        trainer = _of_the_app(spec, app.model, loss)
+    if app is not None and app.data is not None:
+        check_dataset(spec, app.data)
+        _try_out(trainer, app.data)
+    return trainer
+
+
+def _of_the_task(spec: TaskSpec, store: BlobStore, folder: Path, loss: Loss) -> LocalTrainer:
     if isinstance(spec.model, ProgramModel):
         module = load_exported(_fetched_program(spec.model, store, folder))
     else:
         module = build_model(spec.model.name, spec.model.params, spec.model.seed)
-    trainer = LocalTrainer(module)
+    trainer = LocalTrainer(module, loss)
     if trainer.layout.hash().hex() != spec.layout.hash:
         raise SpecificationMismatch("the task's model has other tensors than its specification says")
     return trainer
+
+
+def _of_the_app(spec: TaskSpec, model: object, loss: Loss) -> LocalTrainer:
+    with users_code("taking the app's model"):
+        given = as_model(model, tuple(spec.dataset.input_shape), spec.dataset.num_classes, None, 0)
+        trainer = LocalTrainer(given.module, loss)
+    if trainer.layout.hash().hex() != spec.layout.hash:
+        differing = "; ".join(_differences(trainer.layout, Layout.from_json(spec.layout.to_json())))
+        raise AppUnusable(
+            f"the app's model is not the task's: {differing}. Leave the model out to train the task's own program, or "
+            "create a task for yours with `chainfl task create --program`"
+        )
+    return trainer
+
+
+def _differences(own: Layout, tasks: Layout) -> list[str]:
+    """The first tensors that differ by name or shape, a text each."""
+    here, there = ({spec.name: spec.shape for spec in layout.tensors} for layout in (own, tasks))
+    names = [name for name in sorted(here.keys() | there.keys()) if here.get(name) != there.get(name)]
+    texts = [f"{name} is {here.get(name, 'missing')}, the task's {there.get(name, 'has none')}" for name in names]
+    more = len(texts) - _MAX_DIFFERENCES
+    return texts if more <= 0 else [*texts[:_MAX_DIFFERENCES], f"and {more} more"]
+
+
+def _try_out(trainer: LocalTrainer, dataset: Dataset) -> None:
+    """Raises AppUnusable if model and loss do not even take two examples: before there is a stake to lose."""
+    two = dataset.subset(np.arange(min(2, len(dataset))))
+    with users_code("trying model and loss on the app's first examples"):
+        trainer.evaluate(np.zeros(trainer.layout.num_params, np.float32), two)
 
 
 def check_dataset(spec: Recipe, dataset: Dataset) -> None:

@@ -37,6 +37,7 @@ from chainfl.errors import (
     UsageError,
 )
 from chainfl.registry.material import TaskScope, fetch_spec
+from chainfl.scratch import scratch_folder
 from chainfl.storage.port import BlobStore
 from chainfl.tasks.spec import TaskSpec
 from chainfl.tasks.state import Block, Role
@@ -44,6 +45,7 @@ from chainfl.types import Cid, TaskId, Wei
 
 if TYPE_CHECKING:
     from chainfl.agents.watcher import Watcher
+    from chainfl.training.app import AppPart
     from chainfl.training.datasets import Dataset
 
 MAX_ROOT_SET_BYTES = 1 << 30
@@ -118,26 +120,26 @@ MakePlayer = Callable[[AgentContext], Player]
 def run_worker(
     chain: ChainPort,
     store: BlobStore,
-    data: DataSource | TaskShard,
+    data: DataSource | TaskShard | AppPart,
     options: AgentOptions,
     stop: threading.Event | None = None,
 ) -> AgentReport:
-    """Trains on the operator's data, or on its shard of the task's, until the task is over.
+    """Trains on the operator's data, or on its shard of the task's, until the task is over; an app's part as it says.
 
     stop: set by SIGTERM or SIGINT; without it the handlers are put in place here. Raises Interrupted when stopped
     before the end, and any ChainflError that is not worth trying again.
     """
-    own = data.load() if isinstance(data, DataSource) else None
+    own, app = (None, None) if isinstance(data, TaskShard) else _own_data(data)
 
     def make(context: AgentContext) -> Player:
         from chainfl.agents.learning import LocalLearning, make_trainer
         from chainfl.agents.worker import Worker
 
         shard = AssignedShard(context, data) if isinstance(data, TaskShard) else None
-        trainer = make_trainer(context.spec, context.store, context.journal.folder)
+        trainer = make_trainer(context.spec, context.store, context.journal.folder, app)
         learn = partial(LocalLearning, context.spec, context.scope, context.chain.account, trainer)
         if shard is None:
-            assert own is not None, "a source of data was loaded"
+            assert own is not None, "a source of data was loaded, and an app's part for a worker has some"
             return Worker(context, learn(own))
         learning = ShardLearning(shard, learn)
         return Worker(context, learning, on_duty=learning.prefetch)
@@ -148,21 +150,22 @@ def run_worker(
 def run_validator(
     chain: ChainPort,
     store: BlobStore,
-    data: DataSource | None,
+    data: DataSource | AppPart | None,
     options: AgentOptions,
     stop: threading.Event | None = None,
 ) -> AgentReport:
-    """Checks and scores updates until the task is over. data: root data; None takes the set that the task names.
+    """Checks and scores updates until the task is over. data: root data; None takes the set that the task names, and
+    so does an app's part that has none.
 
     Stops and raises as `run_worker` does.
     """
-    own = data.load() if data is not None else None
+    own, app = (None, None) if data is None else _own_data(data)
 
     def make(context: AgentContext) -> Player:
         from chainfl.agents.learning import RootDataScorer, make_trainer
         from chainfl.agents.validator import Validator
 
-        trainer = make_trainer(context.spec, context.store, context.journal.folder)
+        trainer = make_trainer(context.spec, context.store, context.journal.folder, app)
         root_data = own if own is not None else _named_root_set(context)
         return Validator(
             context, RootDataScorer(context.spec, context.scope, context.chain.account, trainer, root_data)
@@ -176,6 +179,14 @@ def run_aggregator(
 ) -> AgentReport:
     """Computes and posts aggregates until the task is over. Stops and raises as `run_worker` does."""
     return _run(Role.AGGREGATOR, Aggregator, chain, store, options, stop)
+
+
+def check_app(chain: ChainPort, store: BlobStore, task_id: TaskId, app: AppPart) -> None:
+    """Whether an app fits a task, before anything is paid. Raises what `make_trainer` and `fetch_spec` raise."""
+    from chainfl.agents.learning import make_trainer
+
+    with scratch_folder() as folder:
+        make_trainer(fetch_spec(store, chain.task(task_id)), store, folder, app)
 
 
 def scope_of(chain: ChainPort, task_id: TaskId, spec: TaskSpec) -> TaskScope:
@@ -606,6 +617,11 @@ class _Agent:
             role=self._role.name.lower(),
             account=self._chain.account,
         )
+
+
+def _own_data(data: DataSource | AppPart) -> tuple[Dataset | None, AppPart | None]:
+    """The operator's examples, and the app that they came with, if one did."""
+    return (data.load(), None) if isinstance(data, DataSource) else (data.data, data)
 
 
 def _named_root_set(context: AgentContext) -> Dataset:

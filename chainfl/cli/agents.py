@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from chainfl.agents.shards import TaskShard
     from chainfl.agents.wiring import AgentOptions, DataSource
     from chainfl.chain.operator import Operator
+    from chainfl.training.app import AppPart
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_DATA_OPTIONS = ("folder", "dataset", "shard", "seed", "alpha", "data_dir")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -79,9 +81,16 @@ def run_options(command: F) -> F:
 
 
 def data_options(command: F) -> F:
-    """Where an operator's own data are."""
+    """Where an operator's own data are, or its own code."""
     for option in reversed(
         [
+            click.option(
+                "--app",
+                "own_code",
+                metavar="MODULE:OBJECT",
+                help="Your own PyTorch code instead: a chainfl.App(model=..., dataset=..., loss=...), a function that "
+                "returns one, or data alone, imported from the current folder.",
+            ),
             click.option(
                 "--data",
                 "folder",
@@ -124,14 +133,16 @@ def run_worker_(app: App, **options: Any) -> None:
     Run it again after any interruption: it carries on where it was. SIGTERM and Ctrl-C end it at a safe point.
     """
     _limit_threads()
-    source = task_shard(options) or data_source(app, options)
+    part = app_part(options, Role.WORKER)
+    source = part or task_shard(options) or data_source(app, options)
     if source is None:
         raise UsageError(
-            "a worker needs data: --data DIR, --dataset NAME with --shard I/N, or --shard auto for a task with shards"
+            "a worker needs data: --data DIR, --dataset NAME with --shard I/N, --shard auto for a task with shards, or "
+            "--app MODULE:OBJECT"
         )
     from chainfl.agents.wiring import run_worker
 
-    _run(app, Role.WORKER, options, lambda port, agent: run_worker(port, app.store, source, agent))
+    _run(app, Role.WORKER, options, lambda port, agent: run_worker(port, app.store, source, agent), part)
 
 
 @validator.command("run", epilog="Example: chainfl validator run --task 1 --data my-images --deposit")
@@ -145,10 +156,11 @@ def run_validator_(app: App, **options: Any) -> None:
     Run it again after any interruption: it carries on where it was. SIGTERM and Ctrl-C end it at a safe point.
     """
     _limit_threads()
-    source = data_source(app, options)
+    part = app_part(options, Role.VALIDATOR)
+    source = part or data_source(app, options)
     from chainfl.agents.wiring import run_validator
 
-    _run(app, Role.VALIDATOR, options, lambda port, agent: run_validator(port, app.store, source, agent))
+    _run(app, Role.VALIDATOR, options, lambda port, agent: run_validator(port, app.store, source, agent), part)
 
 
 @aggregator.command("run", epilog="Example: chainfl aggregator run --task 1 --deposit")
@@ -164,6 +176,21 @@ def run_aggregator_(app: App, **options: Any) -> None:
     _run(app, Role.AGGREGATOR, options, lambda port, agent: run_aggregator(port, app.store, agent))
 
 
+def app_part(options: dict[str, Any], role: Role) -> AppPart | None:
+    """What a role takes of the operator's own code, out of the options; None when none was named.
+
+    Raises UsageError for data options beside it, and what `load_app` and `App.part_for` raise.
+    """
+    named = options.pop("own_code")
+    if named is None:
+        return None
+    given = {f"--{'data' if name == 'folder' else name.replace('_', '-')}": options.pop(name) for name in _DATA_OPTIONS}
+    _refuse(given, "does not go with --app, whose object brings the data")
+    from chainfl.training.app import load_app
+
+    return load_app(named).part_for(role)
+
+
 def task_shard(options: dict[str, Any]) -> TaskShard | None:
     """The shard of the task's own data set that was asked for, out of the options; None for other data."""
     from chainfl.agents.shards import TaskShard
@@ -171,7 +198,7 @@ def task_shard(options: dict[str, Any]) -> TaskShard | None:
     shard = options["shard"]
     if shard is None or "/" in shard or options["folder"] is not None or options["dataset"] is not None:
         return None
-    given = {name: options.pop(name) for name in ("folder", "dataset", "shard", "seed", "alpha", "data_dir")}
+    given = {name: options.pop(name) for name in _DATA_OPTIONS}
     _refuse(
         {"--seed": given["seed"], "--alpha": given["alpha"], "--data-dir": given["data_dir"]}, "goes with --dataset"
     )
@@ -182,8 +209,7 @@ def data_source(app: App, options: dict[str, Any]) -> DataSource | None:
     """Where the data are, out of the options; None when none were given. Raises UsageError for a contradiction."""
     from chainfl.agents.wiring import DataSource
 
-    names = ("folder", "dataset", "shard", "seed", "alpha", "data_dir")
-    folder, dataset, shard, seed, alpha, data_dir = (options.pop(name, None) for name in names)
+    folder, dataset, shard, seed, alpha, data_dir = (options.pop(name, None) for name in _DATA_OPTIONS)
     if folder is not None and dataset is not None:
         raise UsageError("--data and --dataset exclude each other")
     if dataset is None:
@@ -202,7 +228,14 @@ def _refuse(given: dict[str, object], why: str) -> None:
             raise UsageError(f"{name} {why}")
 
 
-def _run(app: App, role: Role, options: dict[str, Any], start: Callable[[Operator, AgentOptions], AgentReport]) -> None:
+def _run(
+    app: App,
+    role: Role,
+    options: dict[str, Any],
+    start: Callable[[Operator, AgentOptions], AgentReport],
+    part: AppPart | None = None,
+) -> None:
+    """part: of the operator's own code, which must fit the task before anything is deposited for it."""
     from chainfl.agents.wiring import AgentOptions
 
     app.start_log()
@@ -211,7 +244,7 @@ def _run(app: App, role: Role, options: dict[str, Any], start: Callable[[Operato
     task_id: TaskId | None = options["task_id"]
     stake = Wei(app.money.parse(options["stake"])) if options.get("stake") else None
     if options["deposit"]:
-        _deposit_missing(app, operator, role, task_id, stake, Consent(yes=options["yes"]))
+        _deposit_missing(app, operator, role, task_id, stake, Consent(yes=options["yes"]), part)
     with open_events(options["events"]) as events:
         agent = AgentOptions(
             state_dir=app.settings.state_dir,
@@ -255,13 +288,20 @@ def open_events(path: Path | None) -> Iterator[TextIO | None]:
 
 
 def _deposit_missing(
-    app: App, operator: Operator, role: Role, task_id: TaskId | None, stake: Wei | None, consent: Consent
+    app: App,
+    operator: Operator,
+    role: Role,
+    task_id: TaskId | None,
+    stake: Wei | None,
+    consent: Consent,
+    part: AppPart | None,
 ) -> None:
     """Fills the free stake up to what is to be locked: `stake`, or what the task asks.
 
-    Raises UsageError without a task, and what depositing raises.
+    Raises UsageError without a task, what `check_app` raises of a part, and what depositing raises.
     """
     from chainfl.agents.duties import required_stake
+    from chainfl.agents.wiring import check_app
     from chainfl.cli.money import deposit_stake
 
     if task_id is None:
@@ -271,6 +311,8 @@ def _deposit_missing(
         return
     missing = Wei(max(0, max(required_stake(view, role), stake or 0) - status.free))
     if missing:
+        if part is not None:
+            check_app(operator, app.store, task_id, part)
         deposit_stake(app, operator, missing, consent)
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from theatre import theatre
+from theatre import Theatre, theatre
 from torch import nn
 
 import chainfl
 from chainfl.cli.main import run
 from chainfl.registry.lineage import verify_lineage
-from chainfl.simulation.demo import DemoConfig
-from chainfl.tasks.state import Outcome
+from chainfl.simulation.demo import DemoConfig, participant_command
+from chainfl.tasks.state import Outcome, Role
 from chainfl.training.datasets import load_folder
 from chainfl.training.exported import load_exported
 from chainfl.types import TaskId
@@ -58,6 +59,31 @@ class Net(nn.Module):
         return logits
 
 
+APP = """
+from pathlib import Path
+import chainfl, torch
+from torch import nn
+from chainfl.training.datasets import load_folder
+
+{net}
+
+def app():
+    share = load_folder(Path("data/{share}"))
+    return chainfl.App(Net(), (share.features, share.labels), nn.CrossEntropyLoss(label_smoothing=0.1))
+"""
+
+
+def enter_with_app(scene: Theatre, name: str) -> None:
+    """Starts a worker with code of its own from the current folder, instead of with a folder of data."""
+    part = next(part for part in scene.stage.cast.parts if part.name == name)
+    Path("my_app.py").write_text(APP.format(net=inspect.getsource(Net), share=part.share))
+    command = participant_command(scene.stage, part)
+    at = command.index("--data")
+    command = (*command[:at], "--app", "my_app:app", *command[at + 2 :])
+    env = {"CHAINFL_PRIVATE_KEY": part.private_key, "OMP_NUM_THREADS": "1"}
+    scene.running[name] = scene.group.start(name, command, env)
+
+
 def export(path: Path) -> None:
     torch.manual_seed(0)
     batch = torch.export.Dim("batch")
@@ -88,10 +114,15 @@ def test_task__program__is_trained_by_processes_and_its_lineage_holds(
         task_id = TaskId(json.loads(created)["task_id"])
         # The same cast, in this task instead of the one that the stage was set with.
         scene.stage = replace(scene.stage, task_id=task_id)
-        scene.enter()
+        monkeypatch.chdir(folder)
+        names = [part.name for part in scene.stage.cast.parts]
+        with_app = next(part.name for part in scene.stage.cast.parts if part.role is Role.WORKER)
+        scene.enter(*(name for name in names if name != with_app))
+        enter_with_app(scene, with_app)
         scene.play_to_the_end()
 
         assert scene.outcomes() == [Outcome.FINAL]
+        assert [event for event in scene.events(with_app) if event["what"] == "published"], scene.logs()
         assert verify_lineage(scene.stage.reader, scene.stage.store, task_id).is_valid
         target = folder / "model.safetensors"
         chainfl_command(folder, capsys, "model", "pull", str(task_id), "--out", str(target))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from chainfl.agents import wiring
 from chainfl.agents.events import AgentReport
 from chainfl.agents.shards import TaskShard
 from chainfl.agents.wiring import AgentOptions, DataSource
-from chainfl.errors import DatasetMissing, GasBudgetExhausted, Interrupted
+from chainfl.errors import AppUnusable, DatasetMissing, GasBudgetExhausted, Interrupted
 from chainfl.tasks.spec import TOKEN
 from chainfl.tasks.state import Phase, Role
 from chainfl.types import Wei
@@ -105,6 +106,59 @@ def test_validator__a_shard_of_the_task__is_none_of_its_data(shell, agents, argu
 def test_worker__contradictory_options__are_refused(shell, agents, arguments):
     assert shell("worker", "run", *arguments) == 11
     assert agents.options is None
+
+
+APP = """
+import chainfl, numpy
+pair = numpy.eye(6, 4, dtype="float32"), numpy.arange(6) % 3
+app = chainfl.App(dataset=pair, root_data=(pair[0][:3], pair[1][:3]))
+"""
+
+
+@pytest.fixture
+def fitted(monkeypatch, tmp_path) -> list[object]:
+    """An app in the current folder, and what was checked against which task before anything was deposited."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "cli_app", raising=False)
+    (tmp_path / "cli_app.py").write_text(APP)
+    checked: list[object] = []
+    monkeypatch.setattr(wiring, "check_app", lambda port, store, task_id, app: checked.append((task_id, app)))
+    return checked
+
+
+@pytest.mark.parametrize(("role", "examples"), [("worker", 6), ("validator", 3)])
+def test_run__an_app__is_what_the_agent_uses_once_it_fits(shell, agents, fitted, role, examples):
+    command = (role, "run", "--task", "1", "--app", "cli_app:app")
+    assert shell(*command) == 0
+    assert (len(agents.source.data), fitted) == (examples, [])
+    shell.use(free=0, wallet=1_000 * TOKEN)
+    assert shell(*command, "--deposit", "--yes") == 0
+    assert fitted == [(1, agents.source)]
+
+
+@pytest.mark.parametrize("role", ["worker", "validator"])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--data", "d"), ("--dataset", "digits", "--shard", "1/2"), ("--shard", "auto"), ("--seed", "1")],
+)
+def test_run__an_app_beside_other_data__is_refused_by_the_options_name(shell, agents, fitted, role, arguments):
+    assert shell(role, "run", "--task", "1", "--app", "cli_app:app", *arguments) == 11
+    assert f"{arguments[0]} does not go with --app" in shell.err
+
+
+def test_run__an_app_that_cannot_be_used__deposits_nothing(shell, agents, fitted, monkeypatch):
+    shell.use(free=0, wallet=1_000 * TOKEN)
+    command = ("worker", "run", "--task", "1", "--deposit", "--yes")
+    assert shell(*command, "--app", "cli_app:other") == 19
+    assert "cli_app has no other" in shell.err
+
+    def refuse(*_: object) -> None:
+        raise AppUnusable("the app's model is not the task's")
+
+    monkeypatch.setattr(wiring, "check_app", refuse)
+    assert shell(*command, "--app", "cli_app:app") == 19
+    assert (shell.operator.sent, agents.options) == ([], None)
 
 
 def test_validator__no_data__uses_the_tasks_root_set(shell, agents):
