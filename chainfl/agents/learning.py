@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,6 +128,12 @@ class RootDataScorer:
             own = scoring.own_update(self._trainer, self._root_data, model, self._rules, seed=seed, stop=stop)
             self._own = round_number, model, own
 
+    def worsening(self, model: Int32Array, previous: Int32Array) -> tuple[float, float] | None:
+        """On all root data; a loss that is no number is worse than any other (see `RoundScorer`)."""
+        before, after = (self._loss(vector) for vector in (previous, model))
+        is_fine = after <= max(before, math.log(self._root_data.num_classes))
+        return None if is_fine else (before, after)
+
     def score(
         self, model: Int32Array, updates: Sequence[CheckedUpdate], round_number: int, previous: Int32Array | None
     ) -> Sequence[Vote]:
@@ -143,6 +150,10 @@ class RootDataScorer:
             root_update=self._known(model, round_number),
         )
         return [Vote(vote.weight, vote.score) for vote in votes]
+
+    def _loss(self, model: Int32Array) -> float:
+        loss = self._trainer.evaluate(dequantize_model(model, self._rules.model_scale_bits), self._root_data).loss
+        return loss if math.isfinite(loss) else math.inf
 
     def _known(self, model: Int32Array, round_number: int) -> Float32Array | None:
         """What `look_ahead` found, if it was for this round and model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -73,6 +74,13 @@ class RoundScorer(Scorer, Protocol):
 
         Called from another thread, never beside `score`. stop: set when nobody wants it any more. Raises
         TrainingStopped then, and what training raises.
+        """
+        ...
+
+    def worsening(self, model: Int32Array, previous: Int32Array) -> tuple[float, float] | None:
+        """The losses of the previous model and of this one, both (P,) int32, if the step between them was a bad one.
+
+        That is one to a model that is worse than the previous one and worse than knowing nothing; else None.
         """
         ...
 
@@ -363,7 +371,11 @@ class Validator(Player):
         else:
             why = gathering.why_missing(_PREVIOUS)
             self.context.log.emit("previous_model_missing", level=logging.WARNING, why=why)
-        return self._scorer.score(fetches.result(_MODEL), checked, gathering.round, previous)
+        model = fetches.result(_MODEL)
+        if previous is not None and (losses := self._scorer.worsening(model, previous)) is not None:
+            before, after = (round(loss, 4) if math.isfinite(loss) else None for loss in losses)
+            self.context.log.emit("diverging", level=logging.WARNING, loss_before=before, loss_after=after)
+        return self._scorer.score(model, checked, gathering.round, previous)
 
     def _checked(self, gathering: _Gathering, update: RevealedUpdate) -> CheckedUpdate:
         if gathering.fetches.is_done(update):

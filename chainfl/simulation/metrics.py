@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -14,11 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainfl.simulation.rounds import SimulatedRound
+from chainfl.training.settings import Finding
 
 MAX_CONFUSION_CLASSES: Final = 100
 """Above it the table of confusions stays out of the files: it grows with the square."""
 CLIP_WARNING_SHARE: Final = 0.001
 DIVERGING_FACTOR: Final = 2.0
+NAMED_CLIENTS: Final = 5
+"""Of those that one warning is about, how many it names."""
+
+NOTHING_FOUND: Final[Mapping[str, Sequence[int]]] = {}
 
 POWERCAP: Final = Path("/sys/class/powercap")
 
@@ -91,6 +95,9 @@ class RoundMetrics:
     bytes_up: of the update payloads; bytes_down: of the model, once a client that took part. seconds_training: of all
     clients together; seconds_other: of wall time, while none trained. energy_joules: of the processor's packages and
     whatever else ran on them; None where the machine does not tell. warnings: what must not pass unseen.
+
+    sent: the clients whose updates were voted on, by their numbers, from 0 in the order of the partition. weights,
+    scores: theirs, as settled: the medians of the validators' votes; weight 0 is a rejection.
     """
 
     round: int
@@ -111,6 +118,14 @@ class RoundMetrics:
     peak_memory_bytes: int = 0
     energy_joules: float | None = None
     warnings: tuple[str, ...] = ()
+    sent: tuple[int, ...] = ()
+    weights: tuple[int, ...] = ()
+    scores: tuple[int, ...] = ()
+
+    @property
+    def rejected(self) -> tuple[int, ...]:
+        """Of the clients that sent an update, those whose update does not count."""
+        return tuple(client for client, weight in zip(self.sent, self.weights, strict=True) if not weight)
 
     @property
     def accuracy(self) -> float:
@@ -128,6 +143,7 @@ class RoundMetrics:
         quality, local = found.pop("quality"), found.pop("local")
         flat = {"round": found.pop("round"), "accuracy": quality["accuracy"], "loss": quality["loss"]}
         flat["macro_f1"] = self.quality.macro_f1
+        flat["rejected"] = self.rejected
         flat |= {f"local_accuracy_{name}": value for name, value in local.items()} | found
         return flat | {name: value for name, value in quality.items() if name not in flat}
 
@@ -155,16 +171,16 @@ def warnings_of(
     quality: Quality,
     before: Quality,
     played: SimulatedRound | None,
-    withheld: Sequence[tuple[str, str]],
-    findings: Sequence[str] = (),
+    withheld: Sequence[tuple[int, str]],
+    findings: Mapping[str, Sequence[int]] = NOTHING_FOUND,
 ) -> Iterator[str]:
     """What must not pass unseen in a round, each as `kind: what`.
 
     played: None for the model before training. withheld: client and reason of each update that was not sent.
-    findings: what was noticed about those that were, by name, once a client.
+    findings: what was noticed about those that were, and by which clients. Clients are named by their numbers.
     """
-    yield from (f"update_withheld: {client}: {why}" for client, why in withheld)
-    yield from (f"local_{name}: {count} clients" for name, count in sorted(Counter(findings).items()))
+    yield from (f"update_withheld: client {client}: {why}" for client, why in withheld)
+    yield from (f"local_{name}: {_named(clients)}" for name, clients in sorted(findings.items()))
     if played is not None and not played.accepted:
         yield "void_round: no update was accepted, and the model stays as it was"
     if played is not None:
@@ -175,6 +191,8 @@ def warnings_of(
         yield "diverged: the test loss is not finite"
     elif before.loss is not None and quality.loss > max(DIVERGING_FACTOR * before.loss, _ignorance(quality)):
         yield f"diverging: the test loss went from {before.loss:.4g} to {quality.loss:.4g}"
+    elif played is not None and _helps_nobody(quality, before, played, findings):
+        yield "diverging: every client's update raised the loss on its own data, and the global model is of no use"
 
 
 def clipped_share(played: SimulatedRound) -> float:
@@ -189,6 +207,28 @@ def _integer_warnings(played: SimulatedRound) -> Iterator[str]:
         yield f"clipped: {share:.2%} of the updates' values do not fit; raise the range with fewer update_scale_bits"
     if played.num_saturated:
         yield f"saturated: {played.num_saturated} values of the model stand at the end of their range"
+
+
+def _helps_nobody(
+    quality: Quality, before: Quality, played: SimulatedRound, findings: Mapping[str, Sequence[int]]
+) -> bool:
+    """Whether every update made things worse for its own client, and the mean for all.
+
+    With small batches every client's loss may rise in a round that does good; then the model is better than knowing
+    nothing, or local models still tell classes apart.
+    """
+    everybody = len(played.tallied)
+    rose, constant = (len(findings.get(kind, ())) for kind in (Finding.LOSS_ROSE, Finding.CONSTANT_PREDICTOR))
+    if quality.loss is None or not 0 < everybody == rose:
+        return False
+    return quality.loss > _ignorance(quality) or (constant == everybody and quality.accuracy < before.accuracy)
+
+
+def _named(clients: Sequence[int]) -> str:
+    """clients: at least one."""
+    named = ", ".join(map(str, clients[:NAMED_CLIENTS]))
+    more = len(clients) - NAMED_CLIENTS
+    return f"client{'s' if len(clients) > 1 else ''} {named}" + (f" and {more} more" if more > 0 else "")
 
 
 def _ignorance(quality: Quality) -> float:

@@ -261,6 +261,8 @@ def _columns(metrics: RoundMetrics) -> Iterator[tuple[str, object]]:
     for name, value in metrics.to_json().items():
         if name == "warnings":
             yield name, " | ".join(value)
+        elif name in ("rejected", "sent", "weights", "scores"):
+            yield name, " ".join(map(str, value))
         elif name in ("precision", "recall", "f1"):
             yield from ((f"{name}_{label}", figure) for label, figure in enumerate(value))
         elif name != "confusion":

@@ -256,6 +256,8 @@ class Laboratory:
         if self.experiment.strategy.draw.by is DrawBy.REPUTATION:
             after = rated(after, runs, played, len(self.scorers))
         quality, local = self.measure(after.model)
+        numbers = {account: number for number, account in enumerate(self.trainers)}
+        withheld, findings = _withheld(runs, numbers), _findings(runs, numbers)
         return after, RoundMetrics(
             round=played.number,
             root=last.root if played.root is None else played.root.hex(),
@@ -263,7 +265,7 @@ class Laboratory:
             local=local,
             clients=len(runs),
             accepted=played.accepted,
-            withheld=len(_withheld(runs)),
+            withheld=len(withheld),
             loss_first=_mean([update.loss_first for update in _updates(runs).values()]),
             loss_last=_mean([update.loss_last for update in _updates(runs).values()]),
             clipped_share=clipped_share(played),
@@ -274,7 +276,10 @@ class Laboratory:
             seconds_other=watch.seconds() - trained_for,
             peak_memory_bytes=max(peak_bytes(), *(run.peak_bytes for run in runs.values())),
             energy_joules=self.meter.joules(),
-            warnings=tuple(warnings_of(quality, last.quality, played, _withheld(runs), _findings(runs))),
+            warnings=tuple(warnings_of(quality, last.quality, played, withheld, findings)),
+            sent=tuple(numbers[account] for account in played.tallied),
+            weights=tuple(vote.weight for vote in played.tallied.values()),
+            scores=tuple(vote.score for vote in played.tallied.values()),
         )
 
     def _train(self, fleet: Fleet, screen: Screen, standing: Standing) -> dict[Address, LocalRun]:
@@ -334,12 +339,17 @@ def _updates(runs: Mapping[Address, LocalRun]) -> dict[Address, TrainedUpdate]:
     return {account: run.update for account, run in runs.items() if run.update is not None}
 
 
-def _withheld(runs: Mapping[Address, LocalRun]) -> list[tuple[str, str]]:
-    return [(account, run.why) for account, run in runs.items() if run.update is None]
+def _withheld(runs: Mapping[Address, LocalRun], numbers: Mapping[Address, int]) -> list[tuple[int, str]]:
+    return [(numbers[account], run.why) for account, run in runs.items() if run.update is None]
 
 
-def _findings(runs: Mapping[Address, LocalRun]) -> list[str]:
-    return [finding for update in _updates(runs).values() for finding in update.findings]
+def _findings(runs: Mapping[Address, LocalRun], numbers: Mapping[Address, int]) -> dict[str, list[int]]:
+    """By each kind, the clients."""
+    found: dict[str, list[int]] = {}
+    for account, update in _updates(runs).items():
+        for finding in update.findings:
+            found.setdefault(finding, []).append(numbers[account])
+    return found
 
 
 def _update_bytes(values: Int16Array, metadata: UpdateMetadata, compression: Compression) -> int:

@@ -2,6 +2,12 @@
 
 The sample is small, so that looking costs little beside training; the same examples before and after, so that the
 comparison has no noise of its own. Looking draws nothing from torch's generators and leaves the module as it was.
+
+A loss that rose is told and sent: after few steps on small batches most honest local models are worse on their own data
+than the mean that they started from, and the mean of such updates learns all the same. An update is withheld when there
+is nothing in it for anybody: the local model is worse than one that knows nothing, or a collapse to one class that made
+it worse. Not so under an algorithm whose steps follow what earlier rounds left besides the own loss (SCAFFOLD, FedDyn):
+that loss may rise for the others' sake, so only DIVERGED_FACTOR withholds there.
 """
 
 from __future__ import annotations
@@ -22,6 +28,10 @@ from chainfl.training.settings import Finding
 SAMPLE = 128
 DIVERGED_FACTOR = 4.0
 """A local model counts as diverged when its loss is so many times both what it was and what guessing costs."""
+WORSE_FACTOR = 1.25
+"""The same where local steps lower the own loss and nothing else, so that noise is all that may raise it."""
+COLLAPSE_FACTOR = 1.01
+"""By how much a collapse to one class has to raise the own loss: a tiny step may turn a prediction, but no loss."""
 
 _BATCH = 512
 
@@ -49,22 +59,19 @@ class OwnData:
         """At the sample, with the module as it stands."""
         return self._look(self._sample)
 
-    def findings(self, before: Look, after: Look) -> tuple[Finding, ...]:
-        """What is worth telling. Raises TrainingDiverged when the local model is worse than one that learned nothing.
+    def findings(self, before: Look, after: Look, *, lowers_own_loss: bool) -> tuple[Finding, ...]:
+        """What is worth telling. Raises TrainingDiverged when the update is worth nothing even to this worker.
 
-        before, after: the first and the last local step; the module stands after it.
+        before, after: the first and the last local step; the module stands after it. lowers_own_loss: whether that is
+        all that the local steps are for.
         """
-        limit = DIVERGED_FACTOR * max(before.loss, math.log(self._dataset.num_classes))
-        if not after.loss <= limit:
-            raise TrainingDiverged(
-                f"the loss on the worker's own data went from {before.loss:.4g} to {after.loss:.4g} in one round",
-                loss_before=before.loss,
-                loss_after=after.loss,
-            )
-        found = {
-            Finding.CONSTANT_PREDICTOR: self._predicts_one_class(after),
-            Finding.LOSS_ROSE: after.loss > before.loss,
-        }
+        factor = WORSE_FACTOR if lowers_own_loss else DIVERGED_FACTOR
+        if not after.loss <= factor * max(before.loss, math.log(self._dataset.num_classes)):
+            raise _diverged(before, after)
+        is_constant = self._predicts_one_class(after)
+        if lowers_own_loss and is_constant and _has_collapsed(before, after):
+            raise _diverged(before, after, "; the local model takes all of them for the same class")
+        found = {Finding.CONSTANT_PREDICTOR: is_constant, Finding.LOSS_ROSE: after.loss > before.loss}
         return tuple(finding for finding, is_so in found.items() if is_so)
 
     def _predicts_one_class(self, after: Look) -> bool:
@@ -87,3 +94,17 @@ class OwnData:
         are_classes = outputs.shape == (len(labels), self._dataset.num_classes)
         predicted = frozenset(outputs.argmax(dim=1).unique().tolist()) if are_classes else None
         return Look(float(self._loss(outputs, labels)), predicted)
+
+
+def _has_collapsed(before: Look, after: Look) -> bool:
+    """Whether a constant predictor is what this round made, and made worse."""
+    knew_classes = before.predicted is not None and len(before.predicted) > 1
+    return knew_classes and after.loss > COLLAPSE_FACTOR * before.loss
+
+
+def _diverged(before: Look, after: Look, detail: str = "") -> TrainingDiverged:
+    return TrainingDiverged(
+        f"the loss on the worker's own data went from {before.loss:.4g} to {after.loss:.4g} in one round{detail}",
+        loss_before=before.loss,
+        loss_after=after.loss,
+    )

@@ -136,9 +136,9 @@ class LocalTrainer:
 
         memory: the algorithm's, of `settle`. last_step: (P,) float32, what the last round with a result added to the
         global model. Raises TrainingError for settings that do not go together, DatasetError for an empty set,
-        TrainingDiverged when a loss or the resulting model is not finite or the model got far worse: the update is
-        then to be withheld, and TrainingStopped as `Trainer` says. The caller's random generators are left as they
-        were.
+        TrainingDiverged when a loss or the resulting model is not finite or the model got worse than one that knows
+        nothing (`guards` says when): the update is then to be withheld, and TrainingStopped as `Trainer` says. The
+        caller's random generators are left as they were.
         """
         if not len(dataset):
             raise DatasetError(f"{dataset.name}: no examples to train on")
@@ -155,7 +155,8 @@ class LocalTrainer:
             batches = seeded_batches(dataset, batch_size=training.batch_size, steps=steps, seed=seed)
             losses = self._take_steps(algorithm, start, batches, stop or threading.Event())
         outcome = algorithm.end(self._difference(global_vector, steps))
-        findings = own_data.findings(before, own_data.look())
+        corrects = algorithm.uses_last_step or algorithm.keeps_memory
+        findings = own_data.findings(before, own_data.look(), lowers_own_loss=not corrects)
         return TrainingResult(outcome.delta, len(dataset), losses[0], losses[-1], outcome.kept, findings)
 
     def settle(self, training: LocalTraining, kept: Memory, sent: FloatArray, step: FloatArray) -> Memory:

@@ -59,6 +59,9 @@ class EqualScorer:
     def look_ahead(self, model, round_number, stop):
         """Nothing to do without data."""
 
+    def worsening(self, model, previous):
+        """Nothing to see without data."""
+
     def score(self, model, updates, round_number, previous):
         def vote(update):
             if update.values is None:

@@ -232,6 +232,9 @@ def test_audit__nobody_to_bind_a_proof_to__leaves_the_announcement_open(tmp_path
 class GenerousScorer:
     """Full weight for everybody, whatever came."""
 
+    def worsening(self, model, previous):
+        """Whatever came."""
+
     def score(self, model, updates, round_number, previous):
         return [Vote(10_000, 1) for _ in updates]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -108,6 +109,15 @@ def test_model_that_cannot_be_evaluated__validator__abstains_for_all(tmp_path, e
     world.run()
     assert world.chain.votes[VALIDATOR] == [ABSTENTION] * 3
     assert len(world.told(VALIDATOR, "cannot_judge")) == 1
+
+
+def test_model_that_got_worse__validator__tells_it_and_votes(tmp_path):
+    world = World(tmp_path, rounds=2)
+    world.players[VALIDATOR]._scorer.worsening = lambda model, previous: (1.23456, math.inf)
+    world.run()
+    [told] = world.told(VALIDATOR, "diverging")
+    assert (told["loss_before"], told["loss_after"]) == (1.2346, None)
+    assert ABSTENTION not in world.chain.votes[VALIDATOR]
 
 
 def test_wrong_data__validator__ends_with_the_operators_error(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass, replace
 
@@ -151,6 +152,15 @@ def test_score__looked_ahead_in_another_round_or_from_another_model__trains_anew
     expected = scorer.score(model, updates, 1, None)
     scorer.look_ahead(model + np.int32(other), number, threading.Event())
     assert scorer.score(model, updates, 1, None) == expected
+
+
+def test_worsening__model_worse_than_before_and_than_knowing_nothing__tells_both_losses():
+    scorer, model, _ = scored_round()
+    ruined = model * np.int32(-40)
+    before, after = scorer.worsening(ruined, model)
+    assert after > max(before, math.log(10))
+    assert scorer.worsening(model, ruined) is None
+    assert scorer.worsening(ruined, ruined) is None
 
 
 def test_look_ahead__stopped__raises():

@@ -76,10 +76,19 @@ def test_fairness__worst_decile__is_the_mean_of_the_worst_tenth_rounded_up(accur
 
 def test_round_metrics__through_json__are_the_same():
     metrics = RoundMetrics(
-        3, "ab" * 32, quality([0, 2], [0, 1]), Fairness.of([0.1, 0.2]), clients=2, warnings=("diverged: so",)
+        3,
+        "ab" * 32,
+        quality([0, 2], [0, 1]),
+        Fairness.of([0.1, 0.2]),
+        clients=2,
+        warnings=("diverged: so",),
+        sent=(0, 4),
+        weights=(10_000, 0),
+        scores=(7, 0),
     )
     line = json.loads(json.dumps(metrics.to_json()))
     assert RoundMetrics.from_json(line) == metrics
+    assert (line["weights"], line["rejected"]) == ([10_000, 0], [4])
     assert (line["round"], line["accuracy"], line["local_accuracy_worst"]) == (3, 0.5, 0.1)
 
 
@@ -121,10 +130,46 @@ def test_warnings__loss_that_rises_but_is_better_than_knowing_nothing__is_not_di
 
 
 def test_warnings__what_happened_to_updates__is_named():
-    assert kinds(FINE, FINE, played(0), [(ALICE, "the loss is nan")]) == ["update_withheld", "void_round"]
+    assert kinds(FINE, FINE, played(0), [(0, "the loss is nan")]) == ["update_withheld", "void_round"]
+    assert next(warnings_of(FINE, FINE, played(), [(4, "so")])) == "update_withheld: client 4: so"
     assert kinds(FINE, FINE, played(num_saturated=2), []) == ["saturated"]
     assert kinds(FINE, FINE, played(delta=3.0), []) == ["clipped"]
-    assert list(warnings_of(FINE, FINE, played(), [], ["loss_rose", "loss_rose"])) == ["local_loss_rose: 2 clients"]
+
+
+@pytest.mark.parametrize(
+    ("clients", "named"),
+    [([3], "client 3"), ([0, 7], "clients 0, 7"), (list(range(1, 8)), "clients 1, 2, 3, 4, 5 and 2 more")],
+)
+def test_warnings__what_clients_found__names_the_first_five(clients, named):
+    assert list(warnings_of(FINE, FINE, played(), [], {"constant_predictor": clients})) == [
+        f"local_constant_predictor: {named}"
+    ]
+
+
+WORSE = quality([0, 1, 1], [0, 1, 2], loss=0.6)
+USELESS = quality([0, 1, 1], [0, 1, 2], loss=1.12)
+BAD = quality([0, 1, 2], [0, 1, 2], loss=1.11)
+ROSE, CONSTANT = {"loss_rose": [0]}, {"constant_predictor": [0]}
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "findings", "is_diverging"),
+    [
+        (USELESS, BAD, ROSE, True),  # worse than knowing nothing, little as the loss moved
+        (WORSE, FINE, ROSE | CONSTANT, True),  # accuracy falls, and no local model knows anything
+        (WORSE, FINE, ROSE, False),  # noisy local models: their mean may do good
+        (USELESS, BAD, CONSTANT, False),  # skewed data at the beginning
+        (FINE, FINE, ROSE | CONSTANT, False),
+    ],
+)
+def test_warnings__every_own_loss_rose__is_diverging_if_the_model_is_of_no_use(now, before, findings, is_diverging):
+    assert ("diverging" in kinds(now, before, played(), [], findings)) is is_diverging
+
+
+def test_warnings__loss_of_some_clients_rose__is_not_diverging():
+    two = played()
+    two = replace(two, tallied={**two.tallied, Address("0x" + "bb" * 20): Vote(10_000, 1)})
+    assert "diverging" not in kinds(USELESS, BAD, two, [], ROSE)
 
 
 # --- energy --------------------------------------------------------------------------------------

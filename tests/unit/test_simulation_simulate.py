@@ -207,6 +207,11 @@ def test_simulate__tampering__changes_what_is_sent_and_who_votes():
 def test_simulate__selection_rule__is_the_validators():
     found = run(clients=6, strategy="krum", validators=1, root_examples=12)
     assert [metrics.accepted for metrics in found.rounds[1:]] == [1, 1]
+    for metrics in found.rounds[1:]:
+        assert metrics.sent == (0, 1, 2, 3, 4, 5)
+        assert sorted(metrics.weights) == [0] * 5 + [10_000]
+        assert [score > 0 for score in metrics.scores] == [weight > 0 for weight in metrics.weights]
+        assert len(metrics.rejected) == 5
 
 
 # --- guards --------------------------------------------------------------------------------------
@@ -249,6 +254,7 @@ def test_simulate__folder__has_everything_that_it_promises(tmp_path):
         rows = list(csv.DictReader(stream))
     assert float(rows[-1]["accuracy"]) == found.accuracy
     assert {"recall_0", "f1_2", "bytes_up"} <= set(rows[0])
+    assert (rows[0]["weights"], rows[-1]["weights"]) == ("", " ".join(["10000"] * len(lines[-1]["sent"])))
     report = json.loads((folder / "report.json").read_text())
     assert report["seed"] == 1
     assert set(report["configuration"]["versions"]) == {"chainfl", "python", "torch", "numpy"}

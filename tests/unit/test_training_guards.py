@@ -67,6 +67,41 @@ def test_train__loss_on_own_data_rises__is_told_and_sent():
     assert Finding.LOSS_ROSE in result.findings
 
 
+def test_train__worse_than_knowing_nothing_by_its_own_steps__is_diverged():
+    # Steps that overshoot: loss 1.1 to above 1.25 times that.
+    with pytest.raises(TrainingDiverged, match="went from") as caught:
+        train(linear(weight=0.1), points(UNEVEN, shift=0.05), steps=1, batch_size=4, learning_rate=20.0)
+    assert caught.value.evidence["loss_after"] > 1.25 * np.log(3)
+
+
+def test_train__collapse_to_one_class_that_raised_the_loss__is_diverged():
+    # One long step on one example; the model that it started from told the classes apart.
+    trainer, data = linear(weight=0.3), points(np.array([0] * 50 + [1] * 50), shift=0.1)
+    with pytest.raises(TrainingDiverged, match="for the same class") as caught:
+        train(trainer, data, steps=1, batch_size=1, learning_rate=2.0)
+    assert caught.value.evidence["loss_after"] < np.log(3)
+
+
+def test_train__loss_rises_below_that_of_knowing_nothing__is_told_and_sent():
+    # What most workers of a healthy task see: a noisy local model, worse than the mean that it started from.
+    trainer, data = linear(weight=1.0), points(np.array([0] * 50 + [1] * 50), shift=0.1)
+    result = train(trainer, data, steps=1, batch_size=1, learning_rate=3.0)
+    assert result.findings == (Finding.LOSS_ROSE,)
+    assert result.delta.any()
+
+
+def test_train__collapse_under_scaffold__is_told_and_sent():
+    trainer, data = linear(weight=0.3), points(np.array([0] * 50 + [1] * 50), shift=0.1)
+    result = train(trainer, data, algorithm="scaffold", steps=1, batch_size=1, learning_rate=2.0)
+    assert result.findings == (Finding.CONSTANT_PREDICTOR, Finding.LOSS_ROSE)
+
+
+@pytest.mark.parametrize("learning_rate", [1e-6, 0.1])
+def test_train__one_class_of_its_own_from_any_model__is_sent(learning_rate):
+    for weight in (-1.0, 0.0, 1.0):
+        assert train(linear(weight), points(np.ones(50)), learning_rate=learning_rate).findings == ()
+
+
 def test_train__finite_but_far_worse_than_guessing__is_diverged():
     memory = {"drift": np.array([0, 0, 0, 3, 3, -3, -3, 0, 0], np.float32)}
     trainer = linear()
