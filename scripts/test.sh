@@ -31,7 +31,7 @@ kubo() {
   return "$sh_status"
 }
 
-# The contracts are built and tested beside mypy and the unit tests: each of the two uses one core.
+# The contracts are built and tested beside mypy and the unit tests, which then have both cores to themselves.
 contracts_log=$(mktemp)
 contracts=
 trap '[ -z "$contracts" ] || kill "$contracts" 2>/dev/null || :; rm -f "$contracts_log"' EXIT
@@ -56,7 +56,7 @@ step "ruff format" .venv/bin/ruff format --check .
 step "forge fmt" "$forge" fmt --check
 start_contracts
 step "mypy" .venv/bin/mypy
-step "unit tests" "$python" -m pytest tests/unit --cov --cov-report=
+step "unit tests" "$python" -m pytest tests/unit -n 2 --dist worksteal --cov --cov-report=
 step "forge build and test, begun before mypy" contracts_done
 step "kubo" kubo
 
