@@ -230,13 +230,14 @@ class Validator(Player):
         }
 
     def while_waiting(self, snapshot: Snapshot) -> None:
-        """Also trains on its own data, while the workers train on theirs."""
+        """Also trains on its own data, while the workers train on theirs. Once: what failed is up to `score`."""
         super().while_waiting(snapshot)
-        view = snapshot.round
+        view, start = snapshot.round, _start_of(snapshot.round)
         before_scores = (Phase.COMMIT, Phase.REVEAL, Phase.SCORE_COMMIT)
         if view.phase not in before_scores or not _may_score(snapshot) or self._memory(snapshot).commitment:
             self._training.drop()
-        elif self._training.begin(_start_of(view), partial(self._model_of, view), partial(self._look_ahead, view)):
+        elif self._training.start != start:
+            self._training.begin(start, partial(self._model_of, view), partial(self._look_ahead, view))
             self.context.log.emit("looking_ahead", level=logging.DEBUG)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from fake_chain import account_of
 from chainfl.agents.actions import Do
 from chainfl.agents.beside import Beside, Start
 from chainfl.agents.worker import start_ahead
-from chainfl.errors import StorageError, TrainingStopped
+from chainfl.errors import StorageError, TrainingDiverged, TrainingStopped
 from chainfl.tasks.cids import cid_text
 from chainfl.tasks.state import CidOnChain, Phase, Role
 from chainfl.types import Root
@@ -296,6 +296,25 @@ def test_validator__workers_still_train__trains_meanwhile_and_scores_after_it(tm
     assert validator._training.wait(LONG_S)
     world.run()
     assert (scorer.ahead, scorer.at_score) == ([1], [(1, False)])
+
+
+def test_validator__its_own_training_diverges__is_not_begun_again_at_every_wait(tmp_path):
+    world, began = World(tmp_path, rounds=1), []
+
+    class Diverging(EqualScorer):
+        def look_ahead(self, model, round_number, stop):
+            began.append(round_number)
+            raise TrainingDiverged("the loss is nan")
+
+    validator = world.players[VALIDATOR]
+    validator._scorer = Diverging()
+    world.run(until=lambda w: seen_by(w).round.phase is Phase.COMMIT)
+    for _ in range(3):
+        validator.while_waiting(world.ports[VALIDATOR].snapshot(TASK, Role.VALIDATOR))
+        assert validator._training.wait(LONG_S)
+    assert began == [1]
+    world.run()
+    assert world.chain.over
 
 
 def test_validator__it_has_scored__looks_ahead_no_more(tmp_path):

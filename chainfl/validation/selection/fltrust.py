@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from chainfl.aggregation.server_step import MAX_WEIGHT
 from chainfl.validation.selection.candidates import Candidates
+from chainfl.validation.selection.rule import WithRootData
 
 
 @dataclass(frozen=True, slots=True)
-class FLTrust:
+class FLTrust(WithRootData):
     """relu(cosine with the root update) * min(1, root norm / norm), as a share of 10,000.
 
     It depends on root data, so each validator's weights are its own, and the contract takes their medians. The paper
@@ -23,11 +24,6 @@ class FLTrust:
     sum of the weights, not by that of the trust scores. A root update of zero trusts nobody less: then norms alone
     weigh, as in gate and clip.
     """
-
-    @property
-    def needs_root_update(self) -> bool:
-        """Always."""
-        return True
 
     def weigh(self, candidates: Candidates) -> list[int]:
         """0 for a cosine that is not positive, at least 1 for one that is."""

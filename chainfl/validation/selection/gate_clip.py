@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chainfl.validation.selection.candidates import Candidates
+from chainfl.validation.selection.rule import WithRootData
 
 
 @dataclass(frozen=True, slots=True)
-class GateClip:
+class GateClip(WithRootData):
     """Weight 0 unless the cosine with the root update is above `gate_cosine`; else the clip's weight.
 
     The gate depends on root data, so validators may differ in whom they reject. The clip's weights do not: they follow
@@ -21,11 +22,6 @@ class GateClip:
     """
 
     gate_cosine: float = 0.0
-
-    @property
-    def needs_root_update(self) -> bool:
-        """Always."""
-        return True
 
     def weigh(self, candidates: Candidates) -> list[int]:
         """The clip's weights behind the gate. Each then pulls by no more than an update of the median norm."""

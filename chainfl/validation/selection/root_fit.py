@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from chainfl.aggregation.server_step import MAX_WEIGHT
 from chainfl.validation.duplicates import DUPLICATE_COSINE, near_duplicates
 from chainfl.validation.selection.candidates import Candidates, Reference
+from chainfl.validation.selection.rule import WithRootData
 
 RIDGE: Final = 0.1
 """What holds the shares to those of gate and clip, where these point exactly where root data do."""
@@ -29,7 +30,7 @@ _SWEEPS, _SETTLED = 1_000, 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class RootFit:
+class RootFit(WithRootData):
     """Shares x of the clipped updates v that minimise |sum x v - (m·r) r|^2 + ridge |x - b|^2, none below 0.
 
     r: the root update's direction. b: equal shares for all whose cosine with it is above `gate_cosine`, of which
@@ -41,11 +42,6 @@ class RootFit:
 
     gate_cosine: float = 0.0
     duplicate_cosine: float = DUPLICATE_COSINE
-
-    @property
-    def needs_root_update(self) -> bool:
-        """Always."""
-        return True
 
     def weigh(self, candidates: Candidates) -> list[int]:
         """0 for whoever the gate stops or nothing is left of, at most the clip's weight for the others."""

@@ -41,6 +41,17 @@ class UpdatesOnly:
         return False
 
 
+class WithRootData:
+    """Rules that compare with the validator's own update, so that each validator has weights of its own."""
+
+    __slots__ = ()
+
+    @property
+    def needs_root_update(self) -> bool:
+        """Always."""
+        return True
+
+
 def require_count(name: str, value: int, *, least: int) -> None:
     """Raises SpecificationError unless the parameter is an integer of at least `least`."""
     if value < least:
