@@ -61,6 +61,7 @@ class LearningWorld(World):
             training=strategy.training(**local_of(strategy)),
             format=strategy.format(NUM_PARAMS),
             payload=strategy.payload(),
+            validation=strategy.validation(),
             dataset=DatasetEntry(name="clusters", input_shape=[FEATURES], num_classes=CLASSES),
             **changes,
         )
@@ -92,14 +93,25 @@ COMPRESSED: list[tuple[str, dict[str, str]]] = [
     ("scaffold", {"compression": "int4"}),
     ("scaffold", {"compression": "topk", "keep": "0.05"}),
 ]
+JUDGED: list[tuple[str, dict[str, object]]] = [
+    *((rule, {}) for rule in ("root_fit", "krum", "multi_krum", "rfa", "centred_clipping", "fltrust", "norm_bound")),
+    ("bulyan", {"rule": "median"}),
+    ("rfa", {"before": "bucketing", "bucket_size": 2}),
+    ("gate_clip", {"before": "nearest_neighbour_mixing", "num_malicious_clients": 2, "contribution": "shapley"}),
+    ("gate_clip", {"contribution": "gtg_shapley"}),
+]
 
 
-@pytest.mark.parametrize(("strategy", "changes"), [*((name, {}) for name in STRATEGIES), *SERVERS, *COMPRESSED])
+@pytest.mark.parametrize(
+    ("strategy", "changes"), [*((name, {}) for name in STRATEGIES), *SERVERS, *COMPRESSED, *JUDGED]
+)
 def test_simulate__accounts_of_a_task__has_its_final_root(tmp_path, strategy, changes):
     chosen = Strategy.named(strategy, numbers={"chunk_params": 16}, **changes)
-    workers, validators = ([account_of(first + i) for i in range(count)] for first, count in ((100, 3), (200, 2)))
+    # Bulyan bears one attacker of seven.
+    counts = ((100, 7 if (strategy, changes) in JUDGED else 3), (200, 2))
+    workers, validators = ([account_of(first + i) for i in range(count)] for first, count in counts)
     shares = {account: data(40, seed) for seed, account in enumerate([*workers, *validators])}
-    world = LearningWorld(tmp_path, chosen, shares)
+    world = LearningWorld(tmp_path, chosen, shares, workers=len(workers))
     world.run()
     found = simulate(
         Softmax(),
