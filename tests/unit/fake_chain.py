@@ -397,6 +397,9 @@ class FakePort:
         chain = self.chain
         return Snapshot(chain.block(), task_id, chain.task, chain.view(), me, self.free_stake, self.credit)
 
+    def round(self, task_id, block=None):
+        return self.chain.view()
+
     def members(self, task_id, role, block=None):
         return tuple(self.chain.members[role])
 
