@@ -42,9 +42,17 @@ Parts = str | Partition | Sequence[Any]
 
 @dataclass(frozen=True, slots=True)
 class RecordedRound:
-    """A round as a chain has it. workers: whose updates were revealed."""
+    """A round as a chain has it. workers: whose updates were revealed.
+
+    commit_hash: of the block of its last commitment, by which sampled scores go; empty where nobody committed.
+    """
 
     workers: tuple[Address, ...]
+    commit_hash: bytes = b""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {"workers": list(self.workers), "commit_hash": self.commit_hash.hex()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,7 @@ class Participants:
         """The fields by name; the rounds where they are recorded."""
         told = {**asdict(self), "workers": list(self.workers), "validators": list(self.validators)}
         del told["rounds"]
-        return {**told, "rounds": [list(played.workers) for played in self.rounds]} if self.rounds else told
+        return {**told, "rounds": [played.to_json() for played in self.rounds]} if self.rounds else told
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +158,11 @@ class Experiment:
                 f"there are {recorded} recorded rounds, and {count} are to be played: give rounds={recorded}, "
                 "or read the record again once more rounds are over"
             )
+
+    def commit_hash(self, number: int) -> bytes:
+        """Of the block of a round's last commitment, as recorded; empty in an experiment of its own."""
+        recorded = self.participants.rounds
+        return recorded[number - 1].commit_hash if recorded else b""
 
     @property
     def scope(self) -> TaskScope:

@@ -41,4 +41,4 @@ def participants_of(chain: RecordReader, task_id: TaskId) -> Participants:
 
 def _recorded(chain: ChainPort, task_id: TaskId, number: int, from_block: int) -> RecordedRound:
     revealed = chain.revealed_updates(task_id, number, from_block)
-    return RecordedRound(tuple(update.worker for update in revealed))
+    return RecordedRound(tuple(update.worker for update in revealed), chain.last_commit_hash(task_id, number))

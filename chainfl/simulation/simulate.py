@@ -228,7 +228,7 @@ class Laboratory:
             for account, share in experiment.shares.items()
         }
         scorers: list[Scorer] = [
-            RootDataScorer(recipe, scope, account, trainer, root_data)
+            RootDataScorer(recipe, scope, account, trainer, root_data, experiment.commit_hash)
             for account, root_data in experiment.root_data.items()
         ]
         samples = [_sample(share) for share in experiment.split.workers]

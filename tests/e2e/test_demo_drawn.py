@@ -93,6 +93,7 @@ def test_simulate__record_of_the_task__has_its_models(run, config) -> None:
     chain = Operator(ChainClient(rpc), Deployment.load(folder / "deployment.json"))
     participants = participants_of(chain, TaskId(1))
     assert [len(played.workers) for played in participants.rounds] == [3] * ROUNDS
+    assert len({played.commit_hash for played in participants.rounds} - {b""}) == ROUNDS
     workers, validators = (
         [load_folder(folder / "data" / report["roles"][account]) for account in accounts]
         for accounts in (participants.workers, participants.validators)

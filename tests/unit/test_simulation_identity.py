@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -85,7 +86,8 @@ class LearningWorld(World):
         if role is Role.WORKER:
             self.players[account] = Worker(context, LocalLearning(*given))
         elif role is Role.VALIDATOR:
-            self.players[account] = Validator(context, RootDataScorer(*given))
+            commit_hash = partial(context.chain.last_commit_hash, TASK)
+            self.players[account] = Validator(context, RootDataScorer(*given, commit_hash))
         return self.players[account]
 
     def simulated(self, strategy: Strategy, participants: Participants) -> Simulation:
@@ -201,6 +203,21 @@ def test_simulate__record_with_a_round_of_nobody__leaves_the_model_in_it(tmp_pat
     roots = [metrics.root for metrics in world.simulated(chosen, recorded).rounds]
     assert roots[1] == roots[2] != roots[3]
     assert roots[3:] == [world.chain.models[i][0].hex() for i in (3, 4)]
+
+
+def test_simulate__record_of_sampled_scores__has_them(tmp_path):
+    judged = {"before": "bucketing", "bucket_size": 2, "contribution": "gtg_shapley"}
+    chosen = Strategy.named("gate_clip", numbers={"chunk_params": 16}, **judged)
+    workers, validators = [account_of(100 + i) for i in range(7)], [account_of(200), account_of(201)]
+    world = LearningWorld(tmp_path, chosen, shares_of(workers, validators), workers=len(workers))
+    world.run()
+    recorded = participants_of(world.ports[workers[0]], TASK)
+    assert [played.commit_hash for played in recorded.rounds] == list(world.chain.commit_hashes.values())
+    scores = [tuple(one.score for one in world.chain.tallies[number]) for number in range(1, ROUNDS + 1)]
+    found, other = (world.simulated(chosen, who) for who in (recorded, replace(recorded, rounds=())))
+    assert [metrics.scores for metrics in found.rounds[1:]] == scores
+    assert [metrics.scores for metrics in other.rounds[1:]] != scores
+    assert found.root == other.root == world.roots()[-1]
 
 
 def test_participants_of__running_task__has_the_rounds_that_are_over(tmp_path):
