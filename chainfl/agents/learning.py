@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -106,14 +106,29 @@ class LocalLearning:
         return difference * np.float32(2.0**-self._spec.format.model_scale_bits)
 
 
+def no_chain(_: int) -> bytes:
+    """Where no block commits to a round."""
+    return b""
+
+
 class RootDataScorer:
     """Scores as a validator of the task, on root data of one's own; implements Scorer."""
 
     def __init__(
-        self, spec: Recipe, scope: TaskScope, account: Address, trainer: LocalTrainer, root_data: Dataset
+        self,
+        spec: Recipe,
+        scope: TaskScope,
+        account: Address,
+        trainer: LocalTrainer,
+        root_data: Dataset,
+        commit_hash: Callable[[int], bytes] = no_chain,
     ) -> None:
-        """Raises DatasetError when the data are not what the task is about."""
+        """commit_hash: of the block of a round's last commitment; asked once a round where scores are sampled.
+
+        Raises DatasetError when the data are not what the task is about.
+        """
         check_dataset(spec, root_data)
+        self._commit_hash = commit_hash
         self._rules = rules_of(spec)
         self._scope = scope
         self._account = account
@@ -137,7 +152,8 @@ class RootDataScorer:
     def score(
         self, model: Int32Array, updates: Sequence[CheckedUpdate], round_number: int, previous: Int32Array | None
     ) -> Sequence[Vote]:
-        """A vote for each update, in order (see `scoring.score_round`)."""
+        """A vote for each update, in order (see `scoring.score_round`). Raises what `commit_hash` raises."""
+        block_hash = self._commit_hash(round_number) if self._rules.contribution.is_sampled else b""
         votes = scoring.score_round(
             self._trainer,
             self._root_data,
@@ -148,6 +164,7 @@ class RootDataScorer:
             previous_model=previous,
             context=_round_name(self._scope, round_number).encode(),
             root_update=self._known(model, round_number),
+            block_hash=block_hash,
         )
         return [Vote(vote.weight, vote.score) for vote in votes]
 

@@ -184,6 +184,10 @@ class ChainPort(Protocol):
         """Who was drawn for the round and what it went by, from the task's events; None before the draw."""
         ...
 
+    def last_commit_hash(self, task_id: TaskId, round_number: int) -> bytes:
+        """Of the block with the round's last commitment to an update; empty without one. Raises NodeBehind."""
+        ...
+
     def model_location(self, task_id: TaskId, round_number: int) -> tuple[Root, CidOnChain]:
         """Root and exact CID of the task's newest final model at or before `round_number` (0: genesis)."""
         ...

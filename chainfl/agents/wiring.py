@@ -167,9 +167,9 @@ def run_validator(
 
         trainer = make_trainer(context.spec, context.store, context.journal.folder, app)
         root_data = own if own is not None else _named_root_set(context)
-        return Validator(
-            context, RootDataScorer(context.spec, context.scope, context.chain.account, trainer, root_data)
-        )
+        spec, scope, account = context.spec, context.scope, context.chain.account
+        commit_hash = partial(context.chain.last_commit_hash, scope.task_id)
+        return Validator(context, RootDataScorer(spec, scope, account, trainer, root_data, commit_hash))
 
     return _run(Role.VALIDATOR, make, chain, store, options, stop)
 

@@ -22,7 +22,7 @@ from chainfl.chain.records import Model
 from chainfl.chain.token import Token
 from chainfl.chain.transactions import GasBudget, TransactionSender, offer_fees
 from chainfl.chain.vault import Vault
-from chainfl.errors import ChainError, UsageError
+from chainfl.errors import ChainError, NodeBehind, UsageError
 from chainfl.tasks.state import (
     ZERO_ADDRESS,
     Block,
@@ -219,6 +219,20 @@ class Web3ChainPort(DisputeCalls):
         events = self._dispute_events(DRAW_EVENTS, task.created_block, head, task_id=task_id)
         found = replay_draw(events, round_number, task.draw.by)
         return None if found is None else replace(found, seed=self.client.block(found.seed_block).hash)
+
+    def last_commit_hash(self, task_id: TaskId, round_number: int) -> bytes:
+        """Of the block with the round's last commitment to an update; empty without one.
+
+        Raises NodeBehind when the endpoint shows fewer commitments of the current round than it has counted.
+        """
+        block = self.client.block()
+        view = self.round(task_id, block)
+        is_current = view.round == round_number
+        start = view.opened_block if is_current else self.task(task_id).created_block
+        events = self._dispute_events(("UpdateCommitted",), start, block, task_id=task_id, round=round_number)
+        if is_current and len(events) < view.committed:
+            raise NodeBehind(f"the node shows {len(events)} of {view.committed} commitments of round {round_number}")
+        return events[-1][1].block_hash if events else b""
 
     def model_location(self, task_id: TaskId, round_number: int) -> tuple[Root, CidOnChain]:
         """Root and exact CID of the task's newest final model at or before `round_number` (0: genesis)."""

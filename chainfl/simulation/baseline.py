@@ -60,7 +60,8 @@ class Yardstick:
     ) -> list[SimulatedRound]:
         """The task's rounds with the same accounts and shares, all of them honest: bit for bit what they would do.
 
-        genesis: (P,) int32. scope: of the task, since the seeds of training and scoring follow from it.
+        Sampled scores alone would differ: they go by the hashes of blocks, which these rounds do not have. genesis:
+        (P,) int32. scope: of the task, since the seeds of training and scoring follow from it.
         """
         trainers = {
             account: LocalLearning(self.spec, scope, account, self.trainer, share) for account, share in workers.items()

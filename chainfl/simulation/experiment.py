@@ -41,10 +41,27 @@ Parts = str | Partition | Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedRound:
+    """A round as a chain has it. workers: whose updates were revealed.
+
+    commit_hash: of the block of its last commitment, by which sampled scores go; empty where nobody committed.
+    """
+
+    workers: tuple[Address, ...]
+    commit_hash: bytes = b""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {"workers": list(self.workers), "commit_hash": self.commit_hash.hex()}
+
+
+@dataclass(frozen=True, slots=True)
 class Participants:
     """Who takes part, and in which task: training and scoring draw their randomness from it, as on chain.
 
-    The accounts in the order in which they enrolled. With those of a real task, an experiment has its bits.
+    The accounts in the order in which they enrolled. With those of a real task, an experiment has its bits. rounds:
+    what a chain has recorded of each (`recorded.participants_of`), to be played with the same workers; empty where the
+    experiment draws them itself, and none goes missing.
     """
 
     workers: tuple[Address, ...]
@@ -52,6 +69,7 @@ class Participants:
     chain_id: int
     coordinator: Address
     task_id: TaskId
+    rounds: tuple[RecordedRound, ...] = ()
 
     @classmethod
     def numbered(cls, num_workers: int, num_validators: int, seed: int) -> Participants:
@@ -65,8 +83,10 @@ class Participants:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
-        return {**asdict(self), "workers": list(self.workers), "validators": list(self.validators)}
+        """The fields by name; the rounds where they are recorded."""
+        told = {**asdict(self), "workers": list(self.workers), "validators": list(self.validators)}
+        del told["rounds"]
+        return {**told, "rounds": [played.to_json() for played in self.rounds]} if self.rounds else told
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +150,20 @@ class Experiment:
         _check_fits(model, split.test, loss)
         return cls(strategy, recipe, accounts, model, layout, genesis.values, split, partition, seed, loss, tampering)
 
+    def check_rounds(self, count: int) -> None:
+        """Raises UsageError unless so many rounds are on record, where they are played from a record."""
+        recorded = len(self.participants.rounds)
+        if 0 < recorded < count:
+            raise UsageError(
+                f"there are {recorded} recorded rounds, and {count} are to be played: give rounds={recorded}, "
+                "or read the record again once more rounds are over"
+            )
+
+    def commit_hash(self, number: int) -> bytes:
+        """Of the block of a round's last commitment, as recorded; empty in an experiment of its own."""
+        recorded = self.participants.rounds
+        return recorded[number - 1].commit_hash if recorded else b""
+
     @property
     def scope(self) -> TaskScope:
         """What seeds and payloads are bound to."""
@@ -160,11 +194,13 @@ class Experiment:
         )
 
     def drawn(self, number: int, reputations: Mapping[Address, int] | None = None) -> tuple[Address, ...]:
-        """The clients that take part in a round, in the order of all, by the rule that a task draws by.
+        """The clients that take part in a round, in the order of all: as recorded, or by the rule that a task draws by.
 
         reputations: of those that were drawn before.
         """
         everybody, draw, known = self.participants.workers, self.strategy.draw, reputations or {}
+        if recorded := self.participants.rounds:
+            return tuple(client for client in everybody if client in recorded[number - 1].workers)
         if not draw.is_on:
             return everybody
         chosen = draw_workers(
@@ -291,6 +327,9 @@ def _check_accounts(accounts: Participants, split: FederatedSplit) -> None:
     ):
         if len(named) != len(sets) or len(set(named)) != len(named):
             raise UsageError(f"{len(named)} accounts of {what} for {len(sets)} data sets, each account once")
+    for number, played in enumerate(accounts.rounds, 1):
+        if strangers := [worker for worker in played.workers if worker not in accounts.workers]:
+            raise UsageError(f"round {number} was recorded with {strangers[0]}, who is none of the accounts of workers")
 
 
 def _whole_seed(seed: object) -> int:

@@ -97,10 +97,10 @@ def simulate(
     with none everybody counts in full.
 
     seed: of split, weights and training; the same call gives the same bits on one machine, in whatever number of
-    `processes`. participants: the accounts of a real task, for the bits that it has. out: a folder for the results,
-    from which the same call goes on after the last whole round. callbacks: called with each new round's metrics, from
-    round 0 on; one that returns True ends the experiment there. progress: None shows bars where standard error is a
-    terminal. tampering: what attackers do.
+    `processes`. participants: the accounts of a real task, and its recorded rounds, for the bits that it has. out: a
+    folder for the results, from which the same call goes on after the last whole round. callbacks: called with each new
+    round's metrics, from round 0 on; one that returns True ends the experiment there. progress: None shows bars where
+    standard error is a terminal. tampering: what attackers do.
 
     Raises UsageError, DatasetError and TrainingError before anything runs, ExperimentDiffers for the folder of another
     experiment, TrainingError when no client can train, and what writing the folder raises.
@@ -138,6 +138,7 @@ def simulate(
         participants=participants,
         tampering=tampering,
     )
+    experiment.check_rounds(rounds)
     plan = Plan(rounds, processes, tuple(callbacks), progress)
     return run_experiment(experiment, plan, None if out is None else Path(out))
 
@@ -227,7 +228,7 @@ class Laboratory:
             for account, share in experiment.shares.items()
         }
         scorers: list[Scorer] = [
-            RootDataScorer(recipe, scope, account, trainer, root_data)
+            RootDataScorer(recipe, scope, account, trainer, root_data, experiment.commit_hash)
             for account, root_data in experiment.root_data.items()
         ]
         samples = [_sample(share) for share in experiment.split.workers]
@@ -253,7 +254,7 @@ class Laboratory:
         trained_for = watch.seconds()
         sent = self._tampered(standing.played + 1, _updates(runs))
         played, after = play_round(scope.format, standing, self.trainers, sent, self.scorers, scope.compression)
-        if self.experiment.strategy.draw.by is DrawBy.REPUTATION:
+        if self.experiment.strategy.draw.by is DrawBy.REPUTATION and not self.experiment.participants.rounds:
             after = rated(after, runs, played, len(self.scorers))
         quality, local = self.measure(after.model)
         numbers = {account: number for number, account in enumerate(self.trainers)}
@@ -274,7 +275,7 @@ class Laboratory:
             bytes_down=len(runs) * self._bytes_of_model(standing),
             seconds_training=sum(run.seconds for run in runs.values()),
             seconds_other=watch.seconds() - trained_for,
-            peak_memory_bytes=max(peak_bytes(), *(run.peak_bytes for run in runs.values())),
+            peak_memory_bytes=max([peak_bytes(), *(run.peak_bytes for run in runs.values())]),
             energy_joules=self.meter.joules(),
             warnings=tuple(warnings_of(quality, last.quality, played, withheld, findings)),
             sent=tuple(numbers[account] for account in played.tallied),
@@ -290,7 +291,7 @@ class Laboratory:
         for account, run in fleet.train(standing, chosen):
             runs[account] = run
             screen.advance()
-        if not standing.played and not _updates(runs):
+        if runs and not standing.played and not _updates(runs):
             raise TrainingError(f"no client could train: {next(iter(runs.values())).why}")
         return runs
 

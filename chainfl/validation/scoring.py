@@ -64,6 +64,7 @@ def score_round(
     previous_model: Int32Array | None = None,
     context: bytes = b"",
     root_update: Float32Array | None = None,
+    block_hash: bytes = b"",
 ) -> list[Vote]:
     """The votes of one validator, one for each update, in the order given.
 
@@ -72,7 +73,9 @@ def score_round(
     validators share need the sums even of those that could not be fetched. seed: of the validator's own training.
     previous_model: the global model of the round before, whose step a free-rider might replay. context: what tells this
     round's shared draws apart, the same for all validators (see `round_draw`). root_update: of `own_update` with the
-    same arguments, where that was computed before there were updates. An update of zeros gets weight 0 under every
+    same arguments, where that was computed before there were updates. block_hash: that of the round's last commitment,
+    which a sampled contribution draws from as well; empty without a chain. Weights do not go by it, so that validators
+    who saw different forks choose the same updates (docs/decisions/012). An update of zeros gets weight 0 under every
     rule, which does not see it. Weight 0 and score 0 go together. Raises TrainingDiverged if the validator's own
     training does, EncodingError for an update of another length.
     """
@@ -87,7 +90,8 @@ def score_round(
     weights = dict(zip(held, rules.selection.weigh(candidates, draw), strict=True))
     accepted = {i: weight for i, weight in weights.items() if weight}
     utility = RoundUtility(trainer, root_data, real_model, held, accepted, rules)
-    scores = _scores(_contributions(utility, _groups(candidates, list(held), accepted, rules), rules, draw))
+    groups, orders = _groups(candidates, list(held), accepted, rules), round_draw(sums, context + block_hash)
+    scores = _scores(_contributions(utility, groups, rules, orders))
     return [_vote(update, accepted.get(i, 0), scores.get(i, 0)) for i, update in enumerate(updates)]
 
 

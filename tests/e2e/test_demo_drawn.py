@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_demo import CHAINFL, chainfl
+
+from chainfl.chain.client import ChainClient
+from chainfl.chain.deployment import Deployment
+from chainfl.chain.operator import Operator
+from chainfl.simulation.recorded import participants_of
+from chainfl.simulation.simulate import simulate
+from chainfl.training.datasets import load_folder
+from chainfl.training.presets import DIGITS
+from chainfl.types import TaskId
 
 pytestmark = [pytest.mark.e2e, pytest.mark.enable_socket]
 
@@ -75,3 +85,33 @@ def test_round__drawn__is_shown_and_audited(run, config) -> None:
 def test_task__drawn__says_so(run, config) -> None:
     shown = chainfl(*config, "task", "show", "1", cwd=run[0].parent)
     assert "3 of at most 5 workers a round, drawn all alike" in shown.stdout, shown.stderr
+
+
+def test_simulate__record_of_the_task__has_its_models(run, config) -> None:
+    folder, report = run
+    rpc = tomllib.loads((folder / "chainfl.toml").read_text())["rpc"]
+    chain = Operator(ChainClient(rpc), Deployment.load(folder / "deployment.json"))
+    participants = participants_of(chain, TaskId(1))
+    assert [len(played.workers) for played in participants.rounds] == [3] * ROUNDS
+    assert len({played.commit_hash for played in participants.rounds} - {b""}) == ROUNDS
+    workers, validators = (
+        [load_folder(folder / "data" / report["roles"][account]) for account in accounts]
+        for accounts in (participants.workers, participants.validators)
+    )
+    found = simulate(
+        DIGITS.model,
+        workers[0],
+        model_params=DIGITS.model_params,
+        partition=workers,
+        root_data=validators,
+        validators=len(validators),
+        test=load_folder(folder / "data" / "test"),
+        rounds=ROUNDS,
+        steps=DIGITS.steps,
+        batch_size=DIGITS.batch_size,
+        learning_rate=DIGITS.learning_rate,
+        momentum=DIGITS.momentum,
+        participants=participants,
+    )
+    roots = [chain.model_location(TaskId(1), number)[0].hex() for number in range(ROUNDS + 1)]
+    assert [metrics.root for metrics in found.rounds] == roots

@@ -12,6 +12,7 @@ from chainfl.errors import (
     AlreadyDone,
     InsufficientTokens,
     KeyfileError,
+    NodeBehind,
     NotEligible,
     RegistryError,
     StakeTooLow,
@@ -77,6 +78,26 @@ def test_events__of_a_round__carry_update_and_medians(played: Round):
     (tallied,) = port.tallied_updates(played.task_id, 1, view.opened_block)
     assert (tallied.root, tallied.weight, tallied.score) == (played.root, 10_000, 10_000)
     assert port.revealed_updates(played.task_id, 2, view.opened_block) == ()
+
+
+def test_last_commit_hash__of_a_round__is_its_commitments_block(played: Round):
+    port = played.aggregator
+    [committed] = [event.log for event in port.task_events(played.task_id) if event.name == "UpdateCommitted"]
+    found = port.last_commit_hash(played.task_id, 1)
+    assert found == port.client.block(committed.block_number).hash
+    assert len(found) == 32
+    assert port.last_commit_hash(played.task_id, 2) == b""
+
+
+def test_last_commit_hash__node_that_hides_a_commitment__is_behind(chain, monkeypatch):
+    round_ = Round(chain)
+    round_.enrol()
+    round_.commit()
+    port = round_.aggregator
+    assert len(port.last_commit_hash(round_.task_id, 1)) == 32
+    monkeypatch.setattr(port, "_dispute_events", lambda *a, **k: [])
+    with pytest.raises(NodeBehind, match="shows 0 of 1 commitments of round 1"):
+        port.last_commit_hash(round_.task_id, 1)
 
 
 def test_events__of_a_task__tell_its_story_in_order(played: Round):

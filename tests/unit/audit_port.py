@@ -22,9 +22,6 @@ class AuditPort(FakePort):
             raise UsageError(f"task {task_id} does not exist", task_id=task_id)
         return super().task(task_id)
 
-    def round(self, task_id, block=None):
-        return self.chain.view()
-
     def refuted_aggregates(self, task_id, from_block, round_number=None):
         fallen = [place for place, verdict in self.chain.verdicts.items() if verdict is Verdict.REFUTED]
         return tuple(

@@ -153,6 +153,7 @@ class FakeChain:
         self.progress = Progress()
         self.tallied = self.settled = self.opened_block = self.seed_block = self.pool = 0
         self.draws: dict[int, WorkerDraw] = {}
+        self.commit_hashes: dict[int, bytes] = {}
         self.reputations: dict[Address, int] = {}
         self.order: tuple[Address, ...] = ()
         self.model_root = params.genesis_root
@@ -397,6 +398,9 @@ class FakePort:
         chain = self.chain
         return Snapshot(chain.block(), task_id, chain.task, chain.view(), me, self.free_stake, self.credit)
 
+    def round(self, task_id, block=None):
+        return self.chain.view()
+
     def members(self, task_id, role, block=None):
         return tuple(self.chain.members[role])
 
@@ -528,6 +532,7 @@ class FakePort:
     def commit_update(self, task_id, round_number, commitment):
         def change():
             self._commit(Role.WORKER, Phase.COMMIT, round_number, commitment)
+            self.chain.commit_hashes[round_number] = self.chain.block().hash
             self.chain.clock = phases.after_commit(self.chain.clock, self.chain.task.windows, self.chain.now)
 
         return self._send("commit_update", change)
@@ -618,6 +623,9 @@ class FakePort:
 
     def worker_draw(self, task_id, round_number):
         return self.chain.draws.get(round_number)
+
+    def last_commit_hash(self, task_id, round_number):
+        return self.chain.commit_hashes.get(round_number, b"")
 
     def tally(self, task_id, max_workers):
         def change():

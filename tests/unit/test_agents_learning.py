@@ -146,6 +146,23 @@ def test_score__looked_ahead__same_votes_and_no_second_training(monkeypatch):
     assert len(trainings) == 1
 
 
+@pytest.mark.parametrize(("contribution", "asked"), [("gtg_shapley", [3]), ("leave_one_out", []), ("shapley", [])])
+def test_score__sampled_contribution__asks_for_the_block_of_the_last_commitment(contribution, asked):
+    entries, model, workers = learners(3)
+    entries = replace(entries, validation=ValidationEntry(contribution=contribution))
+    trainer, rounds = LocalTrainer(build_model("mlp", PARAMS, 0)), list[int]()
+    scope = TaskScope(CHAIN_ID, COORDINATOR, TASK, entries.format, trainer.layout.hash())
+
+    def commit_hash(number: int) -> bytes:
+        rounds.append(number)
+        return bytes(32)
+
+    scorer = RootDataScorer(entries, scope, account_of(200), trainer, share(7), commit_hash)
+    values = [encode_update(worker.train(model, 3).delta, None, entries.format).values for worker in workers]
+    scorer.score(model, [CheckedUpdate(int((v.astype(np.int64) ** 2).sum()), v) for v in values], 3, None)
+    assert rounds == asked
+
+
 @pytest.mark.parametrize(("number", "other"), [(2, False), (1, True)])
 def test_score__looked_ahead_in_another_round_or_from_another_model__trains_anew(number, other, monkeypatch):
     scorer, model, updates = scored_round()

@@ -16,7 +16,10 @@ from chainfl.errors import EncodingError
 from chainfl.training.datasets import Dataset
 from chainfl.training.settings import LocalTraining
 from chainfl.training.trainer import Evaluation, TrainingResult
+from chainfl.validation.contribution.gtg_shapley import GtgShapley
+from chainfl.validation.contribution.leave_one_out import LeaveOneOut
 from chainfl.validation.scoring import ABSTAIN, RevealedUpdate, RoundRules, Vote, score_round
+from chainfl.validation.selection.bucketing import Bucketing
 from chainfl.validation.selection.gate_clip import GateClip
 from chainfl.validation.selection.rules import Selection
 
@@ -201,3 +204,20 @@ def test_score_round__any_updates__keeps_what_the_contract_enforces(values):
             assert 0 <= vote.weight <= 10_000
             assert (vote.weight == 0) == (vote.score == 0)
             assert vote.score <= 10_000
+
+
+def test_score_round__block_hash__moves_sampled_scores_and_no_weight():
+    rng = np.random.default_rng(5)
+    updates = [revealed(rng.integers(-900, 900, P).astype(np.int16)) for _ in range(7)]
+    mixed = Selection(GateClip(-1.0), (Bucketing(2),))
+    sampled = replace(RULES, selection=mixed, contribution=GtgShapley(within_round_truncation=0.5, max_sweeps=1))
+    trainer = QuadraticTrainer(rng.normal(0, 0.05, P))
+
+    def votes(rules: RoundRules, block_hash: bytes) -> list[Vote]:
+        return score_round(trainer, ROOT_DATA, MODEL, updates, rules, seed=1, context=b"1/1", block_hash=block_hash)
+
+    first, again, other = (votes(sampled, block_hash) for block_hash in (b"a" * 32, b"a" * 32, b"b" * 32))
+    assert first == again != other
+    assert [vote.weight for vote in first] == [vote.weight for vote in other]
+    computed = replace(sampled, contribution=LeaveOneOut())
+    assert votes(computed, b"a" * 32) == votes(computed, b"b" * 32)

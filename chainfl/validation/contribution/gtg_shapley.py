@@ -28,8 +28,9 @@ class GtgShapley:
     max_sweeps: sweeps end earlier once 10 more of them have changed the values by less than 5%, summed over players
     (the paper's criterion by the sum, since a value near zero would never settle).
 
-    The same seed gives the same orders at every validator. Losses are of each one's own data, so they may truncate
-    at different places; which orders come, they agree on. Unbiased but for the truncation.
+    The same seed gives the same orders at every validator (docs/decisions/012 says what it is made of). Losses are of
+    each one's own data, so they may truncate at different places; which orders come, they agree on. Unbiased but for
+    the truncation.
     """
 
     between_round_truncation: float = 0.001
@@ -42,6 +43,11 @@ class GtgShapley:
                 raise SpecificationError(f"validation.{name} is {share}, it must be at least 0 and below 1", name=name)
         if self.max_sweeps < 1:
             raise SpecificationError(f"validation.max_sweeps is {self.max_sweeps}, it must be at least 1")
+
+    @property
+    def is_sampled(self) -> bool:
+        """Always."""
+        return True
 
     def values(self, num_players: int, loss: Loss, seed: bytes) -> list[float]:
         """See `method.ContributionMethod`."""

@@ -11,6 +11,11 @@ from chainfl.validation.contribution.method import Loss
 class LeaveOneOut:
     """loss(all without i) - loss(all). n + 1 losses. Two players who can replace one another get nothing each."""
 
+    @property
+    def is_sampled(self) -> bool:
+        """Never."""
+        return False
+
     def values(self, num_players: int, loss: Loss, seed: bytes) -> list[float]:
         """See `method.ContributionMethod`; nothing is drawn."""
         everybody = frozenset(range(num_players))

@@ -12,6 +12,11 @@ Loss: TypeAlias = Callable[[frozenset[int]], float]
 class ContributionMethod(Protocol):
     """Shares what a round gains in loss among those who made it."""
 
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the values depend on the seed."""
+        ...
+
     def values(self, num_players: int, loss: Loss, seed: bytes) -> list[float]:
         """By how much each player lowers the loss, negative for one who raises it.
 

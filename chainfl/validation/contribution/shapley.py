@@ -23,6 +23,11 @@ class ExactShapley:
     for one who never adds anything, and are linear in the loss.
     """
 
+    @property
+    def is_sampled(self) -> bool:
+        """Never."""
+        return False
+
     def values(self, num_players: int, loss: Loss, seed: bytes) -> list[float]:
         """See `method.ContributionMethod`; nothing is drawn. Raises SpecificationError for more than 8 players."""
         if num_players > MAX_EXACT_PLAYERS:
