@@ -207,7 +207,10 @@ class NotEligible(ChainError):
     """The account is not enrolled for the task, has left it, or holds too little stake there."""
 
     exit_code = 33
-    hint_template = "See `chainfl task show {task_id}`; a participant that left comes back with `rejoin`."
+    hint_template = (
+        "See `chainfl task show {task_id}`; a participant that left comes back with `rejoin`, after two missed rounds "
+        "once the next one is open."
+    )
 
 
 class AlreadyDone(ChainError):

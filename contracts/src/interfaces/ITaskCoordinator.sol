@@ -137,6 +137,9 @@ interface ITaskCoordinator is IDisputes {
     function leave(uint256 taskId, Role role) external;
 
     /// @notice The caller takes part again from the next round on.
+    /// @dev In the round that it left in, this takes the departure back. Reverts NotEligible while it takes part, with less
+    /// than half of the required stake, and in the round in which it missed the second in a row; after a round away its
+    /// count of missed rounds begins anew.
     function rejoin(uint256 taskId, Role role) external;
 
     /// @notice Draws the workers of the round from the hash of the seed block, which is the block that the round opened

@@ -98,12 +98,15 @@ library Lifecycle {
 
     function rejoin(Task storage t, uint256 taskId, Role role) external {
         (Member storage m, uint16 round) = _running(t, taskId, role);
-        // INVARIANT: an active member holds at least half of the required stake, so no phase needs to read it again.
-        if (m.activeUntil > round + 1 || 2 * uint256(m.stake) < Members.requiredStake(t, role)) {
+        bool wasAway = m.activeUntil <= round;
+        // INVARIANT: an active member holds at least half of the required stake, so no phase needs to read it again. And it
+        // has missed less than two rounds in a row: a round away begins the count anew, leaving and coming back does not.
+        bool isOut = !wasAway && m.missed >= Members.MAX_MISSED;
+        if (isOut || m.activeUntil > round + 1 || 2 * uint256(m.stake) < Members.requiredStake(t, role)) {
             revert ITaskCoordinator.NotEligible(taskId, msg.sender, round + 1);
         }
-        if (m.activeUntil <= round) m.activeFrom = _nextFrom(t, role, round);
-        (m.activeUntil, m.missed) = (Members.FOR_EVER, 0);
+        if (wasAway) (m.activeFrom, m.missed) = (_nextFrom(t, role, round), 0);
+        m.activeUntil = Members.FOR_EVER;
         Members.countNext(t, role, true);
         emit ITaskCoordinator.MemberRejoined(taskId, role, msg.sender, round + 1);
     }

@@ -130,7 +130,7 @@ contract TaskHandler is Deployed {
         if (m.activeUntil > round + 1) {
             vm.prank(account);
             coordinator.leave(id, role);
-        } else if (2 * uint256(m.stake) >= required) {
+        } else if (2 * uint256(m.stake) >= required && (m.activeUntil <= round || m.missed < 2)) {
             vm.prank(account);
             coordinator.rejoin(id, role);
         }

@@ -89,6 +89,7 @@ contract TaskInvariantTest is Test {
         _T9_bondIsLockedWhileTheAggregateStands();
         _T10_activeMembersHoldHalfOfTheStake();
         _T14_drawnAreAsManyAsWanted();
+        _T15_whoStaysMissedLessThanTwoRoundsInARow();
     }
 
     function _T1_vaultBalanceCoversAllLedgers() private view {
@@ -205,6 +206,17 @@ contract TaskInvariantTest is Test {
                 uint256 from = _coordinator.memberOf(id, Role.Worker, workers[i]).activeFrom;
                 vm.assertTrue(from == type(uint16).max - 1 || from == r.round || from == uint256(r.round) + 1);
                 vm.assertLe(_coordinator.workerReputationOf(id, workers[i]), 10_000);
+            }
+        }
+    }
+
+    function _T15_whoStaysMissedLessThanTwoRoundsInARow() private view {
+        for (uint256 id = 1; id <= _coordinator.numTasks(); ++id) {
+            uint256 round = _coordinator.roundOf(id).round;
+            for (uint256 i; i < _handler.numMembers(); ++i) {
+                (Role role, address account) = _handler.membersAt(i);
+                Member memory m = _coordinator.memberOf(id, role, account);
+                if (m.activeFrom > 0 && m.activeUntil > round + 1) vm.assertLt(uint256(m.missed), 2);
             }
         }
     }

@@ -270,6 +270,25 @@ contract TaskCoordinatorDrawTest is Deployed {
         }
     }
 
+    function test_missed__leavesAndRejoinsInEachRound__isPutOutAllTheSame() external {
+        uint256 id = _drawnTask(1, DrawBy.Uniform, 60);
+        uint256[5] memory misses;
+        for (bool over; !over;) {
+            address drawn = _drawn(id)[0];
+            for (uint256 i; i < 5; ++i) {
+                _leave(id, _worker(i));
+                _rejoin(id, _worker(i));
+            }
+            _idleRound(id);
+            for (uint256 i; i < 5; ++i) {
+                if (_worker(i) == drawn && ++misses[i] == 2) over = true;
+                bool gone = _member(id, Role.Worker, _worker(i)).activeUntil != type(uint16).max;
+                vm.assertEq(gone, misses[i] == 2);
+            }
+        }
+        vm.assertEq(uint256(coordinator.roundOf(id).pool), 4);
+    }
+
     function test_settle__batches__putBackWhoIsInThem() external {
         TaskParams memory p = _params(10, 1, 1);
         p.draw = Draw(9, DrawBy.Uniform);

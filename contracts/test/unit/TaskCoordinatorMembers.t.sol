@@ -139,6 +139,41 @@ contract TaskCoordinatorMembersTest is Deployed {
         _rejoin(id, Role.Worker, _worker(1));
     }
 
+    function test_rejoin__sameRound__keepsTheCountOfMissedRounds() external {
+        uint256 id = _task(3);
+        _idleRound(id);
+        for (uint256 i; i < 2; ++i) {
+            _leave(id, Role.Worker, _worker(1));
+            _rejoin(id, Role.Worker, _worker(1));
+        }
+        vm.assertEq(uint256(_member(id, Role.Worker, _worker(1)).missed), 1);
+        _finalRound(id, 2, 2);
+        vm.assertEq(uint256(_member(id, Role.Worker, _worker(1)).missed), 0);
+    }
+
+    /// @dev Worker 0 is put out by the settlement's first batch; worker 1 had left before it missed its second round.
+    function test_rejoin__missedTheSecondInThisRound__revertsUntilTheNext() external {
+        TaskParams memory p = _params(10, 1, 1);
+        p.rounds = 4;
+        uint256 id = _create(p);
+        _enrolAll(id, 10, 1, 1);
+        _idleRound(id);
+        _leave(id, Role.Worker, _worker(1));
+        _endPhase(id);
+        coordinator.settle(id, 8);
+        vm.assertEq(uint256(_round(id)), 2);
+        for (uint256 i; i < 2; ++i) {
+            vm.expectRevert(abi.encodeWithSelector(ITaskCoordinator.NotEligible.selector, id, _worker(i), 3));
+            _rejoin(id, Role.Worker, _worker(i));
+        }
+        coordinator.settle(id, 8);
+        vm.assertEq(uint256(coordinator.roundOf(id).eligibleWorkers), 0);
+        _rejoin(id, Role.Worker, _worker(0));
+        _rejoin(id, Role.Worker, _worker(1));
+        _idleRound(id);
+        vm.assertEq(uint256(coordinator.roundOf(id).eligibleWorkers), 2);
+    }
+
     function test_rejoin__notEnrolled__reverts() external {
         uint256 id = _task(2);
         vm.expectRevert(abi.encodeWithSelector(ITaskCoordinator.NotEnrolled.selector, id, stranger));
@@ -204,6 +239,31 @@ contract TaskCoordinatorMembersTest is Deployed {
         vm.assertEq(uint256(_member(id, Role.Worker, _worker(0)).missed), 0);
         _idleRound(id);
         vm.assertEq(uint256(coordinator.roundOf(id).eligibleWorkers), 1);
+    }
+
+    function test_missed__leavesAndRejoinsInEachRound__isPutOutAllTheSame() external {
+        uint256 id = _task(3);
+        for (uint256 i; i < 2; ++i) {
+            _leave(id, Role.Worker, _worker(0));
+            _rejoin(id, Role.Worker, _worker(0));
+            _idleRound(id);
+        }
+        vm.assertEq(uint256(_member(id, Role.Worker, _worker(0)).activeUntil), 3);
+        vm.assertEq(uint256(coordinator.roundOf(id).eligibleWorkers), 0);
+    }
+
+    /// @dev Validators are settled, and put out, as the next round opens: they have no batch to rejoin after.
+    function test_missed__validatorLeavesAndRejoinsInEachRound__isPutOutAllTheSame() external {
+        uint256 id = _task(3);
+        for (uint256 i; i < 2; ++i) {
+            _leave(id, Role.Validator, _validator(1));
+            _rejoin(id, Role.Validator, _validator(1));
+            _updates(id, 2);
+            _scoresAlike(id, 1, _same(2, 1, 1));
+            _tallyAll(id);
+            _settleAll(id);
+        }
+        vm.assertEq(uint256(coordinator.roundOf(id).eligibleValidators), 1);
     }
 
     function test_missed__leftInTheSecondMissedRound__isCountedOnce() external {
