@@ -6,6 +6,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,10 @@ from chainfl.training.algorithms import ALGORITHMS
 from chainfl.training.app import AppPart, users_code
 from chainfl.training.datasets import Dataset
 from chainfl.training.exported import load_exported
-from chainfl.training.guards import Loss
 from chainfl.training.inputs import as_model
 from chainfl.training.models import build_model
 from chainfl.training.prediction import cross_entropy
-from chainfl.training.settings import NO_MEMORY, Memory, local_training
+from chainfl.training.settings import NO_MEMORY, LocalTraining, Memory, OptimizerValue, local_training
 from chainfl.training.trainer import LocalTrainer
 from chainfl.types import Address, Cid
 from chainfl.validation import scoring
@@ -197,38 +197,63 @@ def rules_of(spec: Recipe) -> scoring.RoundRules:
     )
 
 
-def make_trainer(spec: TaskSpec, store: BlobStore, folder: Path, app: AppPart | None = None) -> LocalTrainer:
+def make_trainer(
+    spec: TaskSpec, store: BlobStore, folder: Path, app: AppPart | None = None, device: str = "cpu"
+) -> LocalTrainer:
     """A trainer for the task's model, or the app's. folder: where a program that the task brings along is kept.
 
     Raises SpecificationMismatch when the task's model has another layout than the specification says, AppUnusable when
-    the app's has or what the app brings fails on its own data, DatasetError when those are not what the task is about.
+    the app's has or what the app brings fails on its own data or is not what the task names, DatasetError when the data
+    are not what the task is about, UsageError for a device that is not there.
     """
-    loss = cross_entropy if app is None else app.loss
-    if app is None or app.model is None:
-        trainer = _of_the_task(spec, store, folder, loss)
+    brought = AppPart(None, cross_entropy, None) if app is None else app
+    training = local_training(spec.training)
+    _check_named(brought, training)
+    make = partial(LocalTrainer, loss=brought.loss, optimizer=brought.optimizer, device=device)
+    if brought.model is None:
+        trainer = _of_the_task(spec, store, folder, make)
     else:
-        trainer = _of_the_app(spec, app.model, loss)
-    if app is not None and app.data is not None:
-        check_dataset(spec, app.data)
-        _try_out(trainer, app.data)
+        trainer = _of_the_app(spec, brought.model, make)
+    with users_code("trying the app's optimizer"):
+        trainer.check(training)
+    if brought.data is not None:
+        check_dataset(spec, brought.data)
+        _try_out(trainer, brought.data)
     return trainer
 
 
-def _of_the_task(spec: TaskSpec, store: BlobStore, folder: Path, loss: Loss) -> LocalTrainer:
+MakeTrainer = Callable[..., LocalTrainer]
+
+
+def _check_named(app: AppPart, training: LocalTraining) -> None:
+    """An optimiser by its name has the task's rates, which another one's steps were not chosen for."""
+    if app.named is not None and app.named != training.optimizer:
+        theirs, ours = ((each.name, dict(each.params)) for each in (training.optimizer, app.named))
+        raise AppUnusable(
+            f"the app's optimizer is {_optimizer_told(*ours)}, the task's {_optimizer_told(*theirs)}: leave it out, or "
+            "give a function with rates of your own, such as lambda parameters: torch.optim.AdamW(parameters, lr=...)"
+        )
+
+
+def _optimizer_told(name: str, params: dict[str, OptimizerValue]) -> str:
+    return f"{name} with {params}" if params else name
+
+
+def _of_the_task(spec: TaskSpec, store: BlobStore, folder: Path, make: MakeTrainer) -> LocalTrainer:
     if isinstance(spec.model, ProgramModel):
         module = load_exported(_fetched_program(spec.model, store, folder))
     else:
         module = build_model(spec.model.name, spec.model.params, spec.model.seed)
-    trainer = LocalTrainer(module, loss)
+    trainer = make(module)
     if trainer.layout.hash().hex() != spec.layout.hash:
         raise SpecificationMismatch("the task's model has other tensors than its specification says")
     return trainer
 
 
-def _of_the_app(spec: TaskSpec, model: object, loss: Loss) -> LocalTrainer:
+def _of_the_app(spec: TaskSpec, model: object, make: MakeTrainer) -> LocalTrainer:
     with users_code("taking the app's model"):
         given = as_model(model, tuple(spec.dataset.input_shape), spec.dataset.num_classes, None, 0)
-        trainer = LocalTrainer(given.module, loss)
+        trainer = make(given.module)
     if trainer.layout.hash().hex() != spec.layout.hash:
         differing = "; ".join(_differences(trainer.layout, Layout.from_json(spec.layout.to_json())))
         raise AppUnusable(

@@ -10,7 +10,6 @@ import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,7 @@ from chainfl.tasks.state import EVERYBODY, Bounds, Draw, Economics, Format, Rule
 from chainfl.training.datasets import Dataset
 from chainfl.training.exported import load_exported
 from chainfl.training.models import build_model
+from chainfl.training.settings import local_training
 from chainfl.training.trainer import LocalTrainer
 
 
@@ -118,7 +118,7 @@ def publish_task(draft: TaskDraft, store: BlobStore) -> TaskSpec:
     """Puts genesis model (exact and float32), program and specification into the store. returns: the specification.
 
     The task on chain is still to be created from `spec.to_params()`. Raises SpecificationError with every problem
-    of the draft and for a model that does not fit the data, TrainingError for a model that cannot be built,
+    of the draft and for a model that does not fit the data, TrainingError for a model that cannot be built or trained,
     ProgramRefused for a program that cannot be used, UsageError for one that cannot be read, and what the store raises.
     """
     trainer, model = _program(draft, draft.model, store) if isinstance(draft.model, ProgramFile) else _registered(draft)
@@ -136,6 +136,7 @@ def publish_task(draft: TaskDraft, store: BlobStore) -> TaskSpec:
         state_root=zero_state_root(form).hex() if form.has_state else None,
     )
     spec = _specification(draft, model, genesis, layout, form)
+    trainer.check(local_training(spec.training))
     published = store.put_bytes(spec.to_bytes())
     assert published == spec_cid(spec.spec_hash()), "a specification is one raw block"
     return spec
@@ -253,9 +254,3 @@ def _specification(
         parent_model=draft.parent_model,
         draw=draft.draw,
     )
-
-
-def decimal_text(value: float | Decimal) -> str:
-    """A rate as a specification writes it: plain decimal digits, no exponent."""
-    text = format(Decimal(str(value)).normalize(), "f")
-    return text or "0"

@@ -91,7 +91,7 @@ class AgentOptions:
     task_id: None follows any task that the account takes part in already or can join. once: end with that task, and
     do not look for another. claim: collect what was earned when a task is over. token_price_wei: native wei that a
     whole token is worth to the operator, by which it weighs what is voluntary; None: all of it pays. stake: to lock
-    when enrolling, if it is more than a task asks for.
+    when enrolling, if it is more than a task asks for. device: where training and judging compute, such as `cuda`.
     """
 
     state_dir: Path
@@ -103,6 +103,7 @@ class AgentOptions:
     token_price_wei: int | None = None
     retention: RetentionRule = "all"
     stake: Wei | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +124,21 @@ def run_worker(
     data: DataSource | TaskShard | AppPart,
     options: AgentOptions,
     stop: threading.Event | None = None,
+    app: AppPart | None = None,
 ) -> AgentReport:
     """Trains on the operator's data, or on its shard of the task's, until the task is over; an app's part as it says.
 
-    stop: set by SIGTERM or SIGINT; without it the handlers are put in place here. Raises Interrupted when stopped
-    before the end, and any ChainflError that is not worth trying again.
+    app: one without data, beside a shard. stop: set by SIGTERM or SIGINT; without it the handlers are put in place
+    here. Raises Interrupted when stopped before the end, and any ChainflError that is not worth trying again.
     """
-    own, app = (None, None) if isinstance(data, TaskShard) else _own_data(data)
+    own, part = (None, app) if isinstance(data, TaskShard) else _own_data(data)
 
     def make(context: AgentContext) -> Player:
         from chainfl.agents.learning import LocalLearning, make_trainer
         from chainfl.agents.worker import Worker
 
         shard = AssignedShard(context, data) if isinstance(data, TaskShard) else None
-        trainer = make_trainer(context.spec, context.store, context.journal.folder, app)
+        trainer = make_trainer(context.spec, context.store, context.journal.folder, part, options.device)
         learn = partial(LocalLearning, context.spec, context.scope, context.chain.account, trainer)
         if shard is None:
             assert own is not None, "a source of data was loaded, and an app's part for a worker has some"
@@ -165,7 +167,7 @@ def run_validator(
         from chainfl.agents.learning import RootDataScorer, make_trainer
         from chainfl.agents.validator import Validator
 
-        trainer = make_trainer(context.spec, context.store, context.journal.folder, app)
+        trainer = make_trainer(context.spec, context.store, context.journal.folder, app, options.device)
         root_data = own if own is not None else _named_root_set(context)
         spec, scope, account = context.spec, context.scope, context.chain.account
         commit_hash = partial(context.chain.last_commit_hash, scope.task_id)

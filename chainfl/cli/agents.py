@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DATA_OPTIONS = ("folder", "dataset", "shard", "seed", "alpha", "data_dir")
+_BRINGS_DATA = {"folder": "--data", "dataset": "--dataset", "shard": "--shard"}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -88,8 +91,9 @@ def data_options(command: F) -> F:
                 "--app",
                 "own_code",
                 metavar="MODULE:OBJECT",
-                help="Your own PyTorch code instead: a chainfl.App(model=..., dataset=..., loss=...), a function that "
-                "returns one, or data alone, imported from the current folder.",
+                help="Your own PyTorch code: a chainfl.App(model=..., dataset=..., loss=..., optimizer=...), a "
+                "function that returns one, or data alone, imported from the current folder. Without a dataset in it, "
+                "give --data, --dataset or --shard beside it.",
             ),
             click.option(
                 "--data",
@@ -109,6 +113,12 @@ def data_options(command: F) -> F:
                 "--data-dir",
                 type=click.Path(file_okay=False, path_type=Path),
                 help="Where MNIST's or CIFAR-10's files are.",
+            ),
+            click.option(
+                "--device",
+                default="cpu",
+                show_default=True,
+                help="Where your machine computes: cpu, cuda, cuda:1, xpu or mps; a wrong one lists what there is.",
             ),
         ]
     ):
@@ -133,16 +143,20 @@ def run_worker_(app: App, **options: Any) -> None:
     Run it again after any interruption: it carries on where it was. SIGTERM and Ctrl-C end it at a safe point.
     """
     _limit_threads()
-    part = app_part(options, Role.WORKER)
-    source = part or task_shard(options) or data_source(app, options)
+    check_device(options["device"])
+    own, shard = app_part(options, Role.WORKER), task_shard(options)
+    found = None if shard else data_source(app, options)
+    own = with_data(own, found)
+    source = shard or own or found
     if source is None:
         raise UsageError(
             "a worker needs data: --data DIR, --dataset NAME with --shard I/N, --shard auto for a task with shards, or "
-            "--app MODULE:OBJECT"
+            "--app MODULE:OBJECT with a dataset in it"
         )
     from chainfl.agents.wiring import run_worker
 
-    _run(app, Role.WORKER, options, lambda port, agent: run_worker(port, app.store, source, agent), part)
+    run = partial(run_worker, app=own) if shard and own else run_worker
+    _run(app, Role.WORKER, options, lambda port, agent: run(port, app.store, source, agent), own)
 
 
 @validator.command("run", epilog="Example: chainfl validator run --task 1 --data my-images --deposit")
@@ -156,11 +170,14 @@ def run_validator_(app: App, **options: Any) -> None:
     Run it again after any interruption: it carries on where it was. SIGTERM and Ctrl-C end it at a safe point.
     """
     _limit_threads()
-    part = app_part(options, Role.VALIDATOR)
-    source = part or data_source(app, options)
+    check_device(options["device"])
+    own = app_part(options, Role.VALIDATOR)
+    found = data_source(app, options)
+    own = with_data(own, found)
+    source = own or found
     from chainfl.agents.wiring import run_validator
 
-    _run(app, Role.VALIDATOR, options, lambda port, agent: run_validator(port, app.store, source, agent), part)
+    _run(app, Role.VALIDATOR, options, lambda port, agent: run_validator(port, app.store, source, agent), own)
 
 
 @aggregator.command("run", epilog="Example: chainfl aggregator run --task 1 --deposit")
@@ -179,16 +196,29 @@ def run_aggregator_(app: App, **options: Any) -> None:
 def app_part(options: dict[str, Any], role: Role) -> AppPart | None:
     """What a role takes of the operator's own code, out of the options; None when none was named.
 
-    Raises UsageError for data options beside it, and what `load_app` and `App.part_for` raise.
+    Raises what `load_app` and `App.part_for` raise, so AppUnusable where both the app and an option bring data.
     """
     named = options.pop("own_code")
     if named is None:
         return None
-    given = {f"--{'data' if name == 'folder' else name.replace('_', '-')}": options.pop(name) for name in _DATA_OPTIONS}
-    _refuse(given, "does not go with --app, whose object brings the data")
     from chainfl.training.app import load_app
 
-    return load_app(named).part_for(role)
+    data_from = next((told for name, told in _BRINGS_DATA.items() if options[name] is not None), None)
+    return load_app(named).part_for(role, data_from)
+
+
+def with_data(part: AppPart | None, source: DataSource | None) -> AppPart | None:
+    """The operator's own code with the data that an option names, if there are both. Raises as `DataSource.load`."""
+    return part if part is None or source is None else replace(part, data=source.load())
+
+
+def check_device(name: str) -> None:
+    """Before anything is deposited. Raises UsageError with the devices that there are."""
+    if name == "cpu":
+        return
+    from chainfl.training.devices import device_named
+
+    device_named(name)
 
 
 def task_shard(options: dict[str, Any]) -> TaskShard | None:
@@ -256,6 +286,7 @@ def _run(
             token_price_wei=app.settings.token_price_wei,
             retention=options["retention"] or app.settings.retention,
             stake=stake,
+            device=options.get("device", "cpu"),
         )
         report = start(operator, agent)
     tell_report(report, options["as_json"], to_stdout=str(options["events"]) != "-")

@@ -6,7 +6,6 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
-from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from chainfl.cli.output import Money
 from chainfl.errors import SpecificationError, UsageError
 from chainfl.storage.cid import parse_cid
+from chainfl.tasks.decimals import plain_decimal, plain_decimals
 from chainfl.tasks.server_settings import ServerSettings, exact
 from chainfl.tasks.spec import (
     DEFAULT_CHUNK_PARAMS,
@@ -72,12 +72,6 @@ class ModelTable(_Table):
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
 
 
-def _as_decimal(value: Any) -> Any:
-    # Not the requester's own function: it comes with torch, and a mistyped file is told without waiting for that.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return format(Decimal(str(value)).normalize(), "f") if is_number else value
-
-
 class OptimizerTable(_Table):
     """[training] optimizer: one of torch's. params: decimals, pairs of decimals, or true and false."""
 
@@ -87,9 +81,7 @@ class OptimizerTable(_Table):
     @field_validator("params", mode="before")
     @classmethod
     def _as_decimals(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        return {k: [*map(_as_decimal, v)] if isinstance(v, list) else _as_decimal(v) for k, v in value.items()}
+        return plain_decimals(value)
 
 
 class TrainingTable(_Table):
@@ -111,7 +103,7 @@ class TrainingTable(_Table):
     @field_validator("learning_rate", "momentum", "weight_decay", "proximal_mu", "alpha", mode="before")
     @classmethod
     def _decimal(cls, value: Any) -> Any:
-        return _as_decimal(value)
+        return plain_decimal(value)
 
 
 class ParticipantsTable(_Table):
@@ -151,7 +143,7 @@ class FormatTable(_Table):
     @field_validator("momentum", "second", "tau", mode="before")
     @classmethod
     def _text(cls, value: Any) -> Any:
-        return _as_decimal(value)
+        return plain_decimal(value)
 
     def settings(self) -> dict[str, Any]:
         """The table as a draft takes it. Raises UsageError for what contradicts itself or is no fraction."""
@@ -219,7 +211,7 @@ class TaskFile(_Table):
     def _rates(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        return {name: _as_decimal(given) if name in _RATES else given for name, given in value.items()}
+        return {name: plain_decimal(given) if name in _RATES else given for name, given in value.items()}
 
 
 TEMPLATE: Final = """\

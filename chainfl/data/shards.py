@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainfl.errors import DatasetCorrupt, UsageError
-from chainfl.training.datasets import Dataset
+from chainfl.training.datasets import Dataset, not_finite
 from chainfl.training.partition import partition_dirichlet, partition_iid
 
 Partition = Literal["iid", "dirichlet"]
@@ -119,8 +119,8 @@ def read_shard(path: Path, form: ShardForm, name: str) -> Dataset:
 def _checked(path: Path, form: ShardForm, name: str, values: NDArray[Any], labels: NDArray[Any]) -> Dataset:
     if not 0 <= labels.min() <= labels.max() < form.num_classes:
         raise _corrupt(path, f"a label is not one of {form.num_classes} classes")
-    if form.dtype == "float32" and not np.isfinite(values).all():
-        raise _corrupt(path, "a feature is not finite")
+    if (place := not_finite(values)) is not None:
+        raise _corrupt(path, f"example {place[0]} has a feature that is not finite")
     scale = _PIXEL_SCALE if form.dtype == "uint8" else 1.0
     return Dataset(name, values.astype(form.dtype, copy=False), labels.astype(np.int64), form.num_classes, scale)
 

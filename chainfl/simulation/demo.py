@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from chainfl.agents.ports import DryRun, SendResult, Sent, TimedOut, WouldRevert
-from chainfl.agents.requester import TaskDraft, decimal_text, publish_task
+from chainfl.agents.requester import TaskDraft, publish_task
 from chainfl.chain.anvil import AnvilProcess
 from chainfl.chain.client import ChainClient
 from chainfl.chain.deployment import Deployment, deploy
@@ -23,6 +23,7 @@ from chainfl.simulation.attacks import ATTACKS, FROM_ROUND, Attack
 from chainfl.simulation.baseline import usual_squared_norm
 from chainfl.simulation.processes import Participant, ProcessGroup
 from chainfl.storage.embedded import EmbeddedStore
+from chainfl.tasks.decimals import decimal_text
 from chainfl.tasks.spec import DEFAULT_ECONOMICS, LOCAL_WINDOWS, TOKEN, DatasetEntry, TaskSpec, ValidationEntry
 from chainfl.tasks.state import Bounds, Draw, Role, Windows
 from chainfl.training.datasets import Dataset, load_dataset, save_folder

@@ -21,14 +21,17 @@ from chainfl.registry.material import TaskScope
 from chainfl.simulation.strategy import Number, Strategy
 from chainfl.simulation.tampering import Tampering
 from chainfl.tasks.draws import REPUTATION_START, Candidate, draw_workers
+from chainfl.tasks.optimizer_names import optimizer_called
 from chainfl.tasks.spec import DatasetEntry, PayloadEntry, RegisteredModel, TrainingEntry, ValidationEntry
 from chainfl.tasks.state import ZERO_ADDRESS, Format
 from chainfl.tasks.training_rules import training_problems
 from chainfl.tasks.validation_rules import validation_problems
 from chainfl.training.datasets import Dataset, DatasetSplits
 from chainfl.training.inputs import GivenModel, as_dataset, check_labels, check_outputs, is_examples, versions
+from chainfl.training.optimizers import MakeOptimizer, check_optimizer
 from chainfl.training.partition import FederatedSplit, Partition, federated_split, label_counts
 from chainfl.training.prediction import predict
+from chainfl.training.settings import local_training
 from chainfl.training.state import state_layout, vector_of
 from chainfl.types import Address, Root, TaskId
 
@@ -36,6 +39,7 @@ DEFAULT_CLIENTS = 10
 MIN_DIRICHLET_EXAMPLES = 32
 """As in the demo, where the set is large enough."""
 _FIRST_VALIDATOR = 1_000_000
+_RATES_OF_OPTIMIZERS = ("learning_rate", "momentum", "weight_decay")
 
 Parts = str | Partition | Sequence[Any]
 
@@ -102,7 +106,10 @@ class LearningRecipe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Experiment:
-    """What `simulate` runs. genesis: (P,) int32. loss: compares outputs with labels. tampering: None is honesty."""
+    """What `simulate` runs. genesis: (P,) int32. loss: compares outputs with labels. tampering: None is honesty.
+
+    optimizer: makes one in place of the one that the recipe names, and of its rates. device: where training computes.
+    """
 
     strategy: Strategy
     recipe: LearningRecipe
@@ -115,6 +122,8 @@ class Experiment:
     seed: int
     loss: Callable[..., Any]
     tampering: Tampering | None = None
+    optimizer: MakeOptimizer | None = None
+    device: str = "cpu"
 
     @classmethod
     def of(
@@ -129,6 +138,8 @@ class Experiment:
         seed: int = 0,
         participants: Participants | None = None,
         tampering: Tampering | None = None,
+        optimizer: MakeOptimizer | None = None,
+        device: str = "cpu",
     ) -> Experiment:
         """local: steps, batch_size, learning_rate and what else `Strategy.training` takes.
 
@@ -148,7 +159,12 @@ class Experiment:
                 f"model_scale_bits={recipe.format.model_scale_bits}"
             )
         _check_fits(model, split.test, loss)
-        return cls(strategy, recipe, accounts, model, layout, genesis.values, split, partition, seed, loss, tampering)
+        _check_optimizer(model, recipe, optimizer)
+        return cls(
+            *(strategy, recipe, accounts, model, layout, genesis.values, split, partition, seed, loss, tampering),
+            optimizer=optimizer,
+            device=device,
+        )
 
     def check_rounds(self, count: int) -> None:
         """Raises UsageError unless so many rounds are on record, where they are played from a record."""
@@ -222,7 +238,7 @@ class Experiment:
         return {
             "seed": self.seed,
             "strategy": self.strategy.to_json(),
-            "training": recipe.training.model_dump(mode="json"),
+            "training": self._training_to_json(),
             "validation": recipe.validation.model_dump(mode="json"),
             "format": {**asdict(recipe.format), "rule": recipe.format.rule.name.lower()},
             "dataset": recipe.dataset.model_dump(mode="json"),
@@ -237,7 +253,16 @@ class Experiment:
             "participants": self.participants.to_json(),
             "tampering": None if self.tampering is None else self.tampering.name,
             "versions": {"chainfl": __version__, "python": platform.python_version(), **versions()},
+            **({} if self.device == "cpu" else {"device": self.device}),
         }
+
+    def _training_to_json(self) -> dict[str, Any]:
+        """An optimiser of one's own by its qualified name, in place of the rates that it does not follow."""
+        entry = self.recipe.training.model_dump(mode="json")
+        if self.optimizer is None:
+            return entry
+        kept = {name: value for name, value in entry.items() if name not in _RATES_OF_OPTIMIZERS}
+        return {**kept, "optimizer": optimizer_called(self.optimizer)}
 
 
 def split_for(
@@ -367,6 +392,18 @@ def _check_fits(model: GivenModel, test: Dataset, loss: Callable[..., Any]) -> N
             f"the model or the loss does not take examples of {shape} with {test.num_classes} classes: "
             f"{error}{_cast_told(str(error))}"
         ) from error
+
+
+def _check_optimizer(model: GivenModel, recipe: LearningRecipe, own: MakeOptimizer | None) -> None:
+    """The same of the optimiser; one's own may raise anything."""
+    try:
+        check_optimizer(model.module, local_training(recipe.training), own)
+    except TrainingError as error:
+        raise UsageError(str(error)) from error
+    except Exception as error:
+        if own is None:
+            raise
+        raise UsageError(f"{optimizer_called(own)} failed on the model: {type(error).__name__}: {error}") from error
 
 
 def _cast_told(error: str) -> str:

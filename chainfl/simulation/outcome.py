@@ -59,7 +59,7 @@ class Simulation:
         """The trained module, in evaluation mode; the one that was given is as it was."""
         module = self.experiment.model.module
         load_vector(module, dequantize_model(self.model, self.experiment.recipe.format.model_scale_bits))
-        return module.eval()
+        return module.cpu().eval()
 
     def task_file(self, *, reward: str = "1000", program: Path | None = None) -> str:
         """The experiment as a task file; see `task_text`. Raises UsageError for what no task can do."""

@@ -37,11 +37,13 @@ from chainfl.simulation.outcome import Simulation
 from chainfl.simulation.progress import Screen, open_screen
 from chainfl.simulation.results import ResultFolder
 from chainfl.simulation.rounds import EverybodyCounts, SimulatedRound, Standing, play_round, rated
-from chainfl.simulation.strategy import Number, Strategy
+from chainfl.simulation.strategy import Number, Strategy, trained_by
 from chainfl.simulation.tampering import Tampering, Updates
 from chainfl.tasks.state import DrawBy
 from chainfl.training.datasets import Dataset, concatenate
+from chainfl.training.devices import device_named
 from chainfl.training.inputs import as_model, as_splits, one_thread
+from chainfl.training.optimizers import MakeOptimizer
 from chainfl.training.prediction import cross_entropy, predict
 from chainfl.training.trainer import LocalTrainer
 from chainfl.types import Address, Compression, Root
@@ -68,6 +70,7 @@ def simulate(
     momentum: Number | None = None,
     weight_decay: Number = 0,
     local_epochs: int | None = None,
+    optimizer: object | None = None,
     loss: Callable[..., Any] = cross_entropy,
     validators: int = 0,
     root_examples: int = 50,
@@ -80,6 +83,7 @@ def simulate(
     seed: int = 0,
     out: str | Path | None = None,
     processes: int = 1,
+    device: str = "cpu",
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
 ) -> Simulation:
@@ -92,24 +96,28 @@ def simulate(
     strategy: see `Strategy`.
 
     steps, batch_size, learning_rate, weight_decay, local_epochs: as a task's [training] has them; learning_rate: 0.05
-    of sgd, torch's own default of another optimiser; momentum: of sgd, 0.9 unless another one is named. loss: the mean
-    over a batch. validators: how many vote on updates, on `root_examples` each of the training set, or on `root_data`;
-    with none everybody counts in full.
+    of sgd, torch's own default of another optimiser; momentum: of sgd, 0.9 unless another one is named. optimizer: one
+    of torch's, as a strategy names it, its class included; or a function of the trained parameters that makes one of
+    your own, which brings its own rates. loss: the mean over a batch. validators: how many vote on updates, on
+    `root_examples` each of the training set, or on `root_data`; with none everybody counts in full.
 
     seed: of split, weights and training; the same call gives the same bits on one machine, in whatever number of
-    `processes`. participants: the accounts of a real task, and its recorded rounds, for the bits that it has. out: a
-    folder for the results, from which the same call goes on after the last whole round. callbacks: called with each new
-    round's metrics, from round 0 on; one that returns True ends the experiment there. progress: None shows bars where
-    standard error is a terminal. tampering: what attackers do.
+    `processes`. device: `cuda`, `cuda:1`, `mps`, where training computes; the bits are promised on `cpu` alone.
+    participants: the accounts of a real task, and its recorded rounds, for the bits that it has. out: a folder for the
+    results, from which the same call goes on after the last whole round. callbacks: called with each new round's
+    metrics, from round 0 on; one that returns True ends the experiment there. progress: None shows bars where standard
+    error is a terminal. tampering: what attackers do.
 
     Raises UsageError, DatasetError and TrainingError before anything runs, ExperimentDiffers for the folder of another
     experiment, TrainingError when no client can train, and what writing the folder raises.
     """
     if rounds < 1 or processes < 1 or validators < 0 or (clients is not None and clients < 1):
         raise UsageError("rounds, clients and processes are at least 1, validators at least 0")
-    chosen = Strategy.of(strategy)
-    if momentum is None:
-        momentum = SGD_MOMENTUM if chosen.optimizer == "sgd" else 0
+    _check_device(device, processes)
+    chosen, own = trained_by(strategy, optimizer)
+    rates = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
+    if own is not None:
+        _check_rates_of_own(chosen, rates)
     splits = as_splits(dataset, test, data_dir=data_dir, num_classes=num_classes)
     split, called = split_for(
         splits,
@@ -128,11 +136,13 @@ def simulate(
             "steps": steps,
             "batch_size": batch_size,
             "learning_rate": chosen.usual_learning_rate if learning_rate is None else learning_rate,
-            "momentum": momentum,
+            "momentum": _usual_momentum(chosen, own) if momentum is None else momentum,
             "weight_decay": weight_decay,
             "local_epochs": local_epochs,
         },
         loss=loss,
+        optimizer=own,
+        device=device,
         partition=called,
         seed=seed,
         participants=participants,
@@ -141,6 +151,23 @@ def simulate(
     experiment.check_rounds(rounds)
     plan = Plan(rounds, processes, tuple(callbacks), progress)
     return run_experiment(experiment, plan, None if out is None else Path(out))
+
+
+def _check_device(device: str, processes: int) -> None:
+    """Told before any data are read."""
+    if device_named(device).type != "cpu" and processes > 1:
+        raise UsageError(f"{device} belongs to one process: leave `processes` out, or take device='cpu'")
+
+
+def _check_rates_of_own(strategy: Strategy, rates: Mapping[str, Number | None]) -> None:
+    """Raises UsageError for a rate that nothing would follow."""
+    said = [name for name, value in rates.items() if value not in (None, 0, "0") or name in strategy.parameters]
+    if said:
+        raise UsageError(f"{', '.join(said)}: an optimizer of your own brings its rates; leave it out, or say it there")
+
+
+def _usual_momentum(strategy: Strategy, own: MakeOptimizer | None) -> Number:
+    return SGD_MOMENTUM if own is None and strategy.optimizer == "sgd" else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +249,9 @@ class Laboratory:
     def of(cls, experiment: Experiment) -> Laboratory:
         """For an experiment."""
         recipe, scope = experiment.recipe, experiment.scope
-        trainer = LocalTrainer(experiment.model.module, experiment.loss)
+        trainer = LocalTrainer(
+            experiment.model.module, experiment.loss, optimizer=experiment.optimizer, device=experiment.device
+        )
         trainers = {
             account: LocalLearning(recipe, scope, account, trainer, share)
             for account, share in experiment.shares.items()

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Final, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from chainfl.errors import UsageError
 from chainfl.simulation.entry_words import refusals
-from chainfl.simulation.strategy_names import IN_EITHER, LOCAL, judged_by, optimizer_named, placed, plain
+from chainfl.simulation.strategy_names import IN_EITHER, LOCAL, judged_by, placed, plain
+from chainfl.tasks.decimals import plain_decimal
+from chainfl.tasks.optimizer_names import is_own_optimizer, optimizer_named
 from chainfl.tasks.payload_rules import payload_problems
 from chainfl.tasks.server_rules import server_problems
 from chainfl.tasks.server_settings import SERVERS, ServerSettings, exact
@@ -26,6 +28,9 @@ from chainfl.tasks.spec import (
 )
 from chainfl.tasks.state import SELECTIONS, Draw, DrawBy, Format, Rule
 from chainfl.tasks.validation_rules import RULE_PARAMETERS
+
+if TYPE_CHECKING:
+    from chainfl.training.optimizers import MakeOptimizer
 
 Number = int | float | str | Fraction | Decimal
 Entry = TypeVar("Entry", bound=BaseModel)
@@ -47,6 +52,8 @@ USUAL_RATES: Final[Mapping[str, str]] = {
     "rmsprop": "0.01",
     "rprop": "0.01",
     "asgd": "0.01",
+    "adafactor": "0.01",
+    "muon": "0.001",
 }
 """The learning rate of each optimiser where none is said: torch's own defaults, but for sgd."""
 
@@ -213,6 +220,23 @@ class Strategy:
         return found or list(server_problems(self.format(1)))
 
 
+def trained_by(strategy: str | Strategy, optimizer: Any) -> tuple[Strategy, MakeOptimizer | None]:
+    """A strategy with the optimiser that is said beside it: in the strategy if it has a name, else by itself.
+
+    It stands in place of one that the strategy's name brings along (`diloco`). Raises UsageError for two that were
+    said, and as `Strategy.of`.
+    """
+    chosen = Strategy.of(strategy)
+    if optimizer is None:
+        return chosen, None
+    if isinstance(strategy, Strategy) and "optimizer" in strategy.parameters:
+        raise UsageError("optimizer: said in the strategy and beside it; leave one out")
+    rest = {name: value for name, value in chosen.parameters.items() if name != "optimizer"}
+    if is_own_optimizer(optimizer):
+        return replace(chosen, parameters=rest), optimizer
+    return replace(chosen, parameters={**rest, "optimizer": optimizer}), None
+
+
 _FREE_NUMBERS: Final = {item.name for item in fields(Format)} - {
     "num_params",
     "model_scale_bits",
@@ -236,15 +260,6 @@ def _algorithms() -> tuple[str, ...]:
     return get_args(TrainingEntry.model_fields["algorithm"].annotation)
 
 
-def decimal_text(value: Number) -> str:
-    """A rate as a specification writes it: plain decimal digits, no exponent. Raises UsageError for no number."""
-    try:
-        text = format(Decimal(str(value)).normalize(), "f")
-    except ArithmeticError as error:
-        raise UsageError(f"{value!r} is not a number") from error
-    return text or "0"
-
-
 def _entry(kind: type[Entry], given: Mapping[str, Any]) -> Entry:
     whole = {name for name, info in kind.model_fields.items() if _is_whole(info.annotation)}
     plain = {name: value if name in whole else _as_text(value) for name, value in given.items()}
@@ -265,9 +280,8 @@ def _as_text(value: Any) -> Any:
         return {name: _as_text(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_as_text(item) for item in value]
-    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
     is_whole = isinstance(value, Fraction) and value.denominator == 1
-    return decimal_text(value) if is_number or is_whole else value
+    return plain_decimal(value.numerator if is_whole else value)
 
 
 def _told(value: Any) -> Any:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from pydantic import BaseModel
-
 from chainfl.errors import UsageError
 from chainfl.tasks.spec import ValidationEntry
-from chainfl.tasks.training_rules import ALGORITHM_PARAMETERS, OPTIMIZER_PARAMETERS
+from chainfl.tasks.training_rules import ALGORITHM_PARAMETERS
 from chainfl.tasks.validation_rules import CONTRIBUTION_PARAMETERS, MIXER_PARAMETERS, RULE_PARAMETERS
 
 LOCAL: Final = ("steps", "batch_size", "learning_rate", "momentum", "weight_decay", "local_epochs")
@@ -32,7 +30,6 @@ _SHARES: Final = ("fraction_fit", "fraction_train")
 _SPELLINGS: Final = {"centeredclipping": "centredclipping"}
 _ANY_TRAINING: Final = frozenset({"optimizer", "precision", "accumulation", *IN_EITHER})
 _ANY_JUDGING: Final = frozenset({"before", "contribution", "duplicate_cosine"})
-_OPTIMIZER_FORMS: Final = "a name such as 'adamw', a class of torch.optim, or (name, {parameter: value})"
 
 
 def plain(name: str) -> str:
@@ -66,28 +63,6 @@ def placed(base: Mapping[str, Any], called: str, said: Mapping[str, Any]) -> dic
         raise UsageError(_refusal(called, unknown, takes), unknown=unknown)
     changed = {"parameters": parameters, "judging": judging}
     return {**own, **{name: value for name, value in changed.items() if value != base[name]}}
-
-
-def optimizer_named(given: object) -> dict[str, Any]:
-    """`{"name": …}` in lower case, with `params` where there are any. given: as `_OPTIMIZER_FORMS` says, or such an
-    entry. Raises UsageError that says what is taken."""
-    name, rest = _optimizer_parts(given)
-    name = name.__name__ if isinstance(name, type) else name
-    if not isinstance(name, str):
-        raise UsageError(f"optimizer is {given!r}, not {_OPTIMIZER_FORMS}")
-    if name.lower() not in OPTIMIZER_PARAMETERS:
-        raise UsageError(f"optimizer is {name!r}, none of {', '.join(OPTIMIZER_PARAMETERS)}", optimizer=name)
-    return {"name": name.lower(), **rest}
-
-
-def _optimizer_parts(given: object) -> tuple[object, Mapping[str, Any]]:
-    if isinstance(given, BaseModel):
-        given = given.model_dump()
-    if isinstance(given, list | tuple) and len(given) == 2 and isinstance(given[1], Mapping):
-        return given[0], {"params": given[1]} if given[1] else {}
-    if isinstance(given, Mapping):
-        return given.get("name"), {name: value for name, value in given.items() if name != "name"}
-    return given, {}
 
 
 def _in_our_words(called: str, said: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,11 @@ def task_text(experiment: Experiment, *, rounds: int, reward: str, program: Path
     """
     if experiment.loss is not cross_entropy:
         raise UsageError("a task's workers train with the cross-entropy, not with a loss=… of one's own: leave it out")
+    if experiment.optimizer is not None:
+        raise UsageError(
+            "a task names one of torch's optimizers, not one of your own: leave optimizer=… out, or name one; each "
+            "worker may bring its own with chainfl.App(optimizer=…)"
+        )
     archive = program or experiment.model.archive
     if experiment.model.name is None and archive is None:
         raise UsageError("this model has no registered name: export it with torch.export, and give the file: program=…")

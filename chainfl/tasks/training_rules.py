@@ -25,7 +25,7 @@ COUNTS_STEPS = frozenset({"scaffold", "fednova"})
 
 OPTIMIZER_PARAMETERS: Mapping[str, frozenset[str]] = {
     "sgd": frozenset({"dampening", "nesterov"}),
-    "adam": frozenset({"betas", "eps", "amsgrad"}),
+    "adam": frozenset({"betas", "eps", "amsgrad", "decoupled_weight_decay"}),
     "adamw": frozenset({"betas", "eps", "amsgrad"}),
     "nadam": frozenset({"betas", "eps", "momentum_decay", "decoupled_weight_decay"}),
     "radam": frozenset({"betas", "eps", "decoupled_weight_decay"}),
@@ -35,11 +35,22 @@ OPTIMIZER_PARAMETERS: Mapping[str, frozenset[str]] = {
     "rmsprop": frozenset({"alpha", "eps", "momentum", "centered"}),
     "rprop": frozenset({"etas", "step_sizes"}),
     "asgd": frozenset({"lambd", "alpha", "t0"}),
+    "adafactor": frozenset({"eps", "d"}),
+    "muon": frozenset({"momentum", "nesterov", "eps"}),
 }
 """torch's optimisers by their names in lower case, with what may be set beside learning_rate and weight_decay.
 
-Left out are those that need a closure (LBFGS), sparse gradients (SparseAdam) or matrices alone (Muon).
+Rates are decimals of 0 or more, so Adafactor's beta2_decay and Muon's ns_coefficients stay torch's own.
 """
+
+UNUSABLE_OPTIMIZERS: Mapping[str, str] = {
+    "lbfgs": "it computes the loss anew within a step (a closure), and local algorithms correct one gradient a step",
+    "sparseadam": "it takes sparse gradients alone, and a model's are dense",
+}
+"""Those of torch's that no task can name, with the reason."""
+
+MATRICES_ALONE = frozenset({"muon"})
+"""Those that take parameters of two dimensions and no others, so no layer with a bias."""
 
 NO_WEIGHT_DECAY = frozenset({"rprop"})
 
@@ -56,6 +67,14 @@ def training_problems(training: TrainingEntry, form: Format) -> Iterator[str]:
     yield from _server_problems(training.algorithm, form)
     if training.optimizer is not None:
         yield from _optimizer_problems(training, training.optimizer)
+
+
+def unknown_optimizer(name: str) -> str | None:
+    """What is wrong with the name of an optimiser, if anything is."""
+    if name in OPTIMIZER_PARAMETERS:
+        return None
+    why = f"; {UNUSABLE_OPTIMIZERS[name]}" if name in UNUSABLE_OPTIMIZERS else ""
+    return f"optimizer is {name!r}, none of {', '.join(OPTIMIZER_PARAMETERS)}{why}"
 
 
 def has_effective_steps(optimizer: str, params: Mapping[str, object]) -> bool:
@@ -97,13 +116,11 @@ def _server_problems(algorithm: str, form: Format) -> Iterator[str]:
 
 def _optimizer_problems(training: TrainingEntry, optimizer: OptimizerEntry) -> Iterator[str]:
     name = optimizer.name
-    takes = OPTIMIZER_PARAMETERS.get(name)
-    if takes is None:
-        yield f"training.optimizer {name!r} is none of {', '.join(OPTIMIZER_PARAMETERS)}"
+    if problem := unknown_optimizer(name):
+        yield f"training.{problem}"
         return
-    yield from (
-        f"training.optimizer.params.{key} is no parameter of {name}" for key in sorted({*optimizer.params} - takes)
-    )
+    unknown = sorted({*optimizer.params} - OPTIMIZER_PARAMETERS[name])
+    yield from (f"training.optimizer.params.{key} is no parameter of {name}" for key in unknown)
     if name != "sgd" and Decimal(training.momentum) != 0:
         yield f"training.momentum is of sgd, not of {name}"
     if name in NO_WEIGHT_DECAY and Decimal(training.weight_decay) != 0:

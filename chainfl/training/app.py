@@ -15,11 +15,14 @@ from typing import Any
 from torch import nn
 
 from chainfl.errors import AppUnusable, ChainflError, UsageError
+from chainfl.tasks.optimizer_names import is_own_optimizer, optimizer_entry
 from chainfl.tasks.state import Role
 from chainfl.training.datasets import Dataset
 from chainfl.training.guards import Loss
 from chainfl.training.inputs import as_splits
+from chainfl.training.optimizers import MakeOptimizer
 from chainfl.training.prediction import cross_entropy
+from chainfl.training.settings import OptimizerSettings, optimizer_settings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,34 +31,47 @@ class App:
 
     model: as `simulate` takes it, with the names and shapes of the task's; None is the task's own. Its weights do not
     matter, since each round starts from the global model. dataset: what a worker trains on, as `simulate` takes it.
-    loss: the mean over a batch. root_data: what a validator judges by; None is `dataset`.
+    loss: the mean over a batch. root_data: what a validator judges by; None is `dataset`. optimizer: as `simulate`
+    takes it, of whoever trains; one that has a name must be the task's, which has the rates.
     """
 
     model: object | None = None
     dataset: object | None = None
     loss: Loss = cross_entropy
     root_data: object | None = None
+    optimizer: object | None = None
 
-    def part_for(self, role: Role) -> AppPart:
+    def part_for(self, role: Role, data_from: str | None = None) -> AppPart:
         """What a worker or a validator takes of it, with the data read.
 
-        Raises AppUnusable where the user's code fails or a worker has no data, and what `as_splits` raises.
+        data_from: the option that brings the data in place of the app, such as --data. Raises AppUnusable where the
+        user's code fails, a worker has no data, or both bring some, and what `as_splits` raises.
         """
         if not callable(self.loss):
             raise AppUnusable(f"the app's loss is {self.loss!r}; give it a function of outputs and labels, or leave it")
         given = self.dataset if role is Role.WORKER or self.root_data is None else self.root_data
-        if given is None and role is Role.WORKER:
-            raise AppUnusable("the app has no data to train on: give it a dataset, chainfl.App(dataset=...)")
-        return AppPart(self.model, self.loss, None if given is None else _read(given))
+        if given is not None and data_from is not None:
+            raise AppUnusable(f"the app has data, and {data_from} brings others: leave one of them out")
+        if given is None and data_from is None and role is Role.WORKER:
+            raise AppUnusable(
+                "the app has no data to train on: give it a dataset, chainfl.App(dataset=...), or add --data or --shard"
+            )
+        own, named = _optimizer(self.optimizer)
+        return AppPart(self.model, self.loss, None if given is None else _read(given), own, named)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AppPart:
-    """An app as one agent uses it. model: None is the task's own. data: None is the root set that the task names."""
+    """An app as one agent uses it. model: None is the task's own. data: None are others than the app's.
+
+    optimizer: makes one of the user's own. named: one that the task must name; None, as both may be, is the task's.
+    """
 
     model: object | None
     loss: Loss
     data: Dataset | None
+    optimizer: MakeOptimizer | None = None
+    named: OptimizerSettings | None = None
 
 
 def load_app(named: str) -> App:
@@ -129,6 +145,16 @@ def _as_app(found: object, named: str) -> App:
         raise AppUnusable(
             f"{named} is neither a chainfl.App, nor a function that returns one, nor data ({error})"
         ) from error
+
+
+def _optimizer(given: Any) -> tuple[MakeOptimizer | None, OptimizerSettings | None]:
+    """One's own, or the settings of one that has a name. Raises AppUnusable for what is neither."""
+    if given is None or is_own_optimizer(given):
+        return given, None
+    try:
+        return None, optimizer_settings(optimizer_entry(given))
+    except UsageError as error:
+        raise AppUnusable(f"the app's {error}; or give a function that makes one from the parameters") from error
 
 
 def _read(given: object) -> Dataset:

@@ -83,6 +83,33 @@ class Dataset:
         return Dataset(self.name, self.values[indices], self.labels[indices], self.num_classes, self.scale)
 
 
+def not_finite(values: NDArray[Any]) -> tuple[int, ...] | None:
+    """Example and place within it of the first value that is NaN or infinite; None where all are finite."""
+    if values.dtype.kind != "f" or np.isfinite(values).all():
+        return None
+    return tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+
+
+def check_finite(dataset: Dataset, which: str) -> None:
+    """Raises DatasetError that names the set and the first example that has a NaN or an infinity as float32."""
+    if not np.isfinite(dataset.scale):
+        raise DatasetError(f"{which}: its scale is {dataset.scale}, but features are finite; give it a finite one")
+    if dataset.values.dtype.kind != "f":
+        return
+    found = not_finite(dataset.features)
+    if found is not None:
+        raise DatasetError(f"{which}: {not_finite_told(dataset.values, found)}")
+
+
+def not_finite_told(values: NDArray[Any], found: tuple[int, ...]) -> str:
+    """What is wrong with a value and what to do. found: of `not_finite`."""
+    example, *place = found
+    return (
+        f"example {example} has {values[found]} at {place}, but features are finite float32; leave the example out, or "
+        "fill the value in"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class DatasetSplits:
     """A set as its publisher splits it; `test` is None when there is no test set of its own (digits)."""
@@ -302,9 +329,11 @@ def _from_arrays(path: Path, fields: dict[str, NDArray[Any]]) -> Dataset:
         raise _unfit(path, f"it has a label {labels.max()}, but num_classes is {num_classes}")
     if features.dtype == np.uint8:
         return Dataset(path.parent.name, features, labels.astype(np.int64), num_classes, 1 / 255)
-    if not np.isfinite(features).all():
-        raise _unfit(path, "a feature is not finite")
-    return Dataset(path.parent.name, features.astype(np.float32), labels.astype(np.int64), num_classes)
+    with np.errstate(over="ignore"):  # judged on the next line
+        values = features.astype(np.float32)
+    if (found := not_finite(values)) is not None:
+        raise _unfit(path, not_finite_told(features, found))
+    return Dataset(path.parent.name, values, labels.astype(np.int64), num_classes)
 
 
 def _class_count(path: Path, fields: dict[str, NDArray[Any]], labels: NDArray[Any]) -> int:

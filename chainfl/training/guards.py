@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from chainfl.errors import TrainingDiverged
 from chainfl.training.datasets import Dataset
+from chainfl.training.devices import device_of
 from chainfl.training.settings import Finding
 
 SAMPLE = 128
@@ -85,8 +86,9 @@ class OwnData:
 
     @torch.no_grad()
     def _look(self, indices: NDArray[np.int64]) -> Look:
-        features = torch.from_numpy(self._dataset.features[indices])
-        labels = torch.from_numpy(self._dataset.labels[indices])
+        device = device_of(self._module)
+        features = torch.from_numpy(self._dataset.features[indices]).to(device)
+        labels = torch.from_numpy(self._dataset.labels[indices]).to(device)
         was_training = self._module.training
         self._module.eval()
         outputs = self._module(features)

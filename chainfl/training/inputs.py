@@ -28,7 +28,16 @@ from torch.utils.data import Dataset as TorchDataset
 
 from chainfl.errors import DatasetError, UsageError
 from chainfl.scratch import scratch_folder
-from chainfl.training.datasets import BUILT_IN, Dataset, DatasetSplits, FloatArray, load_dataset
+from chainfl.training.datasets import (
+    BUILT_IN,
+    Dataset,
+    DatasetSplits,
+    FloatArray,
+    check_finite,
+    load_dataset,
+    not_finite,
+    not_finite_told,
+)
 from chainfl.training.exported import load_exported
 from chainfl.training.models import MODELS, build_model
 
@@ -136,6 +145,9 @@ def as_splits(
         given = load_dataset(given, None if data_dir is None else Path(data_dir))
     if isinstance(given, DatasetSplits):
         train, own_test = given.train, given.test
+        for which, each in (("data", train), ("test data", own_test)):
+            if each is not None:
+                check_finite(each, which)
     else:
         train, own_test = as_dataset(given, "data", num_classes), None
     held_out = own_test if test is None else as_dataset(test, "test data", num_classes or train.num_classes)
@@ -150,6 +162,7 @@ def as_dataset(given: object, name: str, num_classes: int | None = None) -> Data
     Raises UsageError for anything else, and DatasetError for data that cannot be trained on.
     """
     if isinstance(given, Dataset):
+        check_finite(given, name)
         return given
     if isinstance(given, tuple) and len(given) == 2:
         return _from_pair(given[0], given[1], name, num_classes)
@@ -222,12 +235,8 @@ def _finite(values: NDArray[Any], name: str) -> FloatArray:
         raise DatasetError(f"{name}: features are finite numbers, not {values.dtype}")
     with np.errstate(over="ignore"):  # judged on the next line
         found: FloatArray = values.astype(np.float32, copy=False)
-    if not np.isfinite(found).all():
-        example, *place = (int(i) for i in np.argwhere(~np.isfinite(found))[0])
-        raise DatasetError(
-            f"{name}: example {example} has {values[(example, *place)]} at {place}, but features are finite float32; "
-            "leave the example out, or fill the value in"
-        )
+    if (place := not_finite(found)) is not None:
+        raise DatasetError(f"{name}: {not_finite_told(values, place)}")
     return found
 
 

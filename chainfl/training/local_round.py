@@ -37,7 +37,7 @@ class TrainedParameters:
         """A vector of the module's layout as one tensor a parameter, of its shape and dtype."""
         arrays = self._layout.unflatten(np.ascontiguousarray(vector, np.float32))
         return [
-            torch.zeros_like(tensor) if name is None else torch.from_numpy(np.array(arrays[name])).to(tensor.dtype)
+            torch.zeros_like(tensor) if name is None else torch.from_numpy(np.array(arrays[name])).to(tensor)
             for name, tensor in zip(self._names, self.tensors, strict=True)
         ]
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from chainfl.errors import DatasetError
 from chainfl.training.datasets import Dataset, FloatArray
+from chainfl.training.devices import device_of, loss_on
 from chainfl.training.state import load_vector
 
 _BATCH = 512
@@ -40,11 +41,13 @@ def predict(
         raise DatasetError(f"{dataset.name}: no examples to evaluate on")
     load_vector(module, vector)
     module.eval()
+    device = device_of(module)
+    measured = loss_on(loss, device)
     features, labels = torch.from_numpy(dataset.features), torch.from_numpy(dataset.labels)
     classes, total = [], 0.0
     with torch.no_grad():
         for start in range(0, len(labels), _BATCH):
-            outputs, wanted = module(features[start : start + _BATCH]), labels[start : start + _BATCH]
-            classes.append(outputs.argmax(dim=1).numpy())
-            total += float(loss(outputs, wanted)) * len(wanted)
+            outputs, wanted = module(features[start : start + _BATCH].to(device)), labels[start : start + _BATCH]
+            classes.append(outputs.argmax(dim=1).cpu().numpy())
+            total += float(measured(outputs, wanted.to(device))) * len(wanted)
     return Prediction(np.concatenate(classes), total / len(labels))

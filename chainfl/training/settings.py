@@ -11,7 +11,13 @@ from typing import Final, Literal, get_args
 from chainfl.encoding.arrays import Float32Array
 from chainfl.errors import TrainingError
 from chainfl.tasks.spec import OptimizerEntry, TrainingEntry
-from chainfl.tasks.training_rules import ALGORITHM_PARAMETERS, COUNTS_STEPS, OPTIMIZER_PARAMETERS, has_effective_steps
+from chainfl.tasks.training_rules import (
+    ALGORITHM_PARAMETERS,
+    COUNTS_STEPS,
+    OPTIMIZER_PARAMETERS,
+    has_effective_steps,
+    unknown_optimizer,
+)
 
 Precision = Literal["float32", "bfloat16"]
 OptimizerValue = float | bool | tuple[float, ...]
@@ -95,9 +101,9 @@ class LocalTraining:
 
     def _check_optimizer(self) -> None:
         name, params = self.optimizer.name, self.optimizer.params
-        takes = OPTIMIZER_PARAMETERS.get(name)
-        if takes is None:
-            raise TrainingError(f"no optimizer is called {name!r}; there are {', '.join(OPTIMIZER_PARAMETERS)}")
+        if problem := unknown_optimizer(name):
+            raise TrainingError(problem, name=name)
+        takes = OPTIMIZER_PARAMETERS[name]
         if unknown := sorted(set(params) - takes):
             raise TrainingError(f"{name} has no parameter {', '.join(unknown)}; it has {', '.join(sorted(takes))}")
         if self.algorithm in COUNTS_STEPS and not has_effective_steps(name, params):
@@ -119,13 +125,16 @@ def local_training(entry: TrainingEntry) -> LocalTraining:
         proximal_mu=float(entry.proximal_mu or 0),
         alpha=float(entry.alpha or 0),
         local_epochs=entry.local_epochs,
-        optimizer=OptimizerSettings() if entry.optimizer is None else _optimizer(entry.optimizer),
+        optimizer=optimizer_settings(entry.optimizer),
         accumulation=entry.accumulation,
         precision=entry.precision,
     )
 
 
-def _optimizer(entry: OptimizerEntry) -> OptimizerSettings:
+def optimizer_settings(entry: OptimizerEntry | None) -> OptimizerSettings:
+    """What an entry says, its decimals as floats; None is sgd."""
+    if entry is None:
+        return OptimizerSettings()
     return OptimizerSettings(entry.name, {name: _value(value) for name, value in entry.params.items()})
 
 

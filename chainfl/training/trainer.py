@@ -22,9 +22,10 @@ from chainfl.encoding.layout import Layout
 from chainfl.errors import DatasetError, TrainingDiverged, TrainingStopped
 from chainfl.training.algorithms import LocalAlgorithm, make_algorithm
 from chainfl.training.datasets import Dataset
+from chainfl.training.devices import device_named, loss_on, own_randomness
 from chainfl.training.guards import Loss, OwnData
 from chainfl.training.local_round import LocalRound, TrainedParameters
-from chainfl.training.optimizers import make_optimizer
+from chainfl.training.optimizers import MakeOptimizer, check_optimizer, make_optimizer
 from chainfl.training.settings import NO_MEMORY, Finding, LocalTraining, Memory
 from chainfl.training.state import load_vector, state_layout, vector_of
 
@@ -100,21 +101,34 @@ class LocalTrainer:
     """
 
     def __init__(
-        self, module: nn.Module, loss: Loss = functional.cross_entropy, *, num_threads: int | None = 1
+        self,
+        module: nn.Module,
+        loss: Loss = functional.cross_entropy,
+        *,
+        optimizer: MakeOptimizer | None = None,
+        device: str = "cpu",
+        num_threads: int | None = 1,
     ) -> None:
-        """loss: the mean over the examples it is given. num_threads: for torch in this process (it is a process-wide
-        setting); None leaves it as it is.
+        """loss: the mean over the examples it is given. optimizer: in place of the one that settings name. device: to
+        which the module moves, and each batch. num_threads: for torch in this process (it is a process-wide setting);
+        None leaves it as it is. Raises UsageError for a device that is not there.
         """
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        self._module = module
-        self._loss = loss
+        self._device = device_named(device)
+        self._module = module.to(self._device)
+        self._loss = loss_on(loss, self._device)
+        self._optimizer = optimizer
         self._layout = state_layout(module)
 
     @property
     def layout(self) -> Layout:
         """Names and shapes behind the vectors."""
         return self._layout
+
+    def check(self, training: LocalTraining) -> None:
+        """Raises TrainingError where the module cannot be trained so, as `check_optimizer` tells."""
+        check_optimizer(self._module, training, self._optimizer)
 
     @property
     def initial_vector(self) -> FloatArray:
@@ -146,9 +160,7 @@ class LocalTrainer:
         load_vector(self._module, global_vector)
         own_data = OwnData(self._module, self._loss, dataset, seed)
         before = own_data.look()
-        # Dropout draws from torch's global generator.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with own_randomness(self._device, seed):
             self._module.train()
             start = LocalRound(TrainedParameters(self._module), training, steps, memory, last_step)
             algorithm.begin(start)
@@ -168,7 +180,7 @@ class LocalTrainer:
     ) -> list[float]:
         """One step a batch. Returns each step's loss before it was taken."""
         parameters = start.parameters.tensors
-        optimizer = make_optimizer(parameters, start.training)
+        optimizer = make_optimizer(parameters, start.training, self._optimizer)
         losses: list[float] = []
         for batch in batches:
             if stop.is_set():
@@ -189,6 +201,7 @@ class LocalTrainer:
         total = 0.0
         sums: list[Tensor | None] = [None] * len(parameters)
         for features, labels in _parts(batch, training.accumulation):
+            features, labels = features.to(self._device), labels.to(self._device)
             value = self._loss(self._outputs(features, training.precision), labels)
             share = len(labels) / len(batch[1])
             total += share * value.item()
@@ -199,7 +212,7 @@ class LocalTrainer:
         if precision == "float32":
             outputs: Tensor = self._module(features)
             return outputs
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(self._device.type, dtype=torch.bfloat16):
             outputs = self._module(features)
         return outputs.float()
 
@@ -219,6 +232,7 @@ class LocalTrainer:
         correct, loss = 0, 0.0
         with torch.no_grad():
             for features, labels in _in_order(dataset):
+                features, labels = features.to(self._device), labels.to(self._device)
                 outputs = self._module(features)
                 correct += int((outputs.argmax(dim=1) == labels).sum())
                 loss += float(self._loss(outputs, labels)) * len(labels)

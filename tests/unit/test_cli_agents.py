@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_fakes import NOBODY, ROUND_VIEW, Shell, shell_with_chain
 
@@ -17,6 +18,8 @@ from chainfl.agents.wiring import AgentOptions, DataSource
 from chainfl.errors import AppUnusable, DatasetMissing, GasBudgetExhausted, Interrupted
 from chainfl.tasks.spec import TOKEN
 from chainfl.tasks.state import Phase, Role
+from chainfl.training.app import AppPart
+from chainfl.training.datasets import load_digits, save_folder
 from chainfl.types import Wei
 
 
@@ -30,10 +33,13 @@ class Agents:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.source: DataSource | None = None
+        self.app: AppPart | None = None
         self.options: AgentOptions | None = None
         self.error: BaseException | None = None
         monkeypatch.setattr(
-            wiring, "run_worker", lambda port, store, data, options: self._run(Role.WORKER, data, options)
+            wiring,
+            "run_worker",
+            lambda port, store, data, options, app=None: self._run(Role.WORKER, data, options, app),
         )
         monkeypatch.setattr(
             wiring, "run_validator", lambda port, store, data, options: self._run(Role.VALIDATOR, data, options)
@@ -42,7 +48,10 @@ class Agents:
             wiring, "run_aggregator", lambda port, store, options: self._run(Role.AGGREGATOR, None, options)
         )
 
-    def _run(self, role: Role, data: DataSource | None, options: AgentOptions) -> AgentReport:
+    def _run(
+        self, role: Role, data: DataSource | None, options: AgentOptions, app: AppPart | None = None
+    ) -> AgentReport:
+        self.app = app
         self.source, self.options = data, options
         if self.error is not None:
             raise self.error
@@ -112,6 +121,7 @@ APP = """
 import chainfl, numpy
 pair = numpy.eye(6, 4, dtype="float32"), numpy.arange(6) % 3
 app = chainfl.App(dataset=pair, root_data=(pair[0][:3], pair[1][:3]))
+bare = chainfl.App(model="mlp")
 """
 
 
@@ -138,13 +148,45 @@ def test_run__an_app__is_what_the_agent_uses_once_it_fits(shell, agents, fitted,
 
 
 @pytest.mark.parametrize("role", ["worker", "validator"])
-@pytest.mark.parametrize(
-    "arguments",
-    [("--data", "d"), ("--dataset", "digits", "--shard", "1/2"), ("--shard", "auto"), ("--seed", "1")],
-)
-def test_run__an_app_beside_other_data__is_refused_by_the_options_name(shell, agents, fitted, role, arguments):
-    assert shell(role, "run", "--task", "1", "--app", "cli_app:app", *arguments) == 11
-    assert f"{arguments[0]} does not go with --app" in shell.err
+@pytest.mark.parametrize("arguments", [("--data", "d"), ("--dataset", "digits", "--shard", "1/2"), ("--shard", "auto")])
+def test_run__an_app_with_data_beside_other_data__is_refused_by_the_options_name(
+    shell, agents, fitted, role, arguments
+):
+    assert shell(role, "run", "--task", "1", "--app", "cli_app:app", *arguments) == 19
+    assert f"the app has data, and {arguments[0]} brings others: leave one of them out" in shell.err
+    assert agents.options is None
+
+
+@pytest.mark.parametrize("role", ["worker", "validator"])
+def test_run__an_app_without_data__takes_those_of_the_options(shell, agents, fitted, tmp_path, role):
+    save_folder(load_digits().subset(np.arange(5)), tmp_path / "mine")
+    command = (role, "run", "--task", "1", "--app", "cli_app:bare")
+    shell.use(free=0, wallet=1_000 * TOKEN)
+    assert shell(*command, "--data", str(tmp_path / "mine"), "--deposit", "--yes") == 0
+    assert (len(agents.source.data), agents.source.model) == (5, "mlp")
+    assert fitted == [(1, agents.source)]
+    assert shell(*command, "--dataset", "digits", "--shard", "1/3") == 0
+    assert len(agents.source.data) == 599
+    assert shell(*command, "--data", str(tmp_path / "mine"), "--seed", "1") == 11
+    assert "--seed goes with --dataset" in shell.err
+
+
+def test_worker__an_app_beside_a_shard_of_the_task__trains_on_it(shell, agents, fitted):
+    assert shell("worker", "run", "--task", "1", "--app", "cli_app:bare", "--shard", "auto") == 0
+    assert agents.source == TaskShard()
+    assert (agents.app.model, agents.app.data) == ("mlp", None)
+    assert shell("worker", "run", "--task", "1", "--app", "cli_app:bare") == 19
+    assert "add --data or --shard" in shell.err
+
+
+@pytest.mark.parametrize("role", ["worker", "validator"])
+def test_run__device__is_the_machines_own(shell, agents, monkeypatch, role):
+    assert shell(role, "run", "--task", "1", "--data", "d") == 0
+    assert agents.options.device == "cpu"
+    agents.options = None
+    assert shell(role, "run", "--task", "1", "--data", "d", "--device", "tpu", "--deposit", "--yes") == 11
+    assert "no device 'tpu'; it has cpu" in shell.err
+    assert (shell.operator.sent, agents.options) == ([], None)
 
 
 def test_run__an_app_that_cannot_be_used__deposits_nothing(shell, agents, fitted, monkeypatch):

@@ -244,6 +244,19 @@ def test_task_file__training__numbers_become_the_specifications_text():
     assert (made.local_epochs, made.accumulation, made.precision) == (2, 4, "bfloat16")
 
 
+def test_task_file__scientific_notation__has_the_specifications_one_form():
+    rates = {"learning_rate": "5e-2", "momentum": "9E-1", "weight_decay": "1e-4", "proximal_mu": "1.0e-2"}
+    training = {**rates, "algorithm": "fedprox", "optimizer": {"name": "sgd", "params": {"dampening": "1e-1"}}}
+    judging = {"gate_cosine": "1e-1", "rule": "gate_clip"}
+    document = {"preset": "digits", "reward": "1", "training": training, "validation": judging}
+    made = draft({**document, "payload": {"compression": "topk", "keep": "1e-2"}, "format": {"momentum": "9e-1"}})
+    assert (made.learning_rate, made.momentum, made.weight_decay, made.proximal_mu) == ("0.05", "0.9", "0.0001", "0.01")
+    assert made.optimizer == {"name": "sgd", "params": {"dampening": "0.1"}}
+    assert (made.validation.gate_cosine, made.payload.keep, made.momentum_num) == ("0.1", "0.01", 9)
+    with pytest.raises(SpecificationError, match="learning_rate"):
+        draft({"preset": "digits", "reward": "1", "training": {"learning_rate": "1e-30"}})
+
+
 def test_create__training__is_told_in_full(shell, tmp_path):
     shell.use(free=10 * TOKEN)
     text = MINIMAL + 'algorithm = "feddyn"\nalpha = 0.01\nmomentum = 0\nlocal_epochs = 2\nprecision = "bfloat16"\n'

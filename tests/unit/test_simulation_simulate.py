@@ -31,7 +31,7 @@ from chainfl.simulation.tampering import Tampering
 from chainfl.tasks.spec import DatasetEntry, TrainingEntry, ValidationEntry
 from chainfl.tasks.state import SELECTIONS
 from chainfl.tasks.votes import REJECTION, Vote
-from chainfl.training.datasets import Dataset
+from chainfl.training.datasets import Dataset, DatasetSplits
 from chainfl.training.models import build_model
 from chainfl.training.partition import Partition, federated_split
 from chainfl.training.state import state_layout, vector_of
@@ -383,6 +383,80 @@ def test_simulate__callback_that_returns_true__ends_it():
 def test_simulate__no_rate_given__is_the_optimizers_own(strategy, rate, momentum):
     training = run(rounds=1, steps=1, strategy=strategy).experiment.recipe.training
     assert (training.learning_rate, training.momentum) == (rate, momentum)
+
+
+@pytest.mark.parametrize("given", ["AdamW", torch.optim.AdamW, ("adamw", {})])
+def test_simulate__optimizer_of_torchs__is_its_name_in_the_task_and_has_its_bits(given):
+    found = run(optimizer=given, learning_rate="2e-3")
+    named = run(strategy=Strategy.named("fedavg", optimizer="adamw"), learning_rate="0.002")
+    assert found.root == named.root
+    assert found.experiment.to_json() == named.experiment.to_json()
+    assert 'optimizer = { name = "adamw" }' in found.task_file()
+
+
+def of_my_own(parameters):
+    """As `adamw` by its name, at the same rates."""
+    return torch.optim.AdamW(parameters, lr=0.002, weight_decay=0.0)
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "feddyn"])
+def test_simulate__optimizer_of_ones_own__trains_and_is_told_by_its_name(algorithm):
+    found = run(strategy=algorithm, optimizer=of_my_own, validators=2)
+    named = run(strategy=algorithm, optimizer="adamw", learning_rate="0.002", validators=2)
+    assert found.root == named.root
+    training = found.experiment.to_json()["training"]
+    assert training["optimizer"] == f"{__name__}.of_my_own"
+    assert not {"learning_rate", "momentum", "weight_decay"} & set(training)
+    with pytest.raises(UsageError, match=r"not one of your own: .* chainfl.App\(optimizer=…\)"):
+        found.task_file()
+
+
+def test_simulate__optimizer_of_ones_own_in_several_processes__has_the_bits_of_one():
+    assert run(optimizer=of_my_own, processes=2).root == run(optimizer=of_my_own).root
+
+
+def test_simulate__folder_of_another_optimizer__says_so(tmp_path):
+    run(optimizer=of_my_own, out=tmp_path / "run")
+    run(optimizer=of_my_own, out=tmp_path / "run", rounds=3)
+    with pytest.raises(ExperimentDiffers, match=r"training.optimizer was .*of_my_own"):
+        run(out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"learning_rate": 0.1}, "learning_rate: an optimizer of your own brings its rates"),
+        ({"momentum": 0.9, "weight_decay": 0.1}, "momentum, weight_decay: an optimizer"),
+        ({"strategy": Strategy.named("fedavg", weight_decay=0.1)}, "weight_decay: an optimizer"),
+        ({"strategy": "scaffold"}, "scaffold needs the optimizer sgd"),
+        ({"optimizer": torch.optim.LBFGS}, "a closure"),
+        ({"optimizer": "muon"}, "muon takes matrices alone"),
+        ({"optimizer": lambda parameters: torch.optim.LBFGS(parameters)}, "must step by itself"),
+        ({"optimizer": lambda: None}, "<lambda> failed on the model: TypeError"),
+        ({"optimizer": 7}, "optimizer is 7, not a name"),
+    ],
+)
+def test_simulate__optimizer_that_cannot_be__is_told_before_anything_runs(changes, told):
+    with pytest.raises(UsageError, match=told):
+        run(**{"optimizer": of_my_own, **changes})
+
+
+def test_simulate__device__is_there_or_told_with_those_that_are(tmp_path, monkeypatch):
+    assert run(device="cpu").root == run().root
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for absent in ("cuda", "cuda:1", "tpu", "meta"):
+        with pytest.raises(UsageError, match=f"no device '{absent}'; it has cpu"):
+            run(device=absent, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_simulate__chainfls_own_set_with_a_value_that_is_none__names_the_example(value):
+    broken = clusters()
+    broken.values[7, 1] = value
+    for given in (broken, DatasetSplits(broken, None), DatasetSplits(clusters(), broken)):
+        with pytest.raises(DatasetError, match=rf"example 7 has {value} at \[1\].*leave the example out"):
+            simulate("mlp", given, **SMALL, **MLP)
 
 
 def test_simulate__rate_given__is_taken_for_any_optimizer():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from chainfl.errors import UsageError
-from chainfl.simulation.strategy import STRATEGIES, USUAL_RATES, Strategy
+from chainfl.simulation.strategy import STRATEGIES, USUAL_RATES, Strategy, trained_by
 from chainfl.tasks.spec import PayloadEntry, TrainingEntry, ValidationEntry, default_format
 from chainfl.tasks.state import Rule, ServerKind
 from chainfl.tasks.training_rules import OPTIMIZER_PARAMETERS
@@ -265,6 +265,41 @@ def test_strategy__optimizer_in_any_form__is_the_tasks_entry(given, entry):
     assert strategy.training(**LOCAL).optimizer.name == strategy.optimizer == entry["name"]
 
 
+class AdamW(torch.optim.SGD):
+    """Of the user's own, by the name of one of torch's."""
+
+
+@pytest.mark.parametrize("given", [AdamW, (AdamW, {"lr": 1}), lambda parameters: AdamW(parameters)])
+def test_strategy__optimizer_of_ones_own__is_said_beside_it(given):
+    with pytest.raises(UsageError, match=r"beside the strategy, as simulate\(…, optimizer=…\)"):
+        Strategy(parameters={"optimizer": given})
+
+
+def test_trained_by__a_named_one__is_the_strategys_in_place_of_what_its_name_brings():
+    assert trained_by("fedprox", torch.optim.Adam) == (Strategy.named("fedprox", optimizer="adam"), None)
+    assert trained_by("diloco", "sgd")[0].optimizer == "sgd"
+    strategy, own = trained_by("diloco", AdamW)
+    assert (strategy.parameters, strategy.server, own) == ({}, "nesterov", AdamW)
+    with pytest.raises(UsageError, match="said in the strategy and beside it"):
+        trained_by(Strategy.named("diloco"), "adam")
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "0.1e-2", "10e-4", ".001", "0.0010", "0.001"])
+def test_training__decimal_text__has_one_form_in_the_specification(text):
+    optimizer = ("adam", {"eps": text, "betas": (text, "9e-1")})
+    entry = Strategy("fedprox", {"proximal_mu": text, "optimizer": optimizer}).training(
+        steps=1, batch_size=1, learning_rate=text, momentum="0e0"
+    )
+    assert (entry.learning_rate, entry.proximal_mu, entry.momentum) == ("0.001", "0.001", "0")
+    assert entry.optimizer.params == {"eps": "0.001", "betas": ["0.001", "0.9"]}
+
+
+@pytest.mark.parametrize("text", ["1e-19", "1e10", "1e", "e3", "-1e-3", "1e-3x", "1e9999", "nan", "0." + "1" * 30])
+def test_training__text_that_is_no_rate__is_refused_and_never_rounded(text):
+    with pytest.raises(UsageError, match=r"learning_rate is .*, not a plain decimal"):
+        Strategy().training(steps=1, batch_size=1, learning_rate=text)
+
+
 @pytest.mark.parametrize("given", ["lion", 3, torch.optim.LBFGS, {"params": {}}, ("adam", 3)])
 def test_strategy__optimizer_that_is_none__is_told(given):
     with pytest.raises(UsageError, match=r"^not|^optimizer is .*(none of sgd, adam|not a name such as 'adamw')"):
@@ -274,7 +309,7 @@ def test_strategy__optimizer_that_is_none__is_told(given):
 @pytest.mark.parametrize("name", sorted(OPTIMIZER_PARAMETERS))
 def test_usual_rates__every_optimizer__has_torchs_own_but_sgd(name):
     [kind] = [kind for kind in vars(torch.optim).values() if getattr(kind, "__name__", "").lower() == name]
-    usual = kind([torch.nn.Parameter(torch.zeros(1))]).defaults["lr"]
+    usual = kind([torch.nn.Parameter(torch.zeros(1, 1))]).defaults["lr"]
     strategy = Strategy(parameters={"optimizer": kind})
     assert float(strategy.usual_learning_rate) == float(USUAL_RATES[name]) == (0.05 if name == "sgd" else usual)
 

@@ -16,13 +16,14 @@ import chainfl
 from chainfl.agents.learning import LocalLearning, RootDataScorer, make_trainer
 from chainfl.agents.validator import Validator
 from chainfl.agents.worker import Worker
-from chainfl.errors import AppUnusable, DatasetError
+from chainfl.errors import AppUnusable, DatasetError, TrainingError
 from chainfl.simulation.experiment import Participants
 from chainfl.simulation.strategy import Strategy
 from chainfl.tasks.spec import DatasetEntry
 from chainfl.tasks.state import Role
 from chainfl.training.app import load_app
 from chainfl.training.prediction import cross_entropy
+from chainfl.training.settings import local_training
 
 ROUNDS = 2
 GOOD = """
@@ -127,6 +128,8 @@ class Breaking(torch.utils.data.Dataset):
     [
         (chainfl.App(Softmax()), "no data to train on"),
         (chainfl.App(dataset=data(8, 0), loss="mse"), "the app's loss is 'mse'"),
+        (chainfl.App(dataset=data(8, 0), optimizer="lion"), "the app's optimizer is 'lion', none of sgd, adam"),
+        (chainfl.App(dataset=data(8, 0), optimizer=("adam", {"eps": "x"})), "the app's optimizer is .*a decimal"),
         (chainfl.App(dataset=Breaking()), "reading the app's data failed: OSError: the disk is gone"),
     ],
 )
@@ -175,11 +178,16 @@ class AppWorld(World):
         return self.players[account]
 
 
-def test_app__in_simulate_and_in_agents__has_the_same_bits(tmp_path):
+def my_sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.04, momentum=0.5)
+
+
+@pytest.mark.parametrize("optimizer", [None, my_sgd], ids=["the_tasks", "ones_own"])
+def test_app__in_simulate_and_in_agents__has_the_same_bits(tmp_path, optimizer):
     strategy = Strategy.named("fedavg", numbers={"chunk_params": 16})
     workers, validators = ([account_of(first + i) for i in range(count)] for first, count in ((100, 3), (200, 2)))
     shares = {account: data(40, seed) for seed, account in enumerate([*workers, *validators])}
-    apps = {account: chainfl.App(Softmax(), share, smoothed) for account, share in shares.items()}
+    apps = {each: chainfl.App(Softmax(), share, smoothed, optimizer=optimizer) for each, share in shares.items()}
     world = AppWorld(tmp_path, strategy, apps)
     world.run()
     app = apps[workers[0]]
@@ -189,6 +197,7 @@ def test_app__in_simulate_and_in_agents__has_the_same_bits(tmp_path):
             app.model,
             app.dataset,
             loss=loss,
+            optimizer=app.optimizer,
             partition=[apps[account].dataset for account in workers],
             root_data=[apps[account].dataset for account in validators],
             validators=2,
@@ -196,7 +205,7 @@ def test_app__in_simulate_and_in_agents__has_the_same_bits(tmp_path):
             strategy=strategy,
             rounds=ROUNDS,
             participants=Participants(tuple(workers), tuple(validators), CHAIN_ID, COORDINATOR, TASK),
-            **LOCAL,
+            **(LOCAL if optimizer is None else {**LOCAL, **dict.fromkeys(("learning_rate", "momentum"))}),
         )
         return [metrics.root for metrics in found.rounds]
 
@@ -231,6 +240,12 @@ class Choosy(Softmax):
         (chainfl.App(Choosy(), data(8, 0)), r"examples failed: RuntimeError: .*mat1.*\(test_simulation_identity.py"),
         (chainfl.App(Softmax(), data(8, 0), lambda outputs: 0), "first examples failed: TypeError"),
         (chainfl.App(7, data(8, 0)), "a model is a module"),
+        (
+            chainfl.App(dataset=data(8, 0), optimizer=torch.optim.AdamW),
+            r"optimizer is adamw, the task's sgd: leave it out, or give a function .* torch\.optim\.AdamW\(parameters",
+        ),
+        (chainfl.App(dataset=data(8, 0), optimizer=("sgd", {"nesterov": True})), r"sgd with \{'nesterov': True\}"),
+        (chainfl.App(Softmax(), data(8, 0), optimizer=lambda: None), "trying the app's optimizer failed: TypeError"),
     ],
 )
 def test_make_trainer__an_app_that_does_not_fit_the_task__says_where(tmp_path, monkeypatch, app, told):
@@ -238,6 +253,19 @@ def test_make_trainer__an_app_that_does_not_fit_the_task__says_where(tmp_path, m
     spec = World(tmp_path, dataset=DatasetEntry(name="clusters", input_shape=[FEATURES], num_classes=CLASSES)).spec
     with pytest.raises(chainfl.errors.UsageError, match=told):
         make_trainer(spec, MemoryStore(), tmp_path, app.part_for(Role.WORKER))
+
+
+def test_make_trainer__optimizer_that_the_task_names__is_the_tasks(tmp_path):
+    strategy = Strategy.named("fedavg", optimizer=("adamw", {"eps": "1e-3"}))
+    spec = World(tmp_path, training=strategy.training(**{**LOCAL, "momentum": 0})).spec
+    app = chainfl.App(Softmax(), optimizer=(torch.optim.AdamW, {"eps": 0.001}))
+    make_trainer(spec, MemoryStore(), tmp_path, app.part_for(Role.VALIDATOR)).check(local_training(spec.training))
+
+
+def test_make_trainer__own_optimizer_in_a_task_that_counts_steps__is_refused(tmp_path):
+    spec = World(tmp_path, training=Strategy.named("scaffold").training(**LOCAL)).spec
+    with pytest.raises(TrainingError, match=r"scaffold needs the optimizer sgd .*test_training_app\.my_sgd is"):
+        make_trainer(spec, MemoryStore(), tmp_path, chainfl.App(Softmax(), optimizer=my_sgd).part_for(Role.VALIDATOR))
 
 
 def test_make_trainer__data_of_another_task__are_refused(tmp_path):

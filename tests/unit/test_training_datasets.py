@@ -252,6 +252,15 @@ def test_load_folder__nothing_known__says_what_it_looks_for(tmp_path):
         load_folder(tmp_path)
 
 
+@pytest.mark.parametrize(("value", "told"), [(np.nan, "nan"), (np.inf, "inf"), (1e39, r"1e\+39")])
+def test_load_npz__value_that_is_no_finite_float32__names_the_example(tmp_path, value, told):
+    features = np.zeros((3, 2))
+    features[2, 1] = value
+    np.savez(tmp_path / "dataset.npz", features=features, labels=np.arange(3))
+    with pytest.raises(DatasetCorrupt, match=rf"example 2 has {told} at \[1\], but features are finite float32"):
+        load_folder(tmp_path)
+
+
 @pytest.mark.parametrize(
     "arrays",
     [
