@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import minimize
 
 
 def krum_scores(vectors: np.ndarray, f: int) -> list[float]:
@@ -59,7 +57,7 @@ def nearest_neighbour_mixed(vectors: np.ndarray, f: int) -> np.ndarray:
 
 
 def root_fit(vectors: np.ndarray, root: np.ndarray, lengths: np.ndarray, copies: np.ndarray) -> np.ndarray:
-    """Shares of the clipped vectors, of which `copies` says how many are alike, by scipy's least squares.
+    """Shares of the clipped vectors, of which `copies` says how many are alike, by scipy's quadratic programming.
 
     lengths: (n,), what clipping leaves of each. Only for vectors that the gate lets pass.
     """
@@ -69,10 +67,19 @@ def root_fit(vectors: np.ndarray, root: np.ndarray, lengths: np.ndarray, copies:
     equal = 1 / copies / (1 / copies).sum()
     mean = equal @ clipped
     along = float(mean @ direction)
-    weight = math.sqrt(0.1) * np.linalg.norm(mean) / along
-    left = np.vstack([clipped.T, weight * np.eye(len(vectors))])
-    shares, _ = nnls(left, np.concatenate([along * direction, weight * equal]))
-    return shares
+    ridge = 0.1 * float(mean @ mean) / along**2
+
+    def missed(shares: np.ndarray) -> tuple[float, np.ndarray]:
+        short, moved = shares @ clipped - 3 * along * direction, shares - equal
+        return float(short @ short + ridge * moved @ moved), 2 * (clipped @ short + ridge * moved)
+
+    whole = {"type": "eq", "fun": lambda shares: shares.sum() - 1, "jac": np.ones_like}
+    between = [(share / 2, share * 2) for share in equal]
+    found = minimize(
+        missed, equal, jac=True, method="SLSQP", bounds=between, constraints=whole, options={"ftol": 1e-14}
+    )
+    assert found.success, found.message
+    return found.x
 
 
 def weighted_mean(vectors: np.ndarray, weights: list[int]) -> np.ndarray:
