@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ from _learning_runs import PACKAGES, Countdown, Journal, Line, centralised, dige
 from _report import Row, versions
 
 from chainfl.agents.learning import round_seed
+from chainfl.errors import TrainingDiverged
 from chainfl.simulation.experiment import Experiment, split_for
 from chainfl.simulation.simulate import simulate
 from chainfl.simulation.strategy import STRATEGIES, Strategy
@@ -200,7 +202,7 @@ class Bench:
 def in_float32(setting: Setting, splits: DatasetSplits, case: Case, seed: int) -> dict[str, Any]:
     """FedAvg as the paper has it: the mean of the workers' differences, and nothing but float32.
 
-    The same split, first weights and batches as the integers' runs have. Bytes: four a parameter, and no header.
+    The same split, first weights, batches and guards as the integers' runs have. Bytes: four a parameter, no header.
     """
     split, called = split_for(
         splits, setting.partition, clients=setting.clients, validators=0, root_examples=0, root_data=None, seed=seed
@@ -214,11 +216,13 @@ def in_float32(setting: Setting, splits: DatasetSplits, case: Case, seed: int) -
         trainer, training = LocalTrainer(given.module), local_training(experiment.recipe.training)
         model, rounds = trainer.initial_vector, setting.steps // case.steps
         for number in range(1, rounds + 1):
-            total = np.zeros(model.size, np.float64)
+            total, sent = np.zeros(model.size, np.float64), 0
             for account, share in experiment.shares.items():
                 draw = round_seed(experiment.scope, account, number)
-                total += trainer.train(model, share, training, seed=draw).delta
-            model = (model + total / setting.clients).astype(np.float32)
+                with suppress(TrainingDiverged):  # withheld, as a worker withholds it
+                    total += trainer.train(model, share, training, seed=draw).delta
+                    sent += 1
+            model = (model + total / max(1, sent)).astype(np.float32)
         accuracy = trainer.evaluate(model, split.test).accuracy
     return {"accuracy": accuracy, "bytes_up": FLOAT_BYTES * model.size * rounds}
 
