@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from _learning_runs import PACKAGES, Countdown, Journal, Line, centralised, digest, loaded
+from _flower import VERSION, flower
+from _learning_runs import PACKAGES, Countdown, Journal, Line, centralised, digest, listed, loaded
 from _report import Row, versions
 
 from chainfl.agents.learning import round_seed
@@ -139,10 +141,11 @@ MNIST = Setting(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bench:
-    """What all runs of a setting share. folder: of the results."""
+    """What all runs of a setting share. data: the data's folder. folder: of the results."""
 
     setting: Setting
     splits: DatasetSplits
+    data: Path
     folder: Path
     processes: int
     countdown: Countdown
@@ -155,6 +158,21 @@ class Bench:
         line = journal.run(f"{self.setting.name}: {name}", settings, lambda: self._compute(case, settings, seed))
         self.countdown.tell(f"{line['case']}, seed {seed}: {100 * line['accuracy']:.2f}%", line)
         return line
+
+    def flower(self, case: Case, seed: int) -> Line:
+        """What Flower's FedAvg comes to with the workers, weights and local training of a case of MNIST."""
+        local = {"batch_size": self.setting.batch_size, "rounds": self.setting.steps // case.steps, "steps": case.steps}
+        given = {"model": self.setting.model, "clients": self.setting.clients, "partition": self.setting.partition}
+        rates = {name: float(getattr(self.setting, name)) for name in ("learning_rate", "momentum")}
+        settings = {"kind": "flower", "seed": seed, **given, **local, **rates, **versions(PACKAGES), "flower": VERSION}
+
+        def compute() -> dict[str, Any]:
+            found = flower("_flower_learning.py", data=str(self.data), seed=seed, **given, **local, **rates)
+            return {"accuracy": found["accuracies"][-1]}
+
+        return Journal(self.folder / "learning-compression.jsonl").run(
+            f"{self.setting.name}: Flower", settings, compute
+        )
 
     def _compute(self, case: Case | None, settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
         if case is None:
@@ -232,36 +250,53 @@ def in_float32(setting: Setting, splits: DatasetSplits, case: Case, seed: int) -
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Means over the seeds. accuracy in [0, 1]; bytes_up: of one worker in all rounds."""
+    """Over the seeds. accuracies: in [0, 1], by seed; bytes_up: of one worker in all rounds, the mean."""
 
     case: Case
-    accuracy: float
+    accuracies: tuple[float, ...]
     bytes_up: float
 
+    @property
+    def accuracy(self) -> float:
+        """The median."""
+        return statistics.median(self.accuracies)
 
-def rows_of(bench: Bench, seeds: int) -> Iterator[Row]:
-    """A row for each case, beside float32 and centralised training; then what the setting is to reach."""
+
+def rows_of(bench: Bench, seeds: int, beside: bool) -> Iterator[Row]:
+    """A row for each case, beside float32 and centralised training; then what the setting is to reach.
+
+    beside: whether Flower runs the case in float32, too, where it has the data.
+    """
     setting = bench.setting
     cases = [case for case in setting.cases if case.is_there]
-    central = _mean([bench.run(None, seed)["accuracy"] for seed in range(seeds)])
+    central = [bench.run(None, seed)["accuracy"] for seed in range(seeds)]
+    yield Row(f"{setting.name}: centralised, {setting.steps} steps", *_median_of(central))
     figures = [_figure(bench, case, seeds) for case in cases]
     [plain] = [figure for figure in figures if figure.case.strategy is None]
     for figure in figures:
-        yield _row(setting, figure, plain, central)
-    yield from _targets(setting, figures, plain, central)
+        yield _row(setting, figure, plain)
+    if beside and setting.data == "mnist":
+        accuracies = [bench.flower(plain.case, seed)["accuracy"] for seed in range(seeds)]
+        yield Row(f"{setting.name}: Flower's FedAvg, {plain.case.steps} steps a round", *_median_of(accuracies))
+    yield from _targets(setting, figures, plain, statistics.median(central))
+
+
+def _median_of(accuracies: Sequence[float]) -> tuple[float, str, str]:
+    """As a row has it: the median in %, and every seed in words."""
+    return 100 * statistics.median(accuracies), "%", f"seeds {listed([100 * one for one in accuracies])}"
 
 
 def _figure(bench: Bench, case: Case, seeds: int) -> Figure:
     lines = [bench.run(case, seed) for seed in range(seeds)]
-    return Figure(case, _mean([line["accuracy"] for line in lines]), sum(line["bytes_up"] for line in lines) / seeds)
+    return Figure(case, tuple(line["accuracy"] for line in lines), sum(line["bytes_up"] for line in lines) / seeds)
 
 
-def _row(setting: Setting, figure: Figure, plain: Figure, central: float) -> Row:
+def _row(setting: Setting, figure: Figure, plain: Figure) -> Row:
     case, lost = figure.case, plain.accuracy - figure.accuracy
     named = f"{setting.name}: {case.name}, {setting.steps // case.steps} rounds of {case.steps} steps"
-    words = [f"{figure.bytes_up / 1000:,.1f} kB up a worker", f"centralised {100 * central:.2f}%"]
+    words = [_median_of(figure.accuracies)[2], f"{figure.bytes_up / 1000:,.1f} kB up a worker"]
     if figure is not plain:
-        words.insert(1, f"{plain.bytes_up / figure.bytes_up:,.1f} times fewer, {-100 * lost:+.2f} points")
+        words.append(f"{plain.bytes_up / figure.bytes_up:,.1f} times fewer, {-100 * lost:+.2f} points")
     most = setting.most_lost.get(case.name)
     target = None if most is None else 100 * plain.accuracy - most
     return Row(named, 100 * figure.accuracy, "%", "; ".join(words), target, "higher")
@@ -281,10 +316,6 @@ def _targets(setting: Setting, figures: list[Figure], plain: Figure, central: fl
     yield Row(f"{setting.name}: fewest bytes within {MOST_LOST:g} point", factor, "times fewer", words, FEWER, "higher")
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
 def compression(options: Any) -> list[Row]:
     """The rows of both settings, or of that whose data are asked for by --case."""
     folders = {"cifar10": Path(options.cifar10), "mnist": Path(options.data)}
@@ -298,6 +329,6 @@ def compression(options: Any) -> list[Row]:
     rows: list[Row] = []
     for setting in settings:
         splits = loaded(setting.data, folders[setting.data])
-        bench = Bench(setting, splits, Path(options.results), options.processes, countdown)
-        rows += rows_of(bench, options.seeds)
+        bench = Bench(setting, splits, folders[setting.data], Path(options.results), options.processes, countdown)
+        rows += rows_of(bench, options.seeds, bool(options.flower))
     return rows

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from _flower import VERSION, flower
 from _learning_byzantine import byzantine
@@ -38,6 +38,9 @@ from chainfl.simulation.strategy import Strategy
 from chainfl.training.datasets import DatasetSplits
 
 MODEL, CLIENTS = "paper_cnn", 10
+BESIDE: Final[Mapping[str, str]] = {"learning_rate": "0.05", "momentum": "0.9"}
+"""How Flower's clients and centralised training step in every case: for the steps of a FedAdam's clients, which are as
+small as its server's are large, they would learn nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Case:
         """What the numbers of a run follow from."""
         kept = {key: value for key, value in asdict(self).items() if key not in ("name", "targets", "known")}
         if kind != "chainfl":
+            kept |= BESIDE
             kept.pop("strategy")  # whoever changes only that need not run the others again
         beside = {"flower": VERSION} if kind == "flower" else {}
         return {"kind": kind, "seed": seed, "rounds": self.rounds, **kept, **versions(PACKAGES), **beside}
@@ -188,15 +192,15 @@ def beside_centralised(bench: Bench, case: Case, seed: int) -> dict[str, float]:
         partition=case.partition,
         steps=[number * case.steps for number in case.targets],
         batch_size=case.batch_size,
-        learning_rate=float(case.learning_rate),
-        momentum=float(case.momentum),
+        learning_rate=float(BESIDE["learning_rate"]),
+        momentum=float(BESIDE["momentum"]),
         seed=seed,
     )
     return {str(number): accuracy for number, accuracy in zip(case.targets, accuracies, strict=True)}
 
 
 def beside_flower(bench: Bench, case: Case, seed: int) -> dict[str, float]:
-    """Flower's FedAvg with the same workers, weights and local training."""
+    """Flower's FedAvg with the same workers, weights, batches and numbers of steps."""
     found = flower(
         "_flower_learning.py",
         data=str(bench.data),
@@ -206,8 +210,8 @@ def beside_flower(bench: Bench, case: Case, seed: int) -> dict[str, float]:
         rounds=case.rounds,
         steps=case.steps,
         batch_size=case.batch_size,
-        learning_rate=float(case.learning_rate),
-        momentum=float(case.momentum),
+        learning_rate=float(BESIDE["learning_rate"]),
+        momentum=float(BESIDE["momentum"]),
         seed=seed,
     )
     return {str(number): accuracy for number, accuracy in enumerate(found["accuracies"])}
@@ -262,7 +266,7 @@ class Table:
 TABLES: Mapping[str, Table] = {
     "noniid": Table(noniid, f"{CLIENTS} workers, MNIST", 3),
     "byzantine": Table(byzantine, "15 workers of two digits each, some of whom attack; MNIST", 3),
-    "compression": Table(compression, "10 workers, CIFAR-10 and MNIST", 1),
+    "compression": Table(compression, "10 workers, CIFAR-10 and MNIST", 3),
 }
 
 

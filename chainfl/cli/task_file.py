@@ -263,7 +263,7 @@ weight_decay = "0"
 
 [validation]                    # how validators come to weights and scores: docs/protocol.md
 rule = "gate_clip"              # or root_fit, krum, multi_krum, bulyan, rfa, centred_clipping, fltrust, norm_bound
-gate_cosine = "0"               # gate_clip, root_fit: an update counts when its cosine with root data's is above
+gate_cosine = "0"               # an update counts when its cosine with root data's is above; for root_fit, 0.05 less
 duplicate_cosine = "0.99"       # updates closer to one another than this share one score
 contribution = "leave_one_out"  # what scores follow; or shapley (up to 8 workers), gtg_shapley
 # before = ["bucketing", "nearest_neighbour_mixing"]   # what mixes updates before the rule looks, in order

@@ -55,9 +55,9 @@ def test_journal__same_settings_again__computes_nothing(tmp_path):
 
 def test_compression__tiny_setting__every_case_beside_float32(tmp_path):
     splits = load_dataset("digits")
-    bench = Bench(TINY, splits, tmp_path, 1, Countdown(4))
-    rows = list(rows_of(bench, 1))
-    assert [row.unit for row in rows] == ["%", "%", "%", "points", "times fewer"]
+    bench = Bench(TINY, splits, tmp_path, tmp_path, 1, Countdown(4))
+    rows = list(rows_of(bench, 1, beside=False))
+    assert [row.unit for row in rows] == ["%", "%", "%", "%", "points", "times fewer"]
     lines = Journal(tmp_path / "learning-compression.jsonl").lines()
     sent = {line["case"].split(": ")[1]: line["bytes_up"] for line in lines}
     num_params = 64 * 64 + 64 + 64 * 10 + 10
@@ -67,7 +67,7 @@ def test_compression__tiny_setting__every_case_beside_float32(tmp_path):
     # The integers of the plain form are FedAvg's own steps, rounded.
     accuracy = {line["case"].split(": ")[1]: line["accuracy"] for line in lines}
     assert abs(accuracy["float32"] - accuracy["int16"]) < 0.01
-    assert list(rows_of(bench, 1)) == rows
+    assert list(rows_of(bench, 1, beside=False)) == rows
 
 
 @pytest.mark.parametrize("setting", [CIFAR10, MNIST])
