@@ -60,10 +60,11 @@ step "unit tests" "$python" -m pytest tests/unit -n 2 --dist worksteal --cov --c
 step "forge build and test, begun before mypy" contracts_done
 step "kubo" kubo
 
-# Two at a time: each has a chain, a daemon or a folder of its own. End-to-end tests use both cores by themselves.
+# Two at a time: each has a chain, a daemon or a folder of its own.
 step "differential and integration tests" \
   "$python" -m pytest tests/differential tests/integration -n 2 --dist worksteal --cov --cov-append --cov-report=
 
 # The last step is pytest itself, so that the run ends with its closing line; its coverage includes all others'.
+# Two files at a time, since much of a task is waiting for its windows; tests of a file share what they play.
 printf '\n== end-to-end tests\n'
-exec "$python" -m pytest tests/e2e --cov --cov-append --cov-report=term --durations=10
+exec "$python" -m pytest tests/e2e -n 2 --dist loadfile --cov --cov-append --cov-report=term --durations=10

@@ -21,7 +21,7 @@ from chainfl.chain.operator import Operator
 from chainfl.errors import ChainError, TransactionTimedOut, UsageError
 from chainfl.simulation.attacks import ATTACKS, FROM_ROUND, Attack
 from chainfl.simulation.baseline import usual_squared_norm
-from chainfl.simulation.processes import Participant, ProcessGroup
+from chainfl.simulation.processes import ONE_THREAD, Participant, ProcessGroup
 from chainfl.storage.embedded import EmbeddedStore
 from chainfl.tasks.decimals import decimal_text
 from chainfl.tasks.spec import DEFAULT_ECONOMICS, LOCAL_WINDOWS, TOKEN, DatasetEntry, TaskSpec, ValidationEntry
@@ -237,7 +237,7 @@ def set_stage(config: DemoConfig, anvil: AnvilProcess) -> Stage:
     task_id = requester.created_task(done(requester.create_task(spec.to_params())))
     reader = Operator(client, deployment)
     for child in ("events", "logs", "state"):
-        (folder / child).mkdir()
+        (folder / child).mkdir(exist_ok=True)
     (folder / "chainfl.toml").write_text(configuration(anvil.port), encoding="utf-8")
     worth = {account: worth_wei(reader, account) for account in cast.names()}
     return Stage(config, anvil, cast, deployment, store, split, spec, task_id, reader, worth)
@@ -256,8 +256,7 @@ def start_participants(stage: Stage, group: ProcessGroup) -> dict[str, Participa
 
 def start_participant(stage: Stage, group: ProcessGroup, part: Part) -> Participant:
     """The command that an operator would run, with the key in the environment; an attacker's has a cheat in it."""
-    # Nine processes on two cores: threads that fight for them are slower than one.
-    env = {"CHAINFL_PRIVATE_KEY": part.private_key, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    env = {"CHAINFL_PRIVATE_KEY": part.private_key, **ONE_THREAD}
     command = participant_command(stage, part)
     if part.attack is None:
         return group.start(part.name, command, env)

@@ -12,12 +12,17 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Protocol
+
+import cloudpickle
 
 from chainfl.agents.player import NUMERIC_ERRORS
 from chainfl.agents.worker import TrainedUpdate, UpdateTrainer
 from chainfl.errors import TrainingDiverged, TrainingError
 from chainfl.simulation.rounds import Standing
+from chainfl.training.devices import TorchSettings, autograd_works, take_over, torch_settings
+from chainfl.training.inputs import one_thread
 from chainfl.types import Address
 
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
@@ -73,16 +78,83 @@ class ManyProcesses:
 
 @contextmanager
 def open_fleet(trainers: Mapping[Address, UpdateTrainer], processes: int) -> Iterator[Fleet]:
-    """The clients' trainers, in so many processes while the context lasts; they hold what the trainers hold."""
+    """The clients' trainers, in so many processes while the context lasts; they hold what the trainers hold.
+
+    Raises TrainingError where other processes cannot have them.
+    """
     if processes == 1:
         yield OneProcess(trainers)
         return
-    # A fork has modules and data at once, and needs no `if __name__ == "__main__"` in the caller's script.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    with ProcessPoolExecutor(processes, context, initializer=_enter, initargs=(trainers,)) as pool:
-        # All of them start with the first call: now, before there are threads that a fork would cut off.
-        pool.submit(peak_bytes).result()
+    pool = _forked(trainers, processes) if _forks_can_train() else _fresh(trainers, processes)
+    with pool:
         yield ManyProcesses(pool)
+
+
+def _forked(trainers: Mapping[Address, UpdateTrainer], processes: int) -> ProcessPoolExecutor:
+    """Forks of this process: they have modules and data at once, and share the memory that they only read."""
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(processes, context, initializer=_enter, initargs=(trainers,))
+    # All of them start with the first call: now, before there are threads that a fork would cut off.
+    pool.submit(peak_bytes).result()
+    return pool
+
+
+def _fresh(trainers: Mapping[Address, UpdateTrainer], processes: int) -> ProcessPoolExecutor:
+    """Processes that import anew, each with a copy of all data.
+
+    What the caller's script or notebook defines travels by value: like forks, they need no `if __name__ == "__main__"`.
+    """
+    initargs = (_packed(trainers), torch_settings())
+    pool = ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), initializer=_enter_fresh, initargs=initargs
+    )
+    try:
+        with _main_hidden():
+            started = [pool.submit(peak_bytes) for _ in range(processes)]
+        for one in started:
+            one.result()
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "the processes of clients did not start; standard error says why. With processes=1 none is needed"
+        ) from error
+    return pool
+
+
+def _packed(trainers: Mapping[Address, UpdateTrainer]) -> bytes:
+    try:
+        packed: bytes = cloudpickle.dumps(dict(trainers))
+    except Exception as error:
+        raise TrainingError(
+            f"the clients cannot be copied to other processes ({error}), and autograd has threads in this one, so that "
+            "it cannot be forked either. Call `simulate` before anything else is trained or exported here, or leave "
+            "`processes` out: the result is the same"
+        ) from error
+    return packed
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Processes that are started meanwhile do not run the caller's script again."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _forks_can_train() -> bool:
+    """Asks a fork. macOS has forks too, but its own libraries do not bear them."""
+    if sys.platform != "linux":
+        return False
+    probe = multiprocessing.get_context("fork").Process(target=_probe)
+    probe.start()
+    probe.join()
+    return probe.exitcode == 0
+
+
+def _probe() -> None:
+    raise SystemExit(not autograd_works())
 
 
 def train_one(trainer: UpdateTrainer, standing: Standing, client: Address) -> LocalRun:
@@ -111,5 +183,11 @@ def _enter(trainers: Mapping[Address, UpdateTrainer]) -> None:
     _HERE.update(trainers)
 
 
+def _enter_fresh(packed: bytes, settings: TorchSettings) -> None:
+    take_over(settings)
+    _enter(cloudpickle.loads(packed))
+
+
 def _train_here(standing: Standing, client: Address) -> LocalRun:
-    return train_one(_HERE[client], standing, client)
+    with one_thread():
+        return train_one(_HERE[client], standing, client)

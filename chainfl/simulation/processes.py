@@ -7,12 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from chainfl.errors import ChainflError
+from chainfl.simulation.nursery import Nursery, Process
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Nine processes on two cores: threads that fight for them are slower than one."""
 
 
 class ParticipantFailed(ChainflError):
@@ -30,7 +36,7 @@ class Participant:
     """
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
     may_fail: bool = False
 
@@ -43,12 +49,24 @@ class Participant:
         _signal(self.process, signal.SIGCONT)
 
 
+@contextmanager
+def open_group(logs: Path, env: Mapping[str, str]) -> Iterator[ProcessGroup]:
+    """A group with a nursery beside it, where there can be one, that imports with `env` while others work."""
+    logs.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        linux = sys.platform == "linux"
+        nursery = stack.enter_context(Nursery(logs / "nursery.log", env)) if linux else None
+        yield stack.enter_context(ProcessGroup(logs, nursery=nursery))
+
+
 class ProcessGroup:
     """A context whose end, however it comes, ends all of its processes: SIGTERM, and SIGKILL for who stays."""
 
-    def __init__(self, logs: Path, grace_s: float = 10.0) -> None:
+    def __init__(self, logs: Path, grace_s: float = 10.0, *, nursery: Nursery | None = None) -> None:
+        """nursery: open as long as this is. Processes start from it as far as it can, else one by one."""
         self._logs = logs
         self._grace_s = grace_s
+        self._nursery = nursery
         self._participants: list[Participant] = []
 
     def start(
@@ -63,18 +81,23 @@ class ProcessGroup:
         """Runs `chainfl ARGUMENTS`, or another module's, with `env` added to this process's environment."""
         log = self._logs / f"{name}.log"
         with log.open("wb") as sink:
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                env=os.environ | env,
-                # A terminal sends Ctrl-C to its whole group; these are ended here, in order, and only once.
-                start_new_session=True,
-            )
+            process = self._start(module, arguments, os.environ | env, sink)
         participant = Participant(name, process, log, may_fail)
         self._participants.append(participant)
         return participant
+
+    def _start(self, module: str, arguments: Sequence[str], env: Mapping[str, str], sink: IO[bytes]) -> Process:
+        if self._nursery and (forked := self._nursery.start(module, arguments, env, sink)):
+            return forked
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=env,
+            # A terminal sends Ctrl-C to its whole group; these are ended here, in order, and only once.
+            start_new_session=True,
+        )
 
     def check(self) -> None:
         """Raises ParticipantFailed if one ended with an error."""
@@ -131,7 +154,7 @@ def last_line(log: Path) -> str:
     return lines[-1] if lines else "it wrote nothing"
 
 
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def _signal(process: Process, number: signal.Signals) -> None:
     """To the process and whatever it started."""
     try:
         os.killpg(process.pid, number)

@@ -23,7 +23,7 @@ from chainfl.simulation.attack_report import AttackReport, answer_to, gas_used
 from chainfl.simulation.attacks import FROM_ROUND
 from chainfl.simulation.baseline import Yardstick
 from chainfl.simulation.demo import POLL_S, DemoConfig, Part, Stage, set_stage, start_participants, worth_wei
-from chainfl.simulation.processes import Participant, ProcessGroup
+from chainfl.simulation.processes import ONE_THREAD, Participant, ProcessGroup, open_group
 from chainfl.simulation.report import GasUse, Report, draw_accuracy, draw_lineage, draw_rewards
 from chainfl.simulation.rounds import worker_pay_wei
 from chainfl.simulation.view import EventFiles, Progress, View
@@ -42,15 +42,17 @@ def run_demo(config: DemoConfig, open_view: Callable[[], View], say: Callable[[s
     """Everything, in `config.folder`, which must be empty. Raises ChainflError; leaves no process behind."""
     started = time.monotonic()
     say(f"starting a chain and {config.num_accounts - 2} participants in {config.folder}")
-    with AnvilProcess(config.folder / "chain", accounts=config.num_accounts, keep_state=True) as anvil:
+    with (
+        AnvilProcess(config.folder / "chain", accounts=config.num_accounts, keep_state=True) as anvil,
+        open_group(config.folder / "logs", ONE_THREAD) as group,
+    ):
         stage = set_stage(config, anvil)
-        with ProcessGroup(config.folder / "logs") as group:
-            delay = Delay.of(stage, start_participants(stage, group))
-            with ThreadPoolExecutor(1) as pool:
-                measured = _watch(stage, group, delay, open_view, pool)
-                group.wait(GRACE_S)
-                say("checking the lineage")
-                return _conclude(stage, measured, started)
+        delay = Delay.of(stage, start_participants(stage, group))
+        with ThreadPoolExecutor(1) as pool:
+            measured = _watch(stage, group, delay, open_view, pool)
+            group.wait(GRACE_S)
+            say("checking the lineage")
+            return _conclude(stage, measured, started)
 
 
 # --- while it runs -------------------------------------------------------------------------------

@@ -60,3 +60,39 @@ def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
     finally:
         if kept is not None:
             torch.mps.set_rng_state(kept)
+
+
+def autograd_works() -> bool:
+    """Whether a backward pass gets through in this process.
+
+    In a fork it does not if the first backward pass of the process it came from started threads: for each accelerator
+    there is, and for eight imagined ones on a machine without, after `torch.export` or `torch.compile` made fake
+    tensors. https://github.com/pytorch/pytorch/wiki/Autograd-and-Fork
+    """
+    try:
+        torch.autograd.backward(torch.zeros(1, requires_grad=True).sum())
+    except RuntimeError:
+        return False
+    return True
+
+
+TorchSettings = tuple[torch.dtype, bool, bool, str]
+"""What of torch's state decides on bits, beside the number of threads."""
+
+
+def torch_settings() -> TorchSettings:
+    """As they are in this process."""
+    return (
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.get_float32_matmul_precision(),
+    )
+
+
+def take_over(settings: TorchSettings) -> None:
+    """Makes another process's settings this one's."""
+    dtype, deterministic, warn_only, precision = settings
+    torch.set_default_dtype(dtype)
+    torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+    torch.set_float32_matmul_precision(precision)

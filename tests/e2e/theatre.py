@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from chainfl.chain.anvil import AnvilProcess
 from chainfl.simulation.demo import DemoConfig, Stage, set_stage, start_participant
-from chainfl.simulation.processes import Participant, ProcessGroup
+from chainfl.simulation.processes import ONE_THREAD, Participant, ProcessGroup, open_group
 from chainfl.tasks.state import Outcome, Phase
 
 PATIENCE_S = 240.0
@@ -89,7 +89,7 @@ def theatre(config: DemoConfig) -> Iterator[Theatre]:
     config.folder.mkdir(parents=True, exist_ok=True)
     with (
         AnvilProcess(config.folder / "chain", accounts=config.num_accounts, keep_state=True) as anvil,
-        ProcessGroup(config.folder / "logs") as group,
+        open_group(config.folder / "logs", ONE_THREAD) as group,
     ):
         yield Theatre(set_stage(config, anvil), group)
 

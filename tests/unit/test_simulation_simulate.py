@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -95,6 +96,42 @@ def test_simulate__several_processes__have_the_bits_of_one(strategy):
     one, two = run(strategy=strategy), run(strategy=strategy, processes=2)
     assert one.root == two.root
     assert one.accuracies == two.accuracies
+
+
+NO_FORK = """
+import threading
+import chainfl, torch
+from test_simulation_simulate import DATA, SMALL
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+torch.set_default_dtype(torch.float64)
+with FakeTensorMode():  # as torch.export and torch.compile do
+    torch.ones(1)
+torch.ones(1, requires_grad=True).sum().backward()  # the first one, after fake tensors: it starts threads
+lock = threading.Lock()
+
+class Net(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * torch.full((), 0.1).to(x.dtype)
+
+def locked(parameters):
+    with lock:
+        return torch.optim.SGD(parameters, lr=0.1)
+
+def found(**changes):
+    torch.manual_seed(1)
+    return chainfl.simulate(Net(4, 3, dtype=torch.float32), DATA, **SMALL, **changes).root
+"""
+"""What a script may do without `if __name__ == "__main__"`, as a notebook does, before and around `simulate`."""
+
+
+def test_simulate__several_processes_where_a_fork_cannot_train__have_the_bits_of_one_or_say_what_to_do(tmp_path):
+    script, env = tmp_path / "script.py", os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    script.write_text(f"{NO_FORK}\nprint(found() == found(processes=2))\nfound(optimizer=locked, processes=2)\n")
+    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=240)
+    assert done.stdout == "True\n", done.stderr
+    assert "TrainingError: the clients cannot be copied to other processes (cannot pickle '_thread.lock'" in done.stderr
+    assert "leave `processes` out: the result is the same" in done.stderr
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "fednova", "feddyn", "fedavgm", "fedmedian"])
