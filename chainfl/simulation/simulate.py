@@ -271,7 +271,7 @@ class Laboratory:
         standing = Standing(self.experiment.genesis)
         quality, local = self.measure(standing.model)
         root = self.experiment.genesis_root.hex()
-        told = tuple(warnings_of(quality, quality, None, []))
+        told = (*warnings_of(quality, quality, None, []), *self.experiment.warnings())
         return standing, RoundMetrics(0, root, quality, local, peak_memory_bytes=peak_bytes(), warnings=told)
 
     def play(

@@ -299,6 +299,28 @@ def test_simulate__finished_folder__gives_the_result_again_and_takes_more_rounds
     assert run(out=tmp_path, rounds=3).root == run(rounds=3).root
 
 
+def normalised(*, tracked: bool = True) -> nn.Module:
+    torch.manual_seed(2)
+    norms = [nn.BatchNorm1d(6, track_running_stats=tracked) for _ in range(2)]
+    return nn.Sequential(nn.Linear(4, 6), norms[0], nn.ReLU(), nn.Linear(6, 6), norms[1], nn.Linear(6, 3))
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedadagrad", "fedadam", "fedyogi", "diloco"])
+def test_simulate__running_statistics_under_a_server_with_a_state__are_warned_of_before_training(strategy, capsys):
+    found = simulate(normalised(), DATA, strategy=strategy, **SMALL)
+    [warning] = found.rounds[0].warnings
+    assert warning.startswith("running_statistics: 1.running_mean, 1.running_var and 2 more go through the server's ")
+    assert "GroupNorm or LayerNorm, normalisation with track_running_stats=False, or the plain server" in warning
+    assert f"round 0: {warning}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "strategy"), [(normalised(), "fedavg"), (normalised(tracked=False), "fedavgm"), ("mlp", "fedavgm")]
+)
+def test_simulate__nothing_that_a_server_breaks__is_not_warned_of(model, strategy):
+    assert not any("running_statistics" in text for text in simulate(model, DATA, strategy=strategy, **SMALL).warnings)
+
+
 def test_simulate__folder_of_another_experiment__says_what_differs(tmp_path):
     run(out=tmp_path)
     with pytest.raises(ExperimentDiffers, match=r"training\.learning_rate was \"0\.05\" and is \"0\.1\""):
