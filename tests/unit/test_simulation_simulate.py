@@ -329,6 +329,27 @@ def test_simulate__folder_of_another_experiment__says_what_differs(tmp_path):
         simulate("mlp", clusters(seed=5), out=tmp_path, **SMALL, **MLP)
 
 
+def test_simulate__module_made_again_without_a_seed_of_torch__is_told_to_call_manual_seed(tmp_path):
+    def again(torch_seed: int, **changes):
+        torch.manual_seed(torch_seed)
+        return simulate(nn.Linear(4, 3), DATA, out=tmp_path, **{**SMALL, **changes})
+
+    first = again(1)
+    with pytest.raises(ExperimentDiffers, match=r"genesis_root was .*torch\.manual_seed before making it, or give"):
+        again(2)
+    assert again(1).root == first.root
+    with pytest.raises(ExperimentDiffers) as of_the_rate:
+        again(1, learning_rate=0.1)
+    assert "manual_seed" not in str(of_the_rate.value)
+
+
+def test_simulate__folder_of_another_seed__is_not_told_of_torchs_generator(tmp_path):
+    run(out=tmp_path)
+    with pytest.raises(ExperimentDiffers, match="genesis_root") as differs:
+        run(out=tmp_path, seed=2)
+    assert "manual_seed" not in str(differs.value)
+
+
 def test_simulate__folder_with_other_things__is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(UsageError, match=r"thesis\.tex"):
