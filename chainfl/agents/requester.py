@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from chainfl.encoding.layout import Layout
 from chainfl.encoding.payload import ModelMetadata, write_float_model, write_model
 from chainfl.errors import ProgramRefused, SpecificationError, TrainingError, UsageError
 from chainfl.storage.port import BlobStore
+from chainfl.tasks.server_rules import server_warnings
 from chainfl.tasks.spec import (
     DEFAULT_ECONOMICS,
     DEFAULT_GROUP_SIZE,
@@ -114,9 +115,10 @@ class TaskDraft:
     draw: Draw = EVERYBODY
 
 
-def publish_task(draft: TaskDraft, store: BlobStore) -> TaskSpec:
+def publish_task(draft: TaskDraft, store: BlobStore, warn: Callable[[str], object] | None = None) -> TaskSpec:
     """Puts genesis model (exact and float32), program and specification into the store. returns: the specification.
 
+    warn: is told what is allowed and known to end badly with such a model.
     The task on chain is still to be created from `spec.to_params()`. Raises SpecificationError with every problem
     of the draft and for a model that does not fit the data, TrainingError for a model that cannot be built or trained,
     ProgramRefused for a program that cannot be used, UsageError for one that cannot be read, and what the store raises.
@@ -137,6 +139,9 @@ def publish_task(draft: TaskDraft, store: BlobStore) -> TaskSpec:
     )
     spec = _specification(draft, model, genesis, layout, form)
     trainer.check(local_training(spec.training))
+    for warning in server_warnings(form, trainer.buffers):
+        if warn is not None:
+            warn(warning)
     published = store.put_bytes(spec.to_bytes())
     assert published == spec_cid(spec.spec_hash()), "a specification is one raw block"
     return spec

@@ -129,11 +129,15 @@ def create(app: App, consent: Consent, file: Path | None, seed: int | None, pare
 
 
 class _Staging:
-    """Content that is published only once the requester has agreed: a store in a folder that goes away again."""
+    """Content that is published only once the requester has agreed: a store in a folder that goes away again.
+
+    warnings: what the requester is to know of it before.
+    """
 
     def __init__(self) -> None:
         from chainfl.storage.embedded import EmbeddedStore
 
+        self.warnings: list[str] = []
         self._folder = ExitStack()
         self.store = EmbeddedStore(self._folder.enter_context(scratch_folder()))
 
@@ -180,7 +184,7 @@ def _compose(
     draft = draft_of(settings, now=reader.latest_block().timestamp, windows=network.windows, money=app.money)
     staging = _Staging()
     try:
-        return publish_task(draft, staging.store), staging
+        return publish_task(draft, staging.store, staging.warnings.append), staging
     except BaseException:
         staging.__exit__()
         raise
@@ -203,7 +207,10 @@ def _creation(app: App, operator: Operator, spec: TaskSpec, staging: _Staging) -
         f"Publish the task {spec.name!r} and escrow {app.money.show(spec.reward)}",
         steps,
         changes,
-        notes=["what is not earned comes back to you at the end; a task that never starts is refunded in full"],
+        notes=[
+            "what is not earned comes back to you at the end; a task that never starts is refunded in full",
+            *(f"warning: {warning}" for warning in staging.warnings),
+        ],
         prepare=lambda: staging.publish(app, _contents(spec)),
     )
 

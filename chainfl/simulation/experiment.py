@@ -22,6 +22,7 @@ from chainfl.simulation.strategy import Number, Strategy
 from chainfl.simulation.tampering import Tampering
 from chainfl.tasks.draws import REPUTATION_START, Candidate, draw_workers
 from chainfl.tasks.optimizer_names import optimizer_called
+from chainfl.tasks.server_rules import server_warnings
 from chainfl.tasks.spec import DatasetEntry, PayloadEntry, RegisteredModel, TrainingEntry, ValidationEntry
 from chainfl.tasks.state import ZERO_ADDRESS, Format
 from chainfl.tasks.training_rules import training_problems
@@ -32,7 +33,7 @@ from chainfl.training.optimizers import MakeOptimizer, check_optimizer
 from chainfl.training.partition import FederatedSplit, Partition, federated_split, label_counts
 from chainfl.training.prediction import predict
 from chainfl.training.settings import local_training
-from chainfl.training.state import state_layout, vector_of
+from chainfl.training.state import floating_buffers, state_layout, vector_of
 from chainfl.types import Address, Root, TaskId
 
 DEFAULT_CLIENTS = 10
@@ -174,6 +175,10 @@ class Experiment:
                 f"there are {recorded} recorded rounds, and {count} are to be played: give rounds={recorded}, "
                 "or read the record again once more rounds are over"
             )
+
+    def warnings(self) -> Iterator[str]:
+        """What is known before anything runs, each as `kind: what`."""
+        return server_warnings(self.recipe.format, floating_buffers(self.model.module))
 
     def commit_hash(self, number: int) -> bytes:
         """Of the block of a round's last commitment, as recorded; empty in an experiment of its own."""

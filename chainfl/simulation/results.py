@@ -177,8 +177,20 @@ def _check_same(there: Mapping[str, Any], here: Mapping[str, Any], path: Path) -
     if names:
         told = [f"{name} was {_shown(old.get(name))} and is {_shown(new.get(name))}" for name in names]
         raise ExperimentDiffers(
-            f"{path} holds another experiment: {'; '.join(told)}", path=str(path), differences=names
+            f"{path} holds another experiment: {'; '.join(told)}{_weights_told(names)}",
+            path=str(path),
+            differences=names,
         )
+
+
+def _weights_told(names: Sequence[str]) -> str:
+    """What to do where the weights before training differ, and neither the seed nor the model's name says why."""
+    if "genesis_root" not in names or any(name == "seed" or name.startswith("model.") for name in names):
+        return ""
+    return (
+        "; a module of your own has weights from torch's generator, whatever the seed: call torch.manual_seed before "
+        "making it, or give another folder"
+    )
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -101,8 +101,9 @@ def simulate(
     your own, which brings its own rates. loss: the mean over a batch. validators: how many vote on updates, on
     `root_examples` each of the training set, or on `root_data`; with none everybody counts in full.
 
-    seed: of split, weights and training; the same call gives the same bits on one machine, in whatever number of
-    `processes`. device: `cuda`, `cuda:1`, `mps`, where training computes; the bits are promised on `cpu` alone.
+    seed: of split, training and the weights of a named model; a module of one's own brings its weights along, drawn by
+    torch (`torch.manual_seed`). The same call gives the same bits on one machine, in whatever number of `processes`.
+    device: `cuda`, `cuda:1`, `mps`, where training computes; the bits are promised on `cpu` alone.
     participants: the accounts of a real task, and its recorded rounds, for the bits that it has. out: a folder for the
     results, from which the same call goes on after the last whole round. callbacks: called with each new round's
     metrics, from round 0 on; one that returns True ends the experiment there. progress: None shows bars where standard
@@ -271,7 +272,7 @@ class Laboratory:
         standing = Standing(self.experiment.genesis)
         quality, local = self.measure(standing.model)
         root = self.experiment.genesis_root.hex()
-        told = tuple(warnings_of(quality, quality, None, []))
+        told = (*warnings_of(quality, quality, None, []), *self.experiment.warnings())
         return standing, RoundMetrics(0, root, quality, local, peak_memory_bytes=peak_bytes(), warnings=told)
 
     def play(

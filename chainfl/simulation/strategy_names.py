@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from chainfl.errors import UsageError
@@ -26,6 +26,23 @@ FLOWER_NAMES: Final[Mapping[str, str]] = {
     "num_malicious_nodes": "num_malicious_clients",
     "num_nodes_to_select": "num_clients_to_keep",
 }
+OF_SIMULATE: Final[Mapping[str, str]] = {"eta_l": "learning_rate", "initial_parameters": "model"}
+"""What Flower says in a strategy and `simulate` beside it, by our names."""
+
+_OF_NUMBERS: Final = ("min_train_nodes", "min_fit_clients", "min_available_nodes", "min_available_clients")
+_OF_MEASURING: Final = (
+    *("fraction_evaluate", "min_evaluate_nodes", "min_evaluate_clients", "evaluate_fn"),
+    *("train_metrics_aggr_fn", "fit_metrics_aggregation_fn"),
+    *("evaluate_metrics_aggr_fn", "evaluate_metrics_aggregation_fn"),
+)
+NOT_NEEDED: Final[Mapping[tuple[str, ...], str]] = {
+    _OF_NUMBERS: "nobody is missing in an experiment; leave it out, or say how many a round draws: clients_per_round=5",
+    _OF_MEASURING: "each round is measured on the test set and on every client's data; leave it out, "
+    "and read the result's `rounds`, or give simulate(…, callbacks=[…])",
+    ("weighted_by_key",): "nobody can check numbers of examples, so updates count alike; leave it out",
+}
+"""Further words of Flower's, and what to do instead."""
+
 _SHARES: Final = ("fraction_fit", "fraction_train")
 _SPELLINGS: Final = {"centeredclipping": "centredclipping"}
 _ANY_TRAINING: Final = frozenset({"optimizer", "precision", "accumulation", *IN_EITHER})
@@ -130,7 +147,7 @@ def _parameters(table: Mapping[str, frozenset[str]], name: object) -> frozenset[
 def _refusal(called: str, unknown: list[str], settings: Mapping[str, Any]) -> str:
     takes = _taken(settings)
     flower = [word for word, name in FLOWER_NAMES.items() if name in takes]
-    hints = [hint for name in unknown for hint in _hints(name)]
+    hints = [*(hint for name in unknown for hint in _hints(name)), *_not_needed(unknown)]
     return (
         f"{called} does not take {', '.join(unknown)}{''.join(f'; {hint}' for hint in hints)}; "
         f"it takes {', '.join(sorted(takes))}, and by Flower's names {', '.join(flower)}"
@@ -144,3 +161,12 @@ def _hints(name: str) -> Iterator[str]:
         yield f"{name} is of {', '.join(owners)}"
     if name in LOCAL:
         yield f"{name} stands beside the strategy: simulate(…, {name}=…)"
+    if (ours := OF_SIMULATE.get(name)) is not None:
+        yield f"{name} is simulate's {ours}: simulate(…, {ours}=…)"
+
+
+def _not_needed(unknown: Sequence[str]) -> Iterator[str]:
+    """What to do instead, once for all the words that it is the same for."""
+    for names, told in NOT_NEEDED.items():
+        if said := [name for name in unknown if name in names]:
+            yield f"{', '.join(said)}: {told}"

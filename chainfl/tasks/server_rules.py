@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from chainfl.tasks.state import Format, ServerKind
 
@@ -14,6 +14,7 @@ FINER_BITS = 4
 """A moment's unit, and tau's, is so much finer than the model's, so that decay does not stand still far above zero."""
 MAX_SCALE_BITS = 31
 _LIMIT = 1 << 63
+_NAMED_BUFFERS = 2
 
 
 def server_problems(f: Format) -> Iterator[str]:
@@ -32,6 +33,21 @@ def server_problems(f: Format) -> Iterator[str]:
         yield from _adaptive_problems(f)
     elif f.tau:
         yield f"format: tau is of the servers adagrad, adam and yogi, not of {name}"
+
+
+def server_warnings(f: Format, buffers: Sequence[str]) -> Iterator[str]:
+    """What a task may have and is known to end badly, each as `kind: what`.
+
+    buffers: of the model's vector what is no weight, by name. The steps of a server with a state are not those of the
+    workers, and may overshoot. Gradients mend that in a weight, and nothing does in running statistics.
+    """
+    if f.has_state and buffers:
+        more = f" and {len(buffers) - _NAMED_BUFFERS} more" if len(buffers) > _NAMED_BUFFERS else ""
+        yield (
+            f"running_statistics: {', '.join(buffers[:_NAMED_BUFFERS])}{more} go through the server's "
+            f"{f.server.name.lower()} step like weights, and running statistics do not bear it; take GroupNorm or "
+            "LayerNorm, normalisation with track_running_stats=False, or the plain server step"
+        )
 
 
 def _momentum_problems(f: Format) -> Iterator[str]:

@@ -43,6 +43,12 @@ def state_layout(module: nn.Module) -> Layout:
     return Layout.of(_arrays(module))
 
 
+def floating_buffers(module: nn.Module) -> tuple[str, ...]:
+    """Of the vector's tensors those that no optimiser trains, by name: running statistics above all."""
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    return tuple(name for name in state_tensors(module) if name not in parameters)
+
+
 def vector_of(module: nn.Module) -> FloatArray:
     """(P,) float32, a copy of the module's state."""
     arrays = _arrays(module)

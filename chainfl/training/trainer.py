@@ -27,7 +27,7 @@ from chainfl.training.guards import Loss, OwnData
 from chainfl.training.local_round import LocalRound, TrainedParameters
 from chainfl.training.optimizers import MakeOptimizer, check_optimizer, make_optimizer
 from chainfl.training.settings import NO_MEMORY, Finding, LocalTraining, Memory
-from chainfl.training.state import load_vector, state_layout, vector_of
+from chainfl.training.state import floating_buffers, load_vector, state_layout, vector_of
 
 FloatArray = NDArray[np.float32]
 Batch = tuple[Tensor, Tensor]
@@ -125,6 +125,11 @@ class LocalTrainer:
     def layout(self) -> Layout:
         """Names and shapes behind the vectors."""
         return self._layout
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """Of the layout's tensors those that are no weights, by name."""
+        return floating_buffers(self._module)
 
     def check(self, training: LocalTraining) -> None:
         """Raises TrainingError where the module cannot be trained so, as `check_optimizer` tells."""

@@ -228,6 +228,14 @@ def test_publish__server_with_a_state__puts_one_of_zeros_next_to_the_model(serve
     assert spec.to_params().genesis_state_root == zero_state_root(spec.format)
 
 
+@pytest.mark.parametrize(("server", "warned"), [(ServerKind.NESTEROV, True), (ServerKind.PLAIN, False)])
+def test_publish__program_with_running_statistics__is_warned_of_where_the_server_has_a_state(program, server, warned):
+    momentum = {"momentum_num": 9, "momentum_den": 10} if warned else {}
+    warnings: list[str] = []
+    publish_task(replace(with_program(program), server=server, **momentum), MemoryStore(), warnings.append)
+    assert [text.partition(",")[0] for text in warnings] == ["running_statistics: norm.running_mean"] * warned
+
+
 def test_publish__rule_that_a_task_cannot_have__is_told_with_all_else():
     draft = replace(DRAFT, rule=Rule.MEDIAN, group_size=1, trim_num=1, trim_den=5, rounds=0)
     with pytest.raises(SpecificationError) as caught:

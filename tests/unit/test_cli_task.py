@@ -445,6 +445,22 @@ def test_create__program__is_shown_before_anything_is_sent(shell, program):
     assert (shell.operator.sent, shell.store.blobs) == ([], {})
 
 
+def test_create__batch_norm_under_server_momentum__is_warned_of_before_anything_is_sent(shell, tmp_path):
+    shell.use(free=10 * TOKEN)
+    layers = torch.nn.Sequential(
+        OrderedDict(flat=torch.nn.Flatten(), head=torch.nn.Linear(64, 10), norm=torch.nn.BatchNorm1d(10))
+    )
+    shapes = ({0: torch.export.Dim("batch")},)
+    exported = torch.export.export(layers, (torch.zeros(2, 1, 8, 8),), dynamic_shapes=shapes)
+    torch.export.save(exported, tmp_path / "model.pt2")
+    flags = ("--preset", "digits", "--program", str(tmp_path / "model.pt2"), "--reward", "10", "--dry-run")
+    assert shell("task", "create", *flags, "--momentum", "9/10") == 0
+    assert "warning: running_statistics: norm.running_mean, norm.running_var go through the" in shell.err
+    assert "take GroupNorm or LayerNorm" in shell.err
+    assert shell("task", "create", *flags) == 0
+    assert "running_statistics" not in shell.err
+
+
 def test_create__program_that_cannot_be_used__says_how_to_make_one(shell, tmp_path):
     (tmp_path / "model.pt2").write_bytes(b"junk")
     (tmp_path / "task.toml").write_text(MINIMAL.replace("rounds", 'program = "model.pt2"\nrounds'))

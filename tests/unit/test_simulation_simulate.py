@@ -336,12 +336,55 @@ def test_simulate__finished_folder__gives_the_result_again_and_takes_more_rounds
     assert run(out=tmp_path, rounds=3).root == run(rounds=3).root
 
 
+def normalised(*, tracked: bool = True) -> nn.Module:
+    torch.manual_seed(2)
+    norms = [nn.BatchNorm1d(6, track_running_stats=tracked) for _ in range(2)]
+    return nn.Sequential(nn.Linear(4, 6), norms[0], nn.ReLU(), nn.Linear(6, 6), norms[1], nn.Linear(6, 3))
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedadagrad", "fedadam", "fedyogi", "diloco"])
+def test_simulate__running_statistics_under_a_server_with_a_state__are_warned_of_before_training(strategy, capsys):
+    found = simulate(normalised(), DATA, strategy=strategy, **SMALL)
+    [warning] = found.rounds[0].warnings
+    assert warning.startswith("running_statistics: 1.running_mean, 1.running_var and 2 more go through the server's ")
+    assert "GroupNorm or LayerNorm, normalisation with track_running_stats=False, or the plain server" in warning
+    assert f"round 0: {warning}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "strategy"), [(normalised(), "fedavg"), (normalised(tracked=False), "fedavgm"), ("mlp", "fedavgm")]
+)
+def test_simulate__nothing_that_a_server_breaks__is_not_warned_of(model, strategy):
+    assert not any("running_statistics" in text for text in simulate(model, DATA, strategy=strategy, **SMALL).warnings)
+
+
 def test_simulate__folder_of_another_experiment__says_what_differs(tmp_path):
     run(out=tmp_path)
     with pytest.raises(ExperimentDiffers, match=r"training\.learning_rate was \"0\.05\" and is \"0\.1\""):
         run(out=tmp_path, learning_rate=0.1)
     with pytest.raises(ExperimentDiffers, match="data_sha256"):
         simulate("mlp", clusters(seed=5), out=tmp_path, **SMALL, **MLP)
+
+
+def test_simulate__module_made_again_without_a_seed_of_torch__is_told_to_call_manual_seed(tmp_path):
+    def again(torch_seed: int, **changes):
+        torch.manual_seed(torch_seed)
+        return simulate(nn.Linear(4, 3), DATA, out=tmp_path, **{**SMALL, **changes})
+
+    first = again(1)
+    with pytest.raises(ExperimentDiffers, match=r"genesis_root was .*torch\.manual_seed before making it, or give"):
+        again(2)
+    assert again(1).root == first.root
+    with pytest.raises(ExperimentDiffers) as of_the_rate:
+        again(1, learning_rate=0.1)
+    assert "manual_seed" not in str(of_the_rate.value)
+
+
+def test_simulate__folder_of_another_seed__is_not_told_of_torchs_generator(tmp_path):
+    run(out=tmp_path)
+    with pytest.raises(ExperimentDiffers, match="genesis_root") as differs:
+        run(out=tmp_path, seed=2)
+    assert "manual_seed" not in str(differs.value)
 
 
 def test_simulate__folder_with_other_things__is_refused(tmp_path):

@@ -106,6 +106,15 @@ def descend(start: Vector, gradients: Sequence[Gradient], training: LocalTrainin
     return model
 
 
+def fedavg_rounds(training: LocalTraining, shares: Sequence[Dataset]) -> list[Vector]:
+    """Each client descends from the global model, and the next one is their plain mean."""
+    models = [linear_trainer().initial_vector.astype(np.float64)]
+    for _ in range(ROUNDS):
+        local = [descend(models[-1], gradients_of(training, share, i), training) for i, share in enumerate(shares)]
+        models.append(np.mean(local, axis=0))
+    return models
+
+
 def fedprox_rounds(training: LocalTraining, shares: Sequence[Dataset]) -> list[Vector]:
     models = [linear_trainer().initial_vector.astype(np.float64)]
     for _ in range(ROUNDS):
@@ -182,6 +191,12 @@ def assert_same(ours: Sequence[Vector], reference: Sequence[Vector]) -> None:
     assert np.abs(reference[-1] - reference[0]).max() > 0.05
     for mine, theirs in zip(ours, reference, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=5e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_fedavg__against_the_paper__same_models(momentum):
+    training = replace(BASE, algorithm="fedavg", momentum=momentum)
+    assert_same(played(training, skewed()), fedavg_rounds(training, skewed()))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from chainfl.errors import TrainingError
-from chainfl.training.state import load_vector, state_layout, state_tensors, vector_of
+from chainfl.training.state import floating_buffers, load_vector, state_layout, state_tensors, vector_of
 
 
 class Tied(nn.Module):
@@ -31,6 +31,11 @@ def test_state_layout__tied_and_integer_tensors__are_once_under_the_first_name_a
         "norm.weight",
     ]
     assert state_layout(Tied()).num_params == 15 + 4 * 3
+
+
+def test_floating_buffers__statistics_beside_tied_weights__are_the_statistics_alone():
+    assert floating_buffers(Tied()) == ("norm.running_mean", "norm.running_var")
+    assert floating_buffers(nn.BatchNorm1d(3, track_running_stats=False)) == ()
 
 
 def test_load_vector__then_vector_of__is_the_identity_and_keeps_ties():
