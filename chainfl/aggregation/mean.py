@@ -1,4 +1,8 @@
-"""The mean rule: the weighted mean of integer updates, and the step that it moves the global model by."""
+"""The mean rule: the weighted mean of integer updates, and the step that it moves the global model by.
+
+McMahan, Moore, Ramage, Hampson, y Arcas, "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+AISTATS 2017, which weighs by example counts; here validators' weights take their place.
+"""
 
 from __future__ import annotations
 

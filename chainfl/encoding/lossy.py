@@ -2,6 +2,13 @@
 
 The result is the update: its root and its sum of squares are what a worker commits to. What was lost goes into the
 worker's residual, so that it is sent later.
+
+Blocks with a scale of their own, as in `int8` and `int4`: Dettmers, Lewis, Shleifer, Zettlemoyer, 8-bit Optimizers via
+Block-wise Quantization, ICLR 2022 (of optimisers' states, by a codebook; here codes are evenly spaced). `topk`: Aji,
+Heafield, Sparse Communication for Distributed Gradient Descent, EMNLP 2017; Stich, Cordonnier, Jaggi, Sparsified SGD
+with Memory, NeurIPS 2018. Error feedback, which sends later what was lost: Seide, Fu, Droppo, Li, Yu, 1-Bit Stochastic
+Gradient Descent and its Application to Data-Parallel Distributed Training of Speech DNNs, Interspeech 2014;
+Karimireddy, Rebjock, Stich, Jaggi, Error Feedback Fixes SignSGD and other Gradient Compression Schemes, ICML 2019.
 """
 
 from __future__ import annotations

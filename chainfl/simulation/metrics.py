@@ -93,8 +93,9 @@ class RoundMetrics:
 
     root: of the global model, hex. clients: that took part; withheld: of them, had no update. local: see `Fairness`.
     bytes_up: of the update payloads; bytes_down: of the model, once a client that took part. seconds_training: of all
-    clients together; seconds_other: of wall time, while none trained. energy_joules: of the processor's packages and
-    whatever else ran on them; None where the machine does not tell. warnings: what must not pass unseen.
+    clients together; seconds_other: of wall time, while none trained. peak_memory_bytes: of the largest process since
+    it started. energy_joules: of the processor's packages and whatever else ran on them; None where the machine does
+    not tell. warnings: what must not pass unseen.
 
     sent: the clients whose updates were voted on, by their numbers, from 0 in the order of the partition. weights,
     scores: theirs, as settled: the medians of the validators' votes; weight 0 is a rejection.

@@ -1,7 +1,8 @@
 """Real agents on a real chain under each rule: the same processes play one task after the other.
 
 In the tasks with FedAdam and with groups an aggregator cheats where only these tasks have anything to cheat with, and
-the watcher proves it.
+the watcher proves it. The task with SCAFFOLD, compressed updates and scores that are sampled is played once more by
+`simulate`, which comes to its models, weights and scores.
 """
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ from chainfl.chain.operator import Operator
 from chainfl.cli.main import run
 from chainfl.simulation.attacks import FROM_ROUND
 from chainfl.simulation.demo import DemoConfig, Part, done, participant_command
+from chainfl.simulation.recorded import participants_of
 from chainfl.simulation.run import Delay
+from chainfl.simulation.simulate import simulate
+from chainfl.simulation.strategy import Strategy
 from chainfl.tasks.spec import DEFAULT_ECONOMICS
 from chainfl.tasks.state import ZERO_ROOT, AggregateRefutation, Outcome, Phase, Role, Rule
+from chainfl.training.datasets import load_folder
+from chainfl.training.presets import DIGITS
 from chainfl.types import TaskId, Wei
 
 pytestmark = [pytest.mark.e2e, pytest.mark.enable_socket]
@@ -32,7 +38,7 @@ STAKES = Wei(3_000 * TOKEN)
 # Phases end when everybody has acted, so long windows cost nothing; a challenge takes all of its window.
 TASK = """
 preset = "digits"
-reward = "4"
+reward = "3"
 rounds = 2
 workers = 3
 validators = 1
@@ -52,20 +58,25 @@ slot = 4
 challenge = 3
 answer = 5
 proof = 5
+{tables}
 """
 
 
 @dataclass(frozen=True)
 class Play:
-    """One task. cheat: the attacker's name, which is also that of its process; reason: of what it loses."""
+    """One task. cheat: the attacker's name, which is also that of its process; reason: of what it loses.
+
+    rule: the end of [format]; tables: further ones.
+    """
 
     rule: str
     cheat: str | None = None
     reason: str = ""
+    tables: str = ""
 
     @property
     def text(self) -> str:
-        return TASK.format(rule=self.rule, aggregators=2 if self.cheat else 1)
+        return TASK.format(rule=self.rule, aggregators=2 if self.cheat else 1, tables=self.tables)
 
 
 PLAYS: Mapping[str, Play] = {
@@ -76,6 +87,18 @@ PLAYS: Mapping[str, Play] = {
     # It lies about a second moment: the model that it posts is right.
     "adam": Play('server = "adam"\nstep_den = 100', "wrong-state", "wrong coordinate"),
     "groups": Play("group_size = 2", "wrong-group", "wrong group sum"),
+    "scaffold": Play(
+        'rule = "mean"',
+        tables="""
+[training]
+algorithm = "scaffold"
+[validation]
+rule = "rfa"
+contribution = "gtg_shapley"
+[payload]
+compression = "int8"
+""",
+    ),
 }
 # The names of the parts with which the two cheats are cast.
 CAST = {"wrong-state": "attacker-wrong-aggregate", "wrong-group": "attacker-withheld-aggregate"}
@@ -196,11 +219,49 @@ def test_rule__the_aggregator_lies_where_only_this_rule_can__loses_its_bond_to_t
     assert (slash.role, slash.amount) == (Role.AGGREGATOR, DEFAULT_ECONOMICS.aggregator_bond)
 
 
+def test_rule__scaffold_compressed_and_sampled__is_what_simulate_plays(season: Season) -> None:
+    stage, task_id = season.scene.stage, season.tasks["scaffold"]
+    recorded = participants_of(stage.reader, task_id)
+    data = {part.signer.address: stage.config.folder / "data" / part.share for part in stage.cast.parts if part.share}
+    workers, validators = (
+        [load_folder(data[account]) for account in accounts] for accounts in (recorded.workers, recorded.validators)
+    )
+    found = simulate(
+        "mlp",
+        workers[0],
+        model_params={"hidden": 16, "layers": 1},
+        strategy=Strategy(
+            "scaffold",
+            judging={"rule": "rfa", "contribution": "gtg_shapley"},
+            compression="int8",
+            numbers={"chunk_params": 16},
+        ),
+        partition=workers,
+        root_data=validators,
+        validators=len(validators),
+        test=load_folder(stage.config.folder / "data" / "test"),
+        rounds=ROUNDS,
+        steps=DIGITS.steps,
+        batch_size=DIGITS.batch_size,
+        learning_rate=DIGITS.learning_rate,
+        momentum=DIGITS.momentum,
+        participants=recorded,
+    )
+    roots = [stage.reader.model_location(task_id, number)[0].hex() for number in range(ROUNDS + 1)]
+    assert [metrics.root for metrics in found.rounds] == roots
+    for metrics in found.rounds[1:]:
+        votes = {each.worker: each for each in stage.reader.tallied_updates(task_id, metrics.round, 0)}
+        tallied = [votes[recorded.workers[client]] for client in metrics.sent]
+        assert metrics.weights == tuple(each.weight for each in tallied)
+        assert metrics.scores == tuple(each.score for each in tallied)
+
+
 def test_rule__claims__have_the_roots_that_the_rule_asks_for(season: Season) -> None:
     reader = season.scene.stage.reader
     forms = {name: reader.task(task_id).format for name, task_id in season.tasks.items()}
-    assert [form.rule for form in forms.values()] == [Rule.MEDIAN, Rule.TRIMMED_MEAN] + [Rule.MEAN] * 4
-    assert [form.server.name.lower() for form in forms.values()] == ["plain", "plain", *list(PLAYS)[2:5], "plain"]
+    assert [form.rule for form in forms.values()] == [Rule.MEDIAN, Rule.TRIMMED_MEAN] + [Rule.MEAN] * 5
+    servers = ["plain"] * 2 + list(PLAYS)[2:5] + ["plain"] * 2
+    assert [form.server.name.lower() for form in forms.values()] == servers
     for name, task_id in season.tasks.items():
         for posted in reader.posted_aggregates(task_id, FROM_ROUND, 0):
             assert (posted.claim.state_root != ZERO_ROOT) == forms[name].has_state

@@ -25,8 +25,11 @@ from chainfl.encoding.fixed_point import quantize_model
 from chainfl.errors import DatasetError, ExperimentDamaged, ExperimentDiffers, TrainingError, UsageError
 from chainfl.registry.material import TaskScope
 from chainfl.simulation.experiment import LearningRecipe, Participants
+from chainfl.simulation.fleet import open_fleet
+from chainfl.simulation.metrics import EnergyMeter, Fairness
+from chainfl.simulation.progress import open_screen
 from chainfl.simulation.rounds import simulate_rounds
-from chainfl.simulation.simulate import simulate
+from chainfl.simulation.simulate import Laboratory, simulate
 from chainfl.simulation.strategy import Strategy
 from chainfl.simulation.tampering import Tampering
 from chainfl.tasks.spec import DatasetEntry, TrainingEntry, ValidationEntry
@@ -223,6 +226,48 @@ def test_simulate__metrics__are_those_of_a_round():
     assert found.rounds[0].bytes_up == 0
 
 
+def test_simulate__local_accuracy__is_the_global_models_on_each_clients_own_data():
+    found = run(partition="dirichlet:0.3", steps=1)
+    shares = found.experiment.split.workers
+    with torch.no_grad():
+        right = [(found.module(torch.from_numpy(s.features)).argmax(1).numpy() == s.labels).mean() for s in shares]
+    assert len(set(right)) > 1, "another mean would be the same"
+    assert found.rounds[-1].local == Fairness.of([float(share) for share in right])
+
+
+class TellingThat:
+    """A watch that shows what it is told to, one time after the other."""
+
+    def __init__(self, *shown: float) -> None:
+        self._shown = iter(shown)
+
+    def __call__(self) -> TellingThat:
+        return self
+
+    def seconds(self) -> float:
+        return next(self._shown)
+
+
+def test_simulate__seconds_other__are_what_a_round_took_beyond_training(monkeypatch):
+    monkeypatch.setattr("chainfl.simulation.simulate.Stopwatch", TellingThat(3.0, 5.5, 10.0, 14.0))
+    assert [metrics.seconds_other for metrics in run().rounds] == [0.0, 2.5, 4.0]
+
+
+def test_simulate__energy__is_what_the_counter_rose_by_in_each_round(tmp_path):
+    zone = tmp_path / "intel-rapl:0"
+    zone.mkdir()
+    for name, value in {"name": "package-0", "energy_uj": "0", "max_energy_range_uj": "9000000"}.items():
+        (zone / name).write_text(value)
+    laboratory = replace(Laboratory.of(run(rounds=1).experiment), meter=EnergyMeter(tmp_path))
+    standing, last = laboratory.begin()
+    assert last.energy_joules is None
+    with open_fleet(laboratory.trainers, 1) as fleet, open_screen(2, False) as screen:
+        for total, joules in (("1500000", 1.5), ("2000000", 0.5)):
+            (zone / "energy_uj").write_text(total)
+            standing, last = laboratory.play(fleet, screen, standing, last)
+            assert last.energy_joules == pytest.approx(joules)
+
+
 class Favouring:
     """A validator that gives all to the last worker."""
 
@@ -239,6 +284,15 @@ def test_simulate__tampering__changes_what_is_sent_and_who_votes():
     favoured = run(tampering=Tampering("favouring", scorers=lambda scorers: [Favouring()]))
     assert [metrics.accepted for metrics in favoured.rounds[1:]] == [1, 1]
     assert favoured.experiment.to_json()["tampering"] == "favouring"
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedmedian", "fedtrimmedavg", "krum", "rfa"])
+def test_simulate__workers_lie_about_their_examples__has_the_same_root(strategy):
+    def lying(number, updates):
+        return {account: replace(update, num_examples=10**i) for i, (account, update) in enumerate(updates.items())}
+
+    changes = {"clients": 5, "strategy": strategy, "validators": 1, "root_examples": 12}
+    assert run(tampering=Tampering("lying", updates=lying), **changes).root == run(**changes).root
 
 
 def test_simulate__selection_rule__is_the_validators():
@@ -259,6 +313,74 @@ def test_simulate__every_client_diverges__says_why(capsys):
         run(learning_rate=100_000, momentum=0)
 
 
+THIRDS = [DATA.subset(np.arange(start, 240, 3)) for start in range(3)]
+"""Of one class each: a loss can tell whose examples it is given."""
+
+
+def mixed(parts: int = 3) -> list[Dataset]:
+    return [DATA.subset(part) for part in np.array_split(np.arange(240), parts)]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_simulate__data_of_one_client_without_measure__it_is_withheld_and_named(processes):
+    first, wild, last = mixed()
+    wild = replace(wild, values=wild.values * np.float32(1e18))
+    found = run(partition=[first, wild, last], test=DATA, processes=processes)
+    for metrics in found.rounds[1:]:
+        assert (metrics.clients, metrics.withheld, metrics.accepted, metrics.sent) == (3, 1, 2, (0, 2))
+        assert [text for text in metrics.warnings if text.startswith("update_withheld: client 1: the loss is ")]
+        assert not any("client 0" in text or "client 2" in text for text in metrics.warnings)
+    assert found.accuracy > found.accuracies[0]
+
+
+class LossOf:
+    """Cross-entropy; in the rounds that are named, something else for the local steps of those who have such labels."""
+
+    def __init__(self, instead, rounds, labels) -> None:
+        self.instead, self.rounds, self.labels, self.number = instead, rounds, labels, 1
+
+    def __call__(self, outputs, labels):
+        is_named = self.number in self.rounds and set(labels.tolist()) <= self.labels
+        usual = nn.functional.cross_entropy(outputs, labels)
+        return self.instead(usual) if is_named and outputs.requires_grad else usual
+
+    def ended(self, metrics):
+        """A callback."""
+        self.number = metrics.round + 1
+
+
+def not_a_number(usual):
+    return usual * float("nan")
+
+
+def refused(usual):
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("instead", "why"), [(not_a_number, "the loss is nan at local step 1"), (refused, "ZeroDivisionError")]
+)
+def test_simulate__loss_of_one_client_fails_from_round_2_on__the_others_go_on(instead, why):
+    loss = LossOf(instead, {2, 3}, {2})
+    found = run(partition=THIRDS, test=DATA, rounds=3, loss=loss, callbacks=[loss.ended])
+    assert [metrics.withheld for metrics in found.rounds] == [0, 0, 1, 1]
+    assert [metrics.sent for metrics in found.rounds] == [(), (0, 1, 2), (0, 1), (0, 1)]
+    for metrics in found.rounds[2:]:
+        assert f"update_withheld: client 2: {why}" in metrics.warnings
+
+
+def test_simulate__every_client_diverges_in_a_later_round__is_a_void_one_and_the_next_goes_on():
+    loss = LossOf(not_a_number, {2}, {0, 1, 2})
+    found = run(rounds=3, loss=loss, callbacks=[loss.ended])
+    _, first, void, third = found.rounds
+    assert (void.clients, void.withheld, void.accepted, void.sent) == (3, 3, 0, ())
+    assert (void.root, void.loss_first, void.bytes_up) == (first.root, None, 0)
+    kinds = [text.partition(":")[0] for text in void.warnings]
+    assert kinds == ["update_withheld"] * 3 + ["void_round"]
+    assert (third.accepted, third.withheld) == (3, 0)
+    assert third.root != first.root
+
+
 class Spoiled(nn.Module):
     """Takes everything for class 1 once it has trained."""
 
@@ -275,6 +397,7 @@ def test_simulate__constant_predictor__is_named_in_metrics_and_on_stderr(capsys)
     found = simulate(Spoiled(), DATA, **SMALL)
     assert found.rounds[-1].quality.constant_class == 1
     assert any("constant_predictor: every test example is taken for class 1" in text for text in found.warnings)
+    assert "local_constant_predictor: clients 0, 1, 2" in found.rounds[-1].warnings
     assert "constant_predictor" in capsys.readouterr().err
 
 

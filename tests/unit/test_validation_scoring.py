@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import selection_references as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from chainfl.validation.contribution.leave_one_out import LeaveOneOut
 from chainfl.validation.scoring import ABSTAIN, RevealedUpdate, RoundRules, Vote, score_round
 from chainfl.validation.selection.bucketing import Bucketing
 from chainfl.validation.selection.gate_clip import GateClip
+from chainfl.validation.selection.krum import Krum
 from chainfl.validation.selection.rules import Selection
 
 P = 8
@@ -128,6 +130,22 @@ def test_score_round__seed__is_that_of_its_own_training():
     trainer = QuadraticTrainer([1.0] * P)
     votes(revealed(axis(0)), trainer=trainer)
     assert trainer.seeds == [1]
+
+
+def test_score_round__krum_where_float32_models_are_coarse__chooses_by_the_deltas():
+    """Around 30,000 float32 goes in steps of 32 of an update's units, so that what differs by 2 may seem to by 32.
+
+    Four honest updates are close to one another, and the fifth points the other way. As float32 models, as distances
+    are popularly taken, the fifth is closest to all.
+    """
+    honest = np.where(np.arange(P) % 4 == np.arange(4)[:, np.newaxis], 17, 15).astype(np.int16)
+    updates = [*honest, np.full(P, -15, np.int16)]
+    models = np.float32(30_000) + np.array(updates, np.float32) / np.float32(2**14)
+    assert np.argmin(reference.krum_scores(models, 1)) == 4
+    rules = replace(RULES, model_scale_bits=16, selection=Selection(Krum(1)))
+    model = np.full(P, 30_000 << 16, np.int32)
+    found = score_round(QuadraticTrainer([30_001.0] * P), ROOT_DATA, model, list(map(revealed, updates)), rules, seed=1)
+    assert [vote.weight for vote in found] == [10_000, 0, 0, 0, 0]
 
 
 # --- scores --------------------------------------------------------------------------------------
