@@ -161,18 +161,18 @@ class Bench:
 
     def flower(self, case: Case, seed: int) -> Line:
         """What Flower's FedAvg comes to with the workers, weights and local training of a case of MNIST."""
-        local = {"batch_size": self.setting.batch_size, "rounds": self.setting.steps // case.steps, "steps": case.steps}
-        given = {"model": self.setting.model, "clients": self.setting.clients, "partition": self.setting.partition}
-        rates = {name: float(getattr(self.setting, name)) for name in ("learning_rate", "momentum")}
-        settings = {"kind": "flower", "seed": seed, **given, **local, **rates, **versions(PACKAGES), "flower": VERSION}
+        setting = self.setting
+        given: dict[str, Any] = {"model": setting.model, "clients": setting.clients, "partition": setting.partition}
+        given |= {"batch_size": setting.batch_size, "rounds": setting.steps // case.steps, "steps": case.steps}
+        given |= {name: float(getattr(setting, name)) for name in ("learning_rate", "momentum")}
+        settings = {"kind": "flower", "seed": seed, **given, **versions(PACKAGES), "flower": VERSION}
 
         def compute() -> dict[str, Any]:
-            found = flower("_flower_learning.py", data=str(self.data), seed=seed, **given, **local, **rates)
+            found = flower("_flower_learning.py", data=str(self.data), seed=seed, **given)
             return {"accuracy": found["accuracies"][-1]}
 
-        return Journal(self.folder / "learning-compression.jsonl").run(
-            f"{self.setting.name}: Flower", settings, compute
-        )
+        journal = Journal(self.folder / "learning-compression.jsonl")
+        return journal.run(f"{setting.name}: Flower", settings, compute)
 
     def _compute(self, case: Case | None, settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
         if case is None:
