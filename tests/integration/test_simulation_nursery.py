@@ -22,7 +22,8 @@ import atexit, json, os, signal, sys
 atexit.register(lambda: print("ended"))
 env = sorted(item for item in os.environ.items() if item[0] != "LC_CTYPE")
 main = sys.modules["__main__"].__dict__ is globals()
-handlers = [str(signal.getsignal(number)) for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGTERM)]
+handlers = [signal.getsignal(number) for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGTERM)]
+handlers = [getattr(handler, "__qualname__", str(handler)) for handler in handlers]
 files, stdin, leads = os.listdir("/proc/self/fd"), sys.stdin.read(), os.getsid(0) == os.getpid()
 print(json.dumps([sys.argv, env, os.getcwd(), leads, handlers, __name__, main, __package__, stdin, files, sys.path]))
 print("an error", file=sys.stderr)
