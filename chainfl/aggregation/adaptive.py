@@ -7,7 +7,6 @@ the root of the second moment that is kept: docs/decisions/008-server-steps.md s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from chainfl.aggregation.adagrad import adagrad_moment
 from chainfl.aggregation.adam import adam_moment
 from chainfl.aggregation.isqrt import isqrt
+from chainfl.aggregation.move import Move
 from chainfl.aggregation.yogi import yogi_moment
 from chainfl.encoding.arrays import Int32Array, Int64Array, blocks
 from chainfl.tasks.server_rules import FINER_BITS, MOMENT_BITS
@@ -33,27 +33,19 @@ _MOMENTS: Final[Mapping[ServerKind, Callable[[Format, Int64Array, Int64Array], I
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AdaptiveStep:
-    """moved: (n,) int64, what is added to the model. state: (2n,) int32. num_clipped: deltas and roots cut off."""
-
-    moved: Int64Array
-    state: Int32Array
-    num_clipped: int
-
-
-def adaptive_step(form: Format, deltas: Int64Array, state: Int32Array) -> AdaptiveStep:
+def adaptive_step(form: Format, deltas: Int64Array, state: Int32Array) -> Move:
     """The same bits as `FixedPoint.adaptive`.
 
     deltas: (n,) int64, the rule's mean at the model's scale. state: (2n,) int32, the first moment and the root of the
-    second one of each coordinate side by side. Neither is modified. form: one that `check_server` accepted.
+    second one of each coordinate side by side. Neither is modified. Deltas are cut off, too. form: one that
+    `check_server` accepted.
     """
     moved, moments, num_clipped = np.empty_like(deltas), np.empty_like(state), 0
     for part in blocks(deltas.size, _BLOCK):
         both = slice(2 * part.start, 2 * part.stop)
         moved[part], num = _step_part(form, deltas[part], state[both], moments[both])
         num_clipped += num
-    return AdaptiveStep(moved, moments, num_clipped)
+    return Move(moved, moments, num_clipped)
 
 
 def _step_part(form: Format, deltas: Int64Array, state: Int32Array, moments: Int32Array) -> tuple[Int64Array, int]:

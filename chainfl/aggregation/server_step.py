@@ -1,18 +1,20 @@
 """The server step: how the sum of a round moves the global model.
 
-Plain; with momentum (FedAvgM: Hsu et al., "Measuring the Effects of Non-Identical Data Distribution for Federated
-Visual Classification", 2019); with Nesterov's, as DiLoCo's outer optimiser has it (Douillard et al., "DiLoCo:
-Distributed Low-Communication Training of Language Models", 2023, which is torch's SGD(nesterov=True)); or adaptive,
-see `adaptive`.
+Plain is here; `momentum`, `nesterov` and `adaptive` make something of it first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from chainfl.aggregation.adaptive import adaptive_step
+from chainfl.aggregation.momentum import momentum_step
+from chainfl.aggregation.move import Move, saturate
+from chainfl.aggregation.nesterov import nesterov_step
 from chainfl.encoding.arrays import Int32Array, Int64Array
 from chainfl.errors import AggregationError
 from chainfl.tasks.server_rules import server_problems
@@ -23,7 +25,14 @@ MAX_WEIGHT = 10_000
 
 UPDATE_MAGNITUDE = 32_768
 _LIMIT = 1 << 63
-_INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
+
+_MOVES: Final[Mapping[ServerKind, Callable[[Format, Int64Array, Int32Array], Move]]] = {
+    ServerKind.MOMENTUM: momentum_step,
+    ServerKind.NESTEROV: nesterov_step,
+    ServerKind.ADAGRAD: adaptive_step,
+    ServerKind.ADAM: adaptive_step,
+    ServerKind.YOGI: adaptive_step,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,36 +89,20 @@ class Server:
             raise AggregationError(f"the server step {self.form.server.name.lower()} has another state")
         if state is None:
             return plain_step(sums, total_weight, model, self.step, _shift(self.form))
-        if self.form.is_adaptive:
-            return self._adapt(sums, total_weight, model, state)
-        return self._with_momentum(sums, total_weight, model, state)
-
-    def _with_momentum(self, sums: Int64Array, total_weight: int, model: Int32Array, state: Int32Array) -> Advanced:
-        delta = _delta(sums, total_weight, self.step, _shift(self.form))
-        moved = _decayed(state, self.form)
-        moved += delta
-        next_state, lost = _saturate(moved)
-        if self.form.server is ServerKind.NESTEROV:
-            delta += _decayed(next_state, self.form)
-            moved = delta
+        # An adaptive server's rate comes after its moments; momentum is of what the rule's step leaves of the mean.
+        step = ServerStep(1, 1) if self.form.is_adaptive else self.step
+        move = _MOVES[self.form.server](self.form, _delta(sums, total_weight, step, _shift(self.form)), state)
+        moved = move.moved
         moved += model
-        next_model, lost_model = _saturate(moved)
-        return Advanced(next_model, next_state, lost + lost_model)
-
-    def _adapt(self, sums: Int64Array, total_weight: int, model: Int32Array, state: Int32Array) -> Advanced:
-        delta = _delta(sums, total_weight, ServerStep(1, 1), _shift(self.form))
-        adapted = adaptive_step(self.form, delta, state)
-        moved = adapted.moved
-        moved += model
-        next_model, lost = _saturate(moved)
-        return Advanced(next_model, adapted.state, adapted.num_clipped + lost)
+        next_model, lost = saturate(moved)
+        return Advanced(next_model, move.state, move.num_saturated + lost)
 
 
 def plain_step(sums: Int64Array, total_weight: int, model: Int32Array, step: ServerStep, shift: int) -> Advanced:
     """g' = sat32(g + d), the same bits as `FixedPoint.applyStep`. Arguments and errors as of `Server.advance`."""
     moved = _delta(sums, total_weight, step, shift)
     moved += model
-    next_model, lost = _saturate(moved)
+    next_model, lost = saturate(moved)
     return Advanced(next_model, None, lost)
 
 
@@ -163,19 +156,3 @@ def _delta(sums: Int64Array, total_weight: int, step: ServerStep, shift: int) ->
     sums += half
     sums //= 2 * half  # numpy's integer floor division rounds toward minus infinity
     return sums
-
-
-def _decayed(state: Int32Array, form: Format) -> Int64Array:
-    wide = state.astype(np.int64)
-    wide *= np.int64(2 * form.momentum_num)
-    wide += np.int64(form.momentum_den)
-    wide //= np.int64(2 * form.momentum_den)
-    return wide
-
-
-def _saturate(values: Int64Array) -> tuple[Int32Array, int]:
-    """The nearest int32 of each value, also left in `values`, and how many were beyond."""
-    num_saturated = int(np.count_nonzero((values < _INT32_MIN) | (values > _INT32_MAX)))
-    if num_saturated:
-        np.clip(values, _INT32_MIN, _INT32_MAX, out=values)
-    return values.astype(np.int32), num_saturated
