@@ -1,8 +1,8 @@
 """Runs beside Flower: its simulation engine (ray), with its FedAvg, over the workers of benchmarks/overhead.py.
 
 A client app and a server app as a user of Flower writes them. The engine has the same cores, and one for each client
-that trains; torch has one thread, as everywhere. The seconds are of `Strategy.start`, after a round of one step in
-which ray and its processes start.
+that trains; torch has one thread, as everywhere. Each round waits for a line on standard input, and its seconds are
+told on standard output; before the first, a round of one step in which ray and its processes start.
 """
 
 from __future__ import annotations
@@ -25,7 +25,24 @@ from flwr.serverapp import Grid, ServerApp  # type: ignore[import-not-found]  # 
 from flwr.serverapp.strategy import FedAvg  # type: ignore[import-not-found]  # noqa: E402
 from flwr.simulation import run_simulation  # type: ignore[import-not-found]  # noqa: E402
 
-SPENT: dict[str, float] = {}
+
+class Paced(FedAvg):  # type: ignore[misc]
+    """FedAvg that waits for a line before each of its rounds, and tells how long the last one took."""
+
+    started: float | None = None
+
+    def configure_train(self, *arguments: Any) -> Any:
+        self.tell()
+        sys.stdin.readline()
+        self.started = time.perf_counter()
+        return super().configure_train(*arguments)
+
+    def tell(self) -> None:
+        say({"ready": True} if self.started is None else {"seconds": time.perf_counter() - self.started})
+
+
+def say(found: dict[str, Any]) -> None:
+    print(json.dumps(found), flush=True)
 
 
 def make_client(given: dict[str, Any]) -> Any:
@@ -75,16 +92,16 @@ def make_server() -> Any:
 
         net = build_model(given["model"], given["model_params"], 0)
         clients = given["clients"]
-        strategy = FedAvg(
-            fraction_evaluate=0.0, min_train_nodes=clients, min_evaluate_nodes=0, min_available_nodes=clients
-        )
+        everybody = {"min_train_nodes": clients, "min_evaluate_nodes": 0, "min_available_nodes": clients}
         arrays = ArrayRecord(net.state_dict())
         # A round of one step first: the engine's processes start, and load torch, when they get their first client.
-        strategy.start(grid, arrays, 1, train_config=ConfigRecord({"steps": 1}))
-        started = time.perf_counter()
-        result = strategy.start(grid, arrays, given["rounds"], train_config=ConfigRecord({"steps": given["steps"]}))
-        SPENT["seconds"] = time.perf_counter() - started
-        SPENT["finite"] = all(np.isfinite(array.numpy()).all() for array in result.arrays.values())
+        first = FedAvg(fraction_evaluate=0.0, **everybody)
+        first.start(grid, arrays, 1, train_config=ConfigRecord({"steps": 1}))
+        paced = Paced(fraction_evaluate=0.0, **everybody)
+        result = paced.start(grid, arrays, given["rounds"], train_config=ConfigRecord({"steps": given["steps"]}))
+        if not all(np.isfinite(array.numpy()).all() for array in result.arrays.values()):
+            raise SystemExit("Flower's simulation came to no model")
+        paced.tell()
 
     return app
 
@@ -102,9 +119,6 @@ def main() -> None:
             "init_args": {"num_cpus": given["cores"], "include_dashboard": False, "log_to_driver": False},
         },
     )
-    if not SPENT.get("finite"):
-        raise SystemExit("Flower's simulation came to no model")
-    print(json.dumps({"seconds": SPENT["seconds"]}))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from chainfl.training.datasets import Dataset
 from chainfl.training.devices import device_named, loss_on, own_randomness
 from chainfl.training.guards import Loss, OwnData
 from chainfl.training.local_round import LocalRound, TrainedParameters
+from chainfl.training.memory_format import CHANNELS_LAST, bears_channels_last
 from chainfl.training.optimizers import MakeOptimizer, check_optimizer, make_optimizer
 from chainfl.training.settings import NO_MEMORY, Finding, LocalTraining, Memory
 from chainfl.training.state import floating_buffers, load_vector, state_layout, vector_of
@@ -120,6 +121,7 @@ class LocalTrainer:
         self._loss = loss_on(loss, self._device)
         self._optimizer = optimizer
         self._layout = state_layout(module)
+        self._channels_last: bool | None = None
 
     @property
     def layout(self) -> Layout:
@@ -162,6 +164,7 @@ class LocalTrainer:
         if not len(dataset):
             raise DatasetError(f"{dataset.name}: no examples to train on")
         algorithm, steps = make_algorithm(training), training.steps_for(len(dataset))
+        self._arrange(dataset)
         load_vector(self._module, global_vector)
         own_data = OwnData(self._module, self._loss, dataset, seed)
         before = own_data.look()
@@ -175,6 +178,17 @@ class LocalTrainer:
         corrects = algorithm.uses_last_step or algorithm.keeps_memory
         findings = own_data.findings(before, own_data.look(), lowers_own_loss=not corrects)
         return TrainingResult(outcome.delta, len(dataset), losses[0], losses[-1], outcome.kept, findings)
+
+    def _arrange(self, dataset: Dataset) -> None:
+        """Puts the module's channels last, if it bears that; the first set of examples decides."""
+        if self._channels_last is None:
+            self._channels_last = bears_channels_last(self._module, dataset.shape)
+            if self._channels_last:
+                self._module.to(memory_format=CHANNELS_LAST)
+
+    def _arranged(self, features: Tensor) -> Tensor:
+        features = features.to(self._device)
+        return features.contiguous(memory_format=CHANNELS_LAST) if self._channels_last else features
 
     def settle(self, training: LocalTraining, kept: Memory, sent: FloatArray, step: FloatArray) -> Memory:
         """What the algorithm remembers after an update that counted; see `LocalAlgorithm.settle`."""
@@ -206,7 +220,7 @@ class LocalTrainer:
         total = 0.0
         sums: list[Tensor | None] = [None] * len(parameters)
         for features, labels in _parts(batch, training.accumulation):
-            features, labels = features.to(self._device), labels.to(self._device)
+            features, labels = self._arranged(features), labels.to(self._device)
             value = self._loss(self._outputs(features, training.precision), labels)
             share = len(labels) / len(batch[1])
             total += share * value.item()
@@ -232,12 +246,13 @@ class LocalTrainer:
         """Accuracy of the largest output, and the mean loss, over the whole set. Raises DatasetError if it is empty."""
         if not len(dataset):
             raise DatasetError(f"{dataset.name}: no examples to evaluate on")
+        self._arrange(dataset)
         load_vector(self._module, vector)
         self._module.eval()
         correct, loss = 0, 0.0
         with torch.no_grad():
             for features, labels in _in_order(dataset):
-                features, labels = features.to(self._device), labels.to(self._device)
+                features, labels = self._arranged(features), labels.to(self._device)
                 outputs = self._module(features)
                 correct += int((outputs.argmax(dim=1) == labels).sum())
                 loss += float(self._loss(outputs, labels)) * len(labels)
