@@ -25,7 +25,7 @@ from torch import nn
 
 from chainfl.chain.anvil import AnvilProcess
 from chainfl.errors import ChainError
-from chainfl.simulation.demo import POLL_S, DemoConfig, Stage, set_stage, start_participants
+from chainfl.simulation.demo import DemoConfig, Stage, set_stage, start_participants
 from chainfl.simulation.processes import ONE_THREAD, Participant, ProcessGroup, open_group
 from chainfl.tasks.state import Phase, RoundView
 from chainfl.training.datasets import Dataset
@@ -34,6 +34,8 @@ from chainfl.training.presets import Preset
 from chainfl.training.settings import LocalTraining
 from chainfl.training.trainer import LocalTrainer
 
+BLOCK_S = 1.0
+"""Of the local chain; the task is looked at when there is a new one."""
 CALM_S = 120.0
 """For so long beyond the window of Commit a phase may last; then something hangs."""
 
@@ -89,7 +91,7 @@ class OnChain:
                 seen, last_news = (view.round, view.phase), time.monotonic()
             elif time.monotonic() - last_news > CALM_S + self._stage.config.windows.commit:
                 raise ChainError(f"round {view.round} has been in {view.phase.name.lower()} for too long")
-            block = reader.client.wait_for_block(block.number, POLL_S)
+            block = reader.client.wait_for_block(block.number, BLOCK_S)
 
     def _hold_up(self) -> None:
         for participant in self._participants:

@@ -71,9 +71,9 @@ class Deployment:
         _write_whole(path, json.dumps(document, indent=2) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> Deployment:
+    def load(cls, path: str | Path) -> Deployment:
         """Reads a file that may come from a stranger. Raises DeploymentInvalid with every problem found."""
-        return parse_deployment(_read_document(path), str(path))
+        return parse_deployment(_read_document(Path(path)), str(path))
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -50,14 +50,17 @@ class RecordedRound:
     """A round as a chain has it. workers: whose updates were revealed.
 
     commit_hash: of the block of its last commitment, by which sampled scores go; empty where nobody committed.
+    void: it left the model as it was, because nobody's aggregate came to stand, or there was nothing to aggregate.
     """
 
     workers: tuple[Address, ...]
     commit_hash: bytes = b""
+    void: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
-        return {"workers": list(self.workers), "commit_hash": self.commit_hash.hex()}
+        """The fields by name; `void` where it is."""
+        told = {"workers": list(self.workers), "commit_hash": self.commit_hash.hex()}
+        return {**told, "void": True} if self.void else told
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,11 @@ class Experiment:
         recorded = self.participants.rounds
         return recorded[number - 1].commit_hash if recorded else b""
 
+    def is_void(self, number: int) -> bool:
+        """Whether a round is on record as one that left the model as it was."""
+        recorded = self.participants.rounds
+        return bool(recorded) and recorded[number - 1].void
+
     @property
     def scope(self) -> TaskScope:
         """What seeds and payloads are bound to."""
@@ -287,6 +295,10 @@ def split_for(
     Raises UsageError and DatasetError.
     """
     seed = _whole_seed(seed)
+    if root_data is not None and validators not in (0, len(root_data)):
+        raise UsageError(
+            f"validators is {validators}, but root_data has {len(root_data)} sets: one each, so leave validators out"
+        )
     if isinstance(partition, str | Partition):
         cut = Partition.parse(partition) if isinstance(partition, str) else partition
         count = DEFAULT_CLIENTS if clients is None else clients

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from types import ModuleType
 from typing import Protocol
 
@@ -25,6 +28,7 @@ from chainfl.training.devices import TorchSettings, autograd_works, take_over, t
 from chainfl.training.inputs import one_thread
 from chainfl.types import Address
 
+_STANDARD_ERROR = 2
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
@@ -154,6 +158,8 @@ def _forks_can_train() -> bool:
 
 
 def _probe() -> None:
+    # Where autograd does not bear a fork, torch may end it with a page of C++ on standard error.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _STANDARD_ERROR)
     raise SystemExit(not autograd_works())
 
 
@@ -180,7 +186,16 @@ _HERE: dict[Address, UpdateTrainer] = {}
 def _enter(trainers: Mapping[Address, UpdateTrainer]) -> None:
     # Ctrl-C reaches every process of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="chainfl parent", daemon=True).start()
     _HERE.update(trainers)
+
+
+def _end_with_parent() -> None:
+    """However the first process ends: what outlived it would hold memory, cores and the lock of its folder."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "it belongs to a pool"
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _enter_fresh(packed: bytes, settings: TorchSettings) -> None:

@@ -23,7 +23,7 @@ def participants_of(chain: RecordReader, task_id: TaskId) -> Participants:
     """A task's accounts, and who took part in each of its rounds that are over, drawn or not.
 
     `simulate` with it and everybody's data comes to the task's own roots where every validator voted, had every update
-    and has the same stake. Raises UsageError when no round is over.
+    and has the same stake; a round that turned void is void again. Raises UsageError when no round is over.
     """
     view, task = chain.round(task_id), chain.task(task_id)
     played = min(view.round, task.rounds) if view.phase.is_terminal else view.round - 1
@@ -41,4 +41,6 @@ def participants_of(chain: RecordReader, task_id: TaskId) -> Participants:
 
 def _recorded(chain: ChainPort, task_id: TaskId, number: int, from_block: int) -> RecordedRound:
     revealed = chain.revealed_updates(task_id, number, from_block)
-    return RecordedRound(tuple(update.worker for update in revealed), chain.last_commit_hash(task_id, number))
+    (before, _), (after, _) = (chain.model_location(task_id, last) for last in (number - 1, number))
+    workers = tuple(update.worker for update in revealed)
+    return RecordedRound(workers, chain.last_commit_hash(task_id, number), void=before == after)

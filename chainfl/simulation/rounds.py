@@ -110,11 +110,13 @@ def play_round(
     trained: Mapping[Address, TrainedUpdate],
     validators: Sequence[Scorer],
     compression: Compression = PLAIN,
+    *,
+    void: bool = False,
 ) -> tuple[SimulatedRound, Standing]:
     """What becomes of a round's updates, and where the task stands then.
 
     trained: of those who take part, in the order in which they enrolled; workers: who settles what the algorithms keep.
-    A round without a quorum of votes (a validator whose own training diverges has none), or in which nobody is
+    void: nobody's aggregate came to stand, whatever the votes. A round without a quorum of votes (a validator whose own training diverges has none), or in which nobody is
     accepted, leaves the model as it was.
     """
     number = standing.played + 1
@@ -125,7 +127,7 @@ def play_round(
     votes = [found for scorer in validators if (found := _vote(scorer, standing, encoded, number)) is not None]
     tallied = _tally(encoded, votes, len(validators))
     accepted = [worker for worker, vote in tallied.items() if vote.weight > 0]
-    if not accepted:
+    if void or not accepted:
         played = SimulatedRound(number, standing.model, tallied, encoded, num_votes=len(votes))
         return played, replace(standing, played=number)
     updates = [(encoded[worker].values, tallied[worker].weight) for worker in accepted]

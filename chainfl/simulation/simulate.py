@@ -265,6 +265,8 @@ class Laboratory:
         judges: Sequence[Scorer] = scorers or [EverybodyCounts()]
         if experiment.tampering is not None:
             judges = experiment.tampering.scorers(judges)
+        # Before anything is measured, and before other processes take a copy: everywhere the same order in memory.
+        trainer.arrange(experiment.split.test)
         return cls(experiment, trainers, judges, concatenate(samples), list(accumulate(map(len, samples))))
 
     def begin(self) -> tuple[Standing, RoundMetrics]:
@@ -283,7 +285,10 @@ class Laboratory:
         runs = self._train(fleet, screen, standing)
         trained_for = watch.seconds()
         sent = self._tampered(standing.played + 1, _updates(runs))
-        played, after = play_round(scope.format, standing, self.trainers, sent, self.scorers, scope.compression)
+        void = self.experiment.is_void(standing.played + 1)
+        played, after = play_round(
+            scope.format, standing, self.trainers, sent, self.scorers, scope.compression, void=void
+        )
         if self.experiment.strategy.draw.by is DrawBy.REPUTATION and not self.experiment.participants.rounds:
             after = rated(after, runs, played, len(self.scorers))
         quality, local = self.measure(after.model)

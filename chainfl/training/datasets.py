@@ -28,6 +28,8 @@ IntArray = NDArray[np.int64]
 
 BUILT_IN = ("digits", "mnist", "cifar10")
 NPZ_NAME = "dataset.npz"
+PIXEL_SCALE = 1 / 255
+"""What a model sees of a pixel of uint8 is between 0 and 1."""
 
 _MNIST_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -140,7 +142,7 @@ def load_dataset(name: str, data_dir: Path | None = None) -> DatasetSplits:
     if name not in BUILT_IN:
         raise UsageError(f"no data set is called {name!r}; there are {', '.join(BUILT_IN)}", name=name)
     if data_dir is None:
-        raise UsageError(f"{name} is read from a folder; name it with --data-dir", name=name)
+        raise UsageError(f"{name} is read from a folder: name it (data_dir, or --data-dir)", name=name)
     return load_mnist(data_dir) if name == "mnist" else load_cifar10(data_dir)
 
 
@@ -195,7 +197,7 @@ def _mnist_split(images_path: Path, labels_path: Path) -> Dataset:
         message = f"it has {len(labels)} labels, but {images_path.name} has {len(images)} images"
         raise _corrupt(labels_path, message)
     _check_labels(labels_path, labels, 10)
-    return Dataset("mnist", images, labels.astype(np.int64), 10, 1 / 255)
+    return Dataset("mnist", images, labels.astype(np.int64), 10, PIXEL_SCALE)
 
 
 def _read_idx(path: Path, expected_magic: int) -> NDArray[np.uint8]:
@@ -250,7 +252,7 @@ def _cifar_batch(path: Path) -> Dataset:
     records = np.frombuffer(data, np.uint8).reshape(-1, _CIFAR_RECORD)
     labels = records[:, 0].astype(np.int64)
     _check_labels(path, labels, 10)
-    return Dataset("cifar10", records[:, 1:].reshape(-1, 3, 32, 32), labels, 10, 1 / 255)
+    return Dataset("cifar10", records[:, 1:].reshape(-1, 3, 32, 32), labels, 10, PIXEL_SCALE)
 
 
 # --- an operator's own folder --------------------------------------------------------------------
@@ -310,7 +312,7 @@ def save_folder(dataset: Dataset, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NPZ_NAME
     # Only pixels of 0 to 255 mean something as uint8 without their scale.
-    is_pixels = dataset.values.dtype == np.uint8 and dataset.scale == 1 / 255
+    is_pixels = dataset.values.dtype == np.uint8 and dataset.scale == PIXEL_SCALE
     values = dataset.values if is_pixels else dataset.features
     np.savez_compressed(path, features=values, labels=dataset.labels, num_classes=np.int64(dataset.num_classes))
     return path
@@ -328,7 +330,7 @@ def _from_arrays(path: Path, fields: dict[str, NDArray[Any]]) -> Dataset:
     if labels.max() >= num_classes:
         raise _unfit(path, f"it has a label {labels.max()}, but num_classes is {num_classes}")
     if features.dtype == np.uint8:
-        return Dataset(path.parent.name, features, labels.astype(np.int64), num_classes, 1 / 255)
+        return Dataset(path.parent.name, features, labels.astype(np.int64), num_classes, PIXEL_SCALE)
     with np.errstate(over="ignore"):  # judged on the next line
         values = features.astype(np.float32)
     if (found := not_finite(values)) is not None:

@@ -30,6 +30,7 @@ from chainfl.errors import DatasetError, UsageError
 from chainfl.scratch import scratch_folder
 from chainfl.training.datasets import (
     BUILT_IN,
+    PIXEL_SCALE,
     Dataset,
     DatasetSplits,
     FloatArray,
@@ -158,7 +159,8 @@ def as_dataset(given: object, name: str, num_classes: int | None = None) -> Data
     """One set; whether its labels are below num_classes is for `check_labels`.
 
     given: a Dataset, a (features, labels) pair of arrays or tensors, or examples that are such pairs: a torch Dataset,
-    a list, or a DataLoader, whose set is then read once and in its order, whatever the loader's.
+    a list, or a DataLoader, whose set is then read once and in its order, whatever the loader's. Features of uint8 are
+    pixels, of 0 to 255, which a model sees as 0 to 1, as `load_npz` reads them.
     Raises UsageError for anything else, and DatasetError for data that cannot be trained on.
     """
     if isinstance(given, Dataset):
@@ -205,11 +207,13 @@ def _from_pair(features: Any, labels: Any, name: str, num_classes: int | None) -
     if values.ndim < 2 or len(values) != len(targets):
         raise DatasetError(f"{name}: features of {values.shape} with labels of {targets.shape} are no examples")
     _check_counted(targets, name)
+    is_pixels = values.dtype == np.uint8
     return Dataset(
         name,
-        _finite(values, name),
+        values if is_pixels else _finite(values, name),
         targets.astype(np.int64, copy=False),
         int(targets.max()) + 1 if num_classes is None else num_classes,
+        PIXEL_SCALE if is_pixels else 1.0,
     )
 
 

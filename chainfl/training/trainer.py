@@ -164,7 +164,7 @@ class LocalTrainer:
         if not len(dataset):
             raise DatasetError(f"{dataset.name}: no examples to train on")
         algorithm, steps = make_algorithm(training), training.steps_for(len(dataset))
-        self._arrange(dataset)
+        self.arrange(dataset)
         load_vector(self._module, global_vector)
         own_data = OwnData(self._module, self._loss, dataset, seed)
         before = own_data.look()
@@ -179,8 +179,8 @@ class LocalTrainer:
         findings = own_data.findings(before, own_data.look(), lowers_own_loss=not corrects)
         return TrainingResult(outcome.delta, len(dataset), losses[0], losses[-1], outcome.kept, findings)
 
-    def _arrange(self, dataset: Dataset) -> None:
-        """Puts the module's channels last, if it bears that; the first set of examples decides."""
+    def arrange(self, dataset: Dataset) -> None:
+        """Puts the module's channels last, if it bears that; for examples such as these, the first that are seen."""
         if self._channels_last is None:
             self._channels_last = bears_channels_last(self._module, dataset.shape)
             if self._channels_last:
@@ -246,7 +246,7 @@ class LocalTrainer:
         """Accuracy of the largest output, and the mean loss, over the whole set. Raises DatasetError if it is empty."""
         if not len(dataset):
             raise DatasetError(f"{dataset.name}: no examples to evaluate on")
-        self._arrange(dataset)
+        self.arrange(dataset)
         load_vector(self._module, vector)
         self._module.eval()
         correct, loss = 0, 0.0
