@@ -116,8 +116,8 @@ def play_round(
     """What becomes of a round's updates, and where the task stands then.
 
     trained: of those who take part, in the order in which they enrolled; workers: who settles what the algorithms keep.
-    void: nobody's aggregate came to stand, whatever the votes. A round without a quorum of votes (a validator whose own training diverges has none), or in which nobody is
-    accepted, leaves the model as it was.
+    void: nobody's aggregate came to stand, whatever the votes. A round without a quorum of votes (a validator whose own
+    training diverges has none), or in which nobody is accepted, leaves the model as it was.
     """
     number = standing.played + 1
     encoded = {

@@ -67,6 +67,10 @@ def test_plan__token_that_exists__deploys_none():
     assert [address for _, address, _ in plan.steps()][-1] == plan.deployment.registry
 
 
+def test_load__path_as_text__is_read_too(path: Path):
+    assert Deployment.load(str(path)) == Deployment.load(path)
+
+
 def test_load__several_wrong_fields__reports_all(path: Path):
     with pytest.raises(DeploymentInvalid) as caught:
         Deployment.load(change(path, chain_id="1", vault="0x12", extra=1, commit=5))

@@ -205,6 +205,22 @@ def test_simulate__record_with_a_round_of_nobody__leaves_the_model_in_it(tmp_pat
     assert roots[3:] == [world.chain.models[i][0].hex() for i in (3, 4)]
 
 
+@pytest.mark.parametrize("strategy", ["fedavg", "scaffold"])
+def test_simulate__record_with_a_round_without_an_aggregate__is_void_there_too(tmp_path, strategy):
+    chosen = Strategy.named(strategy, numbers={"chunk_params": 16}, compression="int8")
+    workers, validators = [account_of(100), account_of(101)], [account_of(200)]
+    world = LearningWorld(tmp_path, chosen, shares_of(workers, validators), workers=2, validators=1)
+    world.run(until=lambda world: world.chain.clock.round == 2)
+    world.run(without=world.accounts[Role.AGGREGATOR], until=lambda world: world.chain.clock.round == 3)
+    world.run()
+    recorded = participants_of(world.ports[workers[0]], TASK)
+    assert [played.void for played in recorded.rounds] == [False, True, False, False]
+    assert all(vote.weight for vote in world.chain.tallies[2]), "only the aggregate was missing"
+    roots = [metrics.root for metrics in world.simulated(chosen, recorded).rounds]
+    assert roots[1] == roots[2]
+    assert [roots[i] for i in (0, 1, 3, 4)] == [world.chain.models[i][0].hex() for i in (0, 1, 3, 4)]
+
+
 def test_simulate__record_of_sampled_scores__has_them(tmp_path):
     judged = {"before": "bucketing", "bucket_size": 2, "contribution": "gtg_shapley"}
     chosen = Strategy.named("gate_clip", numbers={"chunk_params": 16}, **judged)

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -99,6 +100,40 @@ def test_simulate__several_processes__have_the_bits_of_one(strategy):
     one, two = run(strategy=strategy), run(strategy=strategy, processes=2)
     assert one.root == two.root
     assert one.accuracies == two.accuracies
+
+
+ENDLESS = """
+import multiprocessing
+import chainfl
+from test_simulation_simulate import DATA, SMALL
+
+def told(metrics):
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+
+chainfl.simulate("mlp", DATA, **{**SMALL, "rounds": 100_000, "processes": 2, "out": "results", "callbacks": [told]})
+"""
+
+
+def test_simulate__more_validators_than_root_data__is_refused():
+    with pytest.raises(UsageError, match="validators is 2, but root_data has 1 sets: one each"):
+        run(validators=2, root_data=[DATA])
+    assert run(root_data=[DATA], rounds=1).experiment.split.validators
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_simulate__killed_with_several_processes__takes_them_along_and_goes_on_later(tmp_path, number):
+    (tmp_path / "script.py").write_text(ENDLESS)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "script.py"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True
+    ) as process:
+        children = [int(pid) for pid in next(line for line in process.stdout if line.strip()).split()]
+        process.send_signal(number)
+        # Its pipe ends when the last of those that inherited it has ended.
+        process.stdout.read()
+    assert len(children) == 2
+    found = simulate("mlp", DATA, **{**SMALL, "rounds": 1}, out=tmp_path / "results")
+    assert len(found.rounds) >= 2, "nobody holds the folder"
 
 
 NO_FORK = """

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 
 from chainfl.errors import DatasetError, DatasetMissing, UsageError
-from chainfl.training.datasets import Dataset, DatasetSplits
+from chainfl.training.datasets import Dataset, DatasetSplits, load_npz, save_folder
 from chainfl.training.inputs import as_dataset, as_model, as_splits
 from chainfl.training.models import build_model
 from chainfl.training.prediction import predict
@@ -32,6 +32,30 @@ def test_as_dataset__arrays_tensors_and_torch_sets__are_the_same_examples():
         assert dataset.labels.tolist() == LABELS.tolist()
         assert dataset.num_classes == 3
         assert dataset.features.dtype == np.float32
+
+
+PIXELS = np.arange(24, dtype=np.uint8).reshape(6, 4) * 11
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (PIXELS, LABELS),
+        (torch.from_numpy(PIXELS), LABELS),
+        TensorDataset(torch.from_numpy(PIXELS), torch.from_numpy(LABELS)),
+    ],
+    ids=["arrays", "tensors", "torch set"],
+)
+def test_as_dataset__pixels__are_what_a_folder_with_the_same_bytes_gives(tmp_path, given):
+    dataset = as_dataset(given, "data")
+    np.savez(tmp_path / "dataset.npz", features=PIXELS, labels=LABELS)
+    assert (dataset.features == load_npz(tmp_path / "dataset.npz").features).all()
+    assert dataset.features.max() == pytest.approx(253 / 255)
+    assert (load_npz(save_folder(dataset, tmp_path / "saved")).features == dataset.features).all()
+
+
+def test_as_dataset__other_integers__are_taken_as_they_are():
+    assert as_dataset((PIXELS.astype(np.int32), LABELS), "data").features.max() == PIXELS.max()
 
 
 @pytest.mark.parametrize(
