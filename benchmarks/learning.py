@@ -7,7 +7,7 @@
 update an integer. Beside it, from the same split and the same first weights: one trainer with all the data and as many
 gradient steps as one worker takes, and Flower's FedAvg over the same workers with the same local steps.
 
-`compression`: a small residual net (`resnet`) on CIFAR-10 among 10 workers with Dirichlet 0.5 shares, who all take 400
+`compression`: a small residual net (`resnet`) on CIFAR-10 among 10 workers with Dirichlet 0.5 shares, who all take 800
 steps: accuracy against the bytes that a worker sends, in the forms of a task's payload and with more steps a round,
 beside FedAvg in float32 without any integers; and `int8` on IID MNIST, with the net of the papers.
 
