@@ -25,3 +25,8 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    """What completion offers: the names that are imported when they are needed, too."""
+    return sorted({*globals(), *_LAZY})

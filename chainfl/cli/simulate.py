@@ -27,7 +27,7 @@ PRECISIONS: Final = ("float32", "bfloat16")
 )
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="digits", show_default=True, help="Model and data.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with MNIST's or CIFAR-10's files.")
-@click.option("--clients", type=click.IntRange(1, 1024), default=5, show_default=True, help="Who train.")
+@click.option("--clients", type=click.IntRange(1, 1024), help="How many train. [default: 10]")
 @click.option(
     "--partition", default="iid", show_default=True, help="iid, dirichlet:0.5, shards:2, classes:2, skewed:0.8."
 )
@@ -59,7 +59,7 @@ PRECISIONS: Final = ("float32", "bfloat16")
 def simulate(
     preset: str,
     data_dir: Path | None,
-    clients: int,
+    clients: int | None,
     partition: str,
     strategy: str,
     validators: int,

@@ -22,6 +22,7 @@ from chainfl.simulation.strategy import Number, Strategy
 from chainfl.simulation.tampering import Tampering
 from chainfl.tasks.draws import REPUTATION_START, Candidate, draw_workers
 from chainfl.tasks.optimizer_names import optimizer_called
+from chainfl.tasks.rules import rule_warnings
 from chainfl.tasks.server_rules import server_warnings
 from chainfl.tasks.spec import DatasetEntry, PayloadEntry, RegisteredModel, TrainingEntry, ValidationEntry
 from chainfl.tasks.state import ZERO_ADDRESS, Format
@@ -154,6 +155,8 @@ class Experiment:
         _check_sets(split)
         layout = state_layout(model.module)
         recipe = _recipe(strategy, layout, split, local)
+        if participants is None:
+            _check_draw(strategy, len(split.workers))
         accounts = participants or Participants.numbered(len(split.workers), len(split.validators), seed)
         _check_accounts(accounts, split)
         genesis = quantize_model(vector_of(model.module), recipe.format.model_scale_bits)
@@ -181,7 +184,9 @@ class Experiment:
 
     def warnings(self) -> Iterator[str]:
         """What is known before anything runs, each as `kind: what`."""
-        return server_warnings(self.recipe.format, floating_buffers(self.model.module))
+        form = self.recipe.format
+        yield from server_warnings(form, floating_buffers(self.model.module))
+        yield from rule_warnings(form, self.strategy.draw.most_of(len(self.split.workers)))
 
     def commit_hash(self, number: int) -> bytes:
         """Of the block of a round's last commitment, as recorded; empty in an experiment of its own."""
@@ -360,6 +365,14 @@ def _recipe(
     if problems:
         raise UsageError(f"no task can have this: {'; '.join(problems)}", problems=problems)
     return LearningRecipe(form, training, entry, judging, strategy.payload())
+
+
+def _check_draw(strategy: Strategy, num_clients: int) -> None:
+    if strategy.clients_per_round is not None and strategy.clients_per_round > num_clients:
+        raise UsageError(
+            f"clients_per_round is {strategy.clients_per_round}, but there are {num_clients} clients: take fewer a "
+            "round, or leave it out, and all take part"
+        )
 
 
 def _check_accounts(accounts: Participants, split: FederatedSplit) -> None:

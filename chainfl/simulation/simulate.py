@@ -22,6 +22,7 @@ from chainfl.encoding.arrays import Float32Array, Int16Array, Int32Array
 from chainfl.encoding.fixed_point import dequantize_model
 from chainfl.encoding.payload import UpdateMetadata, write_model, write_update
 from chainfl.errors import TrainingError, UsageError
+from chainfl.simulation.arguments import whole_numbers
 from chainfl.simulation.experiment import Experiment, Participants, Parts, split_for
 from chainfl.simulation.fleet import Fleet, LocalRun, open_fleet, peak_bytes
 from chainfl.simulation.metrics import (
@@ -83,7 +84,7 @@ def simulate(
     seed: int = 0,
     out: str | Path | None = None,
     processes: int = 1,
-    device: str = "cpu",
+    device: object = "cpu",
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
 ) -> Simulation:
@@ -103,7 +104,7 @@ def simulate(
 
     seed: of split, training and the weights of a named model; a module of one's own brings its weights along, drawn by
     torch (`torch.manual_seed`). The same call gives the same bits on one machine, in whatever number of `processes`.
-    device: `cuda`, `cuda:1`, `mps`, where training computes; the bits are promised on `cpu` alone.
+    device: `cuda`, `cuda:1`, `mps`, or a torch.device, where training computes; the bits are promised on `cpu` alone.
     participants: the accounts of a real task, and its recorded rounds, for the bits that it has. out: a folder for the
     results, from which the same call goes on after the last whole round. callbacks: called with each new round's
     metrics, from round 0 on; one that returns True ends the experiment there. progress: None shows bars where standard
@@ -112,9 +113,11 @@ def simulate(
     Raises UsageError, DatasetError and TrainingError before anything runs, ExperimentDiffers for the folder of another
     experiment, TrainingError when no client can train, and what writing the folder raises.
     """
-    if rounds < 1 or processes < 1 or validators < 0 or (clients is not None and clients < 1):
-        raise UsageError("rounds, clients and processes are at least 1, validators at least 0")
-    _check_device(device, processes)
+    of_run = {"clients": clients, "rounds": rounds, "processes": processes}
+    of_training = {"steps": steps, "batch_size": batch_size, "local_epochs": local_epochs}
+    whole = whole_numbers({**of_run, **of_training, "validators": validators, "root_examples": root_examples})
+    device = str(device)
+    _check_device(device, whole["processes"])
     chosen, own = trained_by(strategy, optimizer)
     rates = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
     if own is not None:
@@ -123,9 +126,9 @@ def simulate(
     split, called = split_for(
         splits,
         partition,
-        clients=clients,
-        validators=validators,
-        root_examples=root_examples,
+        clients=whole["clients"],
+        validators=whole["validators"],
+        root_examples=whole["root_examples"],
         root_data=root_data,
         seed=seed,
     )
@@ -134,12 +137,12 @@ def simulate(
         as_model(model, splits.train.shape, split.test.num_classes, model_params, seed),
         split,
         local={
-            "steps": steps,
-            "batch_size": batch_size,
+            "steps": whole["steps"],
+            "batch_size": whole["batch_size"],
             "learning_rate": chosen.usual_learning_rate if learning_rate is None else learning_rate,
             "momentum": _usual_momentum(chosen, own) if momentum is None else momentum,
             "weight_decay": weight_decay,
-            "local_epochs": local_epochs,
+            "local_epochs": whole["local_epochs"],
         },
         loss=loss,
         optimizer=own,
@@ -149,8 +152,8 @@ def simulate(
         participants=participants,
         tampering=tampering,
     )
-    experiment.check_rounds(rounds)
-    plan = Plan(rounds, processes, tuple(callbacks), progress)
+    experiment.check_rounds(whole["rounds"])
+    plan = Plan(whole["rounds"], whole["processes"], tuple(callbacks), progress)
     return run_experiment(experiment, plan, None if out is None else Path(out))
 
 

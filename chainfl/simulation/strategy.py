@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from chainfl.errors import UsageError
 from chainfl.simulation.entry_words import refusals
-from chainfl.simulation.strategy_names import IN_EITHER, LOCAL, judged_by, placed, plain
+from chainfl.simulation.strategy_names import IN_EITHER, LOCAL, judged_by, placed, plain, rule_told
 from chainfl.tasks.decimals import plain_decimal
 from chainfl.tasks.optimizer_names import is_own_optimizer, optimizer_named
 from chainfl.tasks.payload_rules import payload_problems
@@ -112,7 +112,8 @@ class Strategy:
         """
         found = {plain(each): each for each in STRATEGIES}.get(plain(str(name)))
         if found is None:
-            raise UsageError(f"no strategy is called {name!r}; there are {', '.join(STRATEGIES)}", name=name)
+            known = ", ".join(STRATEGIES)
+            raise UsageError(f"no strategy is called {name!r}{rule_told(str(name))}; there are {known}", name=name)
         base = STRATEGIES[found]
         return replace(base, **placed({item.name: getattr(base, item.name) for item in fields(base)}, found, changes))
 

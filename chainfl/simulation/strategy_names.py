@@ -43,6 +43,9 @@ NOT_NEEDED: Final[Mapping[tuple[str, ...], str]] = {
 }
 """Further words of Flower's, and what to do instead."""
 
+_WITH_RULE: Final = {"mean": "fedavg", "median": "fedmedian", "trimmedmean": "fedtrimmedavg"}
+"""The strategies that a rule of the server is taken for, by its plain name."""
+
 _SHARES: Final = ("fraction_fit", "fraction_train")
 _SPELLINGS: Final = {"centeredclipping": "centredclipping"}
 _ANY_TRAINING: Final = frozenset({"optimizer", "precision", "accumulation", *IN_EITHER})
@@ -53,6 +56,12 @@ def plain(name: str) -> str:
     """Of a strategy's name what counts: `MultiKrum`, `multi_krum` and `multi-krum` are one."""
     found = "".join(letter for letter in name.lower() if letter.isalnum())
     return _SPELLINGS.get(found, found)
+
+
+def rule_told(name: str) -> str:
+    """Which strategy is meant where a rule's name stands for one; empty for other names."""
+    found = _WITH_RULE.get(plain(name))
+    return "" if found is None else f": that is a rule, and the strategy with it is {found}"
 
 
 def judged_by(rule: str) -> dict[str, Any]:

@@ -41,11 +41,11 @@ def task_text(experiment: Experiment, *, rounds: int, reward: str, program: Path
 
 def _lines(experiment: Experiment, rounds: int, reward: str, archive: Path | None) -> Iterator[str]:
     recipe, model = experiment.recipe, experiment.model
-    yield "# From a simulated experiment; see `chainfl task create --help` for what else a task file may say."
+    yield "# From a simulated experiment. The task file in docs/operating.md says what else it may have;"
+    yield "# `chainfl task template` prints all of it."
     yield from _table({"name": recipe.dataset.name, "reward": reward, "rounds": rounds})
-    yield from _table(
-        {"workers": len(experiment.split.workers), "validators": max(1, len(experiment.split.validators))}
-    )
+    yield from _table({"workers": len(experiment.split.workers)})
+    yield from _validators(len(experiment.split.validators), recipe.validation.rule)
     if model.name is None:
         yield from _table({"program": str(archive)})
     else:
@@ -58,6 +58,13 @@ def _lines(experiment: Experiment, rounds: int, reward: str, archive: Path | Non
         yield from _table(sent, "payload")
     if judging := recipe.validation.model_dump(mode="json", exclude_defaults=True):
         yield from _table(judging, "validation")
+
+
+def _validators(count: int, rule: str) -> Iterator[str]:
+    if not count:
+        yield "# The experiment had no validators: every update counted in full. A task has at least one, which judges"
+        yield f"# by the default rule, {rule}, on data of its own; [validation] changes how."
+    yield from _table({"validators": max(1, count)})
 
 
 def _participants(experiment: Experiment) -> Iterator[str]:

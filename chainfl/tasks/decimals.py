@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from fractions import Fraction
+from numbers import Real
 from typing import Any
 
 _WRITTEN = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
@@ -16,11 +18,11 @@ def decimal_text(value: object) -> str:
 
 
 def plain_decimal(value: Any) -> Any:
-    """`decimal_text` of a number, or of a text such as "1e-3"; anything else as it is, for others to judge.
+    """`decimal_text` of a number, numpy's too, or of a text such as "1e-3"; all else as it is, for others to judge.
 
     So is a text of more digits than a Decimal keeps: to round it would be to change it.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
+    if isinstance(value, bool | Fraction) or not isinstance(value, Real | Decimal | str):
         return value
     return value if isinstance(value, str) and not _is_exact(value) else decimal_text(value)
 

@@ -136,6 +136,15 @@ def _rule_problems(f: Format, max_workers: int) -> Iterator[str]:
         yield f"format: a proof of a wrong coordinate could have {size:,} bytes, more than {MAX_PROOF_BYTES:,}"
 
 
+def rule_warnings(f: Format, most_updates: int) -> Iterator[str]:
+    """What a round may have and does not do what its name says, each as `kind: what`. most_updates: of a round."""
+    if f.rule is Rule.TRIMMED_MEAN and 0 < most_updates * f.trim_num < f.trim_den:
+        yield (
+            f"nothing_trimmed: a trim of {f.trim_num}/{f.trim_den} at each end drops none of {most_updates} updates, "
+            f"as the mean does; it drops one of {-(-f.trim_den // f.trim_num)}: take more clients, or a larger trim"
+        )
+
+
 def largest_proof(f: Format, max_workers: int) -> int:
     """Bytes of the largest proof of a wrong coordinate: every update in form 1. See IDisputes.sol for the layout."""
     depth, chunk = depth_of(f), f.chunk_params

@@ -142,7 +142,11 @@ def load_dataset(name: str, data_dir: Path | None = None) -> DatasetSplits:
     if name not in BUILT_IN:
         raise UsageError(f"no data set is called {name!r}; there are {', '.join(BUILT_IN)}", name=name)
     if data_dir is None:
-        raise UsageError(f"{name} is read from a folder: name it (data_dir, or --data-dir)", name=name)
+        raise UsageError(
+            f"{name} is read from a folder: name it (data_dir, or --data-dir); Data in docs/learning.md says where to "
+            "get its files",
+            name=name,
+        )
     return load_mnist(data_dir) if name == "mnist" else load_cifar10(data_dir)
 
 

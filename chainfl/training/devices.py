@@ -27,9 +27,9 @@ def device_names() -> list[str]:
     return ["cpu", *numbered, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
-def device_named(name: str) -> torch.device:
+def device_named(name: str | torch.device) -> torch.device:
     """The device; `cuda` is `cuda:0`. Raises UsageError with those that there are."""
-    there = device_names()
+    name, there = str(name), device_names()
     full = f"{name}:0" if name in _NUMBERED else name
     if full not in there:
         raise UsageError(f"this machine has no device {name!r}; it has {', '.join(there)}", device=name, there=there)

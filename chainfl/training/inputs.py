@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,28 @@ def as_model(
     if params:
         raise UsageError("model_params go with a registered model's name")
     if isinstance(given, nn.Module):
+        _check_materialized(given)
         return GivenModel(copy.deepcopy(given), type(given).__name__)
     if isinstance(given, str | Path) and Path(given).suffix == ".pt2":
         return GivenModel(load_exported(Path(given)), Path(given).stem, archive=Path(given))
     if isinstance(given, str):
         raise UsageError(f"no model is registered as {given!r}; there are {', '.join(MODELS)}, or the path of a .pt2")
     return GivenModel(_loaded(given), "program")
+
+
+def _check_materialized(module: nn.Module) -> None:
+    """Raises UsageError for lazy layers that have not seen an example yet."""
+    waiting = [name for name, layer in module.named_modules() if _is_lazy(layer)]
+    if waiting:
+        raise UsageError(
+            f"{', '.join(name or 'the model' for name in waiting)}: a lazy layer has no weights before a first forward "
+            "pass; run some examples through the model before you give it"
+        )
+
+
+def _is_lazy(layer: nn.Module) -> bool:
+    own = chain(layer.parameters(recurse=False), layer.buffers(recurse=False))
+    return any(nn.parameter.is_lazy(tensor) for tensor in own)
 
 
 def _loaded(given: object) -> nn.Module:

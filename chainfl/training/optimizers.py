@@ -85,6 +85,10 @@ def check_optimizer(module: nn.Module, training: LocalTraining, own: MakeOptimiz
     Raises TrainingError that says why not, and what `own` and its optimiser raise.
     """
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    if not trained:
+        raise TrainingError(
+            "the model has no parameter to train: all are frozen, or there are none; leave requires_grad true for some"
+        )
     if own is None:
         _check_matrices(trained, training.optimizer.name)
         return

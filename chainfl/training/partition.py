@@ -6,7 +6,7 @@ Everything is drawn from one seeded numpy generator, so every process of a run c
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from chainfl.errors import DatasetError, UsageError
 from chainfl.training.datasets import Dataset, DatasetSplits, IntArray, load_dataset
 
-# With the demo's 5 workers about one draw in three is good; a set that fails this often cannot be cut that way.
-MAX_DRAWS = 10_000
+# With the demo's 5 workers about one draw in three is good; a set that fails this often cannot be cut that way. So many
+# draws of 60,000 examples take 3 s with 10 parts, 5 s with 1,000.
+MAX_DRAWS = 2_000
 
 
 def partition_iid(num_examples: int, num_parts: int, rng: np.random.Generator) -> list[IntArray]:
@@ -39,12 +40,14 @@ def partition_dirichlet(
     if not alpha > 0:
         raise UsageError(f"the Dirichlet concentration must be positive, not {alpha}")
     _check_parts(len(labels), num_parts, min_per_part)
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     for _ in range(MAX_DRAWS):
-        parts = _dirichlet_draw(labels, num_parts, alpha, rng)
-        if min(map(len, parts)) >= min_per_part:
-            return [rng.permutation(part) for part in parts]
+        draw = _DirichletDraw.of(members, num_parts, alpha, rng)
+        if draw.least() >= min_per_part:
+            return [rng.permutation(part) for part in draw.parts()]
     raise DatasetError(
-        f"no draw of {MAX_DRAWS} gave each of {num_parts} parts {min_per_part} of {len(labels)} examples"
+        f"none of {MAX_DRAWS:,} Dirichlet({alpha:g}) draws gave each of {num_parts} parts {min_per_part} of "
+        f"{len(labels)} examples: take a larger alpha, such as dirichlet:{2 * alpha:g}, or fewer parts"
     )
 
 
@@ -141,22 +144,55 @@ def _main_pieces(
     return pieces, rng.permutation(np.concatenate(pool))
 
 
-def _dirichlet_draw(labels: IntArray, num_parts: int, alpha: float, rng: np.random.Generator) -> list[IntArray]:
-    pieces: list[list[IntArray]] = [[] for _ in range(num_parts)]
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        shares = rng.dirichlet(np.full(num_parts, alpha))
-        cuts = np.round(np.cumsum(shares)[:-1] * len(members)).astype(np.int64)
-        for piece, part in zip(pieces, np.split(members, cuts), strict=True):
-            piece.append(part)
-    return [np.concatenate(piece) for piece in pieces]
+@dataclass(frozen=True, slots=True, eq=False)
+class _DirichletDraw:
+    """members: of each class, in random order. ends: (classes, parts), where each part's share of them ends.
+
+    Most draws are only looked at, so the parts are cut when they are wanted.
+    """
+
+    members: list[IntArray]
+    ends: IntArray
+
+    @classmethod
+    def of(cls, members: Sequence[IntArray], num_parts: int, alpha: float, rng: np.random.Generator) -> _DirichletDraw:
+        """members: the indices of each class."""
+        shuffled, ends = [], []
+        for each in members:
+            shuffled.append(rng.permutation(each))
+            shares = rng.dirichlet(np.full(num_parts, alpha))
+            cuts = np.round(np.cumsum(shares)[:-1] * len(each)).astype(np.int64)
+            ends.append(np.append(cuts, len(each)))
+        return cls(shuffled, np.array(ends))
+
+    def least(self) -> int:
+        """The size of the smallest part."""
+        return int(np.diff(self.ends, axis=1, prepend=0).sum(axis=0).min())
+
+    def parts(self) -> list[IntArray]:
+        """Indices for each part."""
+        cut = [np.split(each, ends[:-1]) for each, ends in zip(self.members, self.ends, strict=True)]
+        return [np.concatenate(pieces) for pieces in zip(*cut, strict=True)]
 
 
 def _check_parts(num_examples: int, num_parts: int, min_per_part: int) -> None:
     if num_parts < 1:
         raise UsageError(f"cannot cut a data set into {num_parts} parts")
     if num_examples < num_parts * min_per_part:
-        raise DatasetError(f"{num_examples} examples do not give {num_parts} parts {min_per_part} each")
+        raise DatasetError(
+            f"{num_examples} examples do not give {num_parts} parts {min_per_part} each: take fewer parts, or more data"
+        )
+
+
+def _check_root_sets(num_examples: int, num_validators: int, each: int, needed: int) -> None:
+    """Whether validators leave the workers what they need. num_examples: beside the test set."""
+    left = num_examples - num_validators * each
+    if num_validators and left < needed:
+        raise DatasetError(
+            f"{num_validators} validators with {each} examples each take {num_validators * each:,} of "
+            f"{num_examples:,}, which leaves {max(0, left):,} to the workers, who need {needed:,}: take fewer "
+            "validators, or fewer examples for each (root_examples)"
+        )
 
 
 # --- by name -------------------------------------------------------------------------------------
@@ -271,6 +307,7 @@ def federated_split(
     num_test = 0 if splits.test is not None else round(test_fraction * len(order))
     num_root = num_validators * validator_examples
     least = min_per_worker if partition.kind == "dirichlet" else 1
+    _check_root_sets(len(order) - num_test, num_validators, validator_examples, num_workers * least)
     _check_parts(len(order) - num_test - num_root, num_workers, least)
     held_out, roots, rest = np.split(order, [num_test, num_test + num_root])
     shares = partition.cut(splits.train.labels[rest], num_workers, rng, min_per_part=least)

@@ -27,7 +27,13 @@ Memory = Mapping[str, Float32Array]
 
 NO_MEMORY: Final[Memory] = {}
 
-_MAX_RATE = 1e6
+_RATES_BELOW: Final[Mapping[str, int]] = {
+    "learning_rate": 1_000_000,
+    "momentum": 1,
+    "weight_decay": 1_000_000,
+    "proximal_mu": 1_000_000,
+    "alpha": 1_000_000,
+}
 
 
 class Finding(StrEnum):
@@ -74,7 +80,10 @@ class LocalTraining:
     def __post_init__(self) -> None:
         counts = (self.steps, self.batch_size, self.accumulation, 1 if self.local_epochs is None else self.local_epochs)
         if min(counts) < 1:
-            raise TrainingError(f"{self.steps} steps of {self.batch_size} examples are no training: {self}")
+            raise TrainingError(
+                "steps, batch_size, accumulation and local_epochs are at least 1, not "
+                f"{self.steps}, {self.batch_size}, {self.accumulation} and {self.local_epochs}"
+            )
         if self.algorithm not in ALGORITHM_PARAMETERS:
             known = ", ".join(ALGORITHM_PARAMETERS)
             raise TrainingError(f"no algorithm is called {self.algorithm!r}; there are {known}", name=self.algorithm)
@@ -91,11 +100,13 @@ class LocalTraining:
         return min(self.steps, math.ceil(self.local_epochs * num_examples / batch))
 
     def _check_rates(self) -> None:
-        in_range = 0 < self.learning_rate < _MAX_RATE and 0 <= self.momentum < 1
-        extras = (self.weight_decay, self.proximal_mu, self.alpha)
-        # NaN compares false, so it ends here as well.
-        if not (in_range and all(0 <= value < _MAX_RATE for value in extras)):
-            raise TrainingError(f"a rate is out of its range: {self}")
+        for name, below in _RATES_BELOW.items():
+            value = getattr(self, name)
+            # NaN compares false, so it ends here as well.
+            if not 0 <= value < below:
+                raise TrainingError(f"{name} is {value:g}, but it is at least 0 and below {below:,}")
+        if self.learning_rate == 0:
+            raise TrainingError("learning_rate is 0, and nothing is learnt: give one above 0")
         if self.algorithm == "feddyn" and self.alpha == 0:
             raise TrainingError("feddyn needs an alpha above zero")
 

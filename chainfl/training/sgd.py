@@ -28,7 +28,11 @@ class SgdConfig:
     def __post_init__(self) -> None:
         in_range = 0 < self.learning_rate < 1e6 and 0 <= self.momentum < 1 and 0 <= self.weight_decay < 1e6
         if not in_range:  # NaN compares false, so it ends here as well
-            raise TrainingError(f"not an SGD configuration: {self}")
+            raise TrainingError(
+                f"sgd with learning_rate {self.learning_rate:g}, momentum {self.momentum:g} and weight_decay "
+                f"{self.weight_decay:g}: the first is above 0, the second below 1, the third at least 0, and the rates "
+                "below 1,000,000"
+            )
 
 
 def effective_steps(steps: int, momentum: float, *, nesterov: bool = False) -> float:

@@ -9,6 +9,7 @@ import pytest
 
 from chainfl.cli.main import run
 from chainfl.cli.task_file import task_file
+from chainfl.simulation.experiment import DEFAULT_CLIENTS
 
 TINY = ("simulate", "--clients", "2", "--rounds", "1", "--steps", "1", "--batch-size", "4")
 
@@ -63,6 +64,11 @@ def test_simulate__flags_of_a_strategy__are_its_settings(capsys):
     assert (training["learning_rate"], training["momentum"]) == ("0.001", "0")
     assert (told["format"]["step_num"], told["format"]["step_den"]) == (1, 2)
     assert (told["validation"]["rule"], told["validation"]["contribution"]) == ("norm_bound", "shapley")
+
+
+def test_simulate__clients__are_as_many_as_those_of_the_function(capsys):
+    assert run(["simulate", "--help"]) == 0
+    assert f"How many train. [default: {DEFAULT_CLIENTS}]" in " ".join(capsys.readouterr().out.split())
 
 
 def test_simulate__flag_that_the_strategy_does_not_take__is_told(capsys):

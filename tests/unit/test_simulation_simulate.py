@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -728,6 +729,14 @@ def test_task_file__clients_per_round__are_its_participants():
     assert "participants" not in tomllib.loads(run(rounds=1).task_file())
 
 
+def test_task_file__no_validators__says_that_a_task_has_one_that_judges():
+    told = run(rounds=1).task_file()
+    assert "# The experiment had no validators: every update counted in full." in told
+    assert "the default rule, gate_clip" in told
+    assert tomllib.loads(told)["validators"] == 1
+    assert "had no validators" not in run(rounds=1, validators=2).task_file()
+
+
 def test_task_file__loss_of_ones_own__is_told_rather_than_dropped(tmp_path):
     found = run(rounds=1, loss=lambda outputs, labels: nn.functional.multi_margin_loss(outputs, labels))
     with pytest.raises(UsageError, match="cross-entropy"):
@@ -767,6 +776,49 @@ def test_task_file__what_no_task_can_do__is_told(tmp_path):
 def test_simulate__impossible__is_told_before_anything_runs(change, error):
     with pytest.raises(error):
         run(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"clients": "4"}, "clients is '4', not a whole number of at least 1"),
+        ({"rounds": 2.5}, "rounds is 2.5, not"),
+        ({"steps": 3.5, "batch_size": True}, "steps is 3.5, not a whole .*; batch_size is True, not"),
+        ({"validators": -1}, "validators is -1, not a whole number of at least 0"),
+        ({"rounds": None}, "rounds is None, not"),
+        ({"local_epochs": "2"}, "local_epochs is '2', not"),
+        ({"strategy": Strategy(clients_per_round=4)}, "clients_per_round is 4, but there are 3 clients"),
+        ({"learning_rate": 1e6}, "^learning_rate is 1e[+]06, but it is at least 0 and below 1,000,000$"),
+    ],
+)
+def test_simulate__number_that_cannot_be__is_told_by_its_name(change, told):
+    with pytest.raises(UsageError, match=told):
+        run(**change)
+
+
+def test_simulate__numbers_of_numpy_and_a_device_of_torch__are_taken():
+    numpys = {"rounds": np.int64(2), "clients": np.int32(3), "learning_rate": np.float32(0.1)}
+    found = run(**numpys, device=torch.device("cpu"))
+    assert found.root == run(learning_rate=0.1).root
+    assert found.experiment.recipe.training.learning_rate == "0.1"
+    assert "device" not in found.experiment.to_json()
+
+
+def test_simulate__model_that_nothing_can_train__is_told():
+    frozen = nn.Linear(4, 3).requires_grad_(False)
+    with pytest.raises(UsageError, match="no parameter to train: all are frozen"):
+        simulate(frozen, DATA, **SMALL)
+    lazy = nn.Sequential(nn.Linear(4, 5), nn.LazyLinear(3))
+    with pytest.raises(UsageError, match=r"^1: a lazy layer has no weights before a first forward pass"):
+        simulate(lazy, DATA, **SMALL)
+    lazy(torch.zeros(1, 4))
+    assert simulate(lazy, DATA, **SMALL).rounds[-1].round == 2
+
+
+def test_simulate__trim_that_drops_nobody__is_warned_of():
+    told = "round 0: nothing_trimmed: a trim of 1/5 at each end drops none of 3 updates, .* it drops one of 5:"
+    assert re.match(told, " ".join(run(strategy="fedtrimmedavg").warnings))
+    assert not [text for text in run(clients=5, strategy="fedtrimmedavg").warnings if "nothing_trimmed" in text]
 
 
 def test_simulate__model_that_does_not_fit__is_told():
@@ -862,7 +914,7 @@ def test_participants__not_as_many_as_data_sets__are_refused():
         run(participants=twice)
 
 
-def test_import__chainfl__brings_no_torch():
-    code = "import sys, chainfl; chainfl.__all__; print('torch' in sys.modules)"
+def test_import__chainfl__brings_no_torch_and_offers_all_of_its_names():
+    code = "import sys, chainfl; print({*chainfl.__all__} <= {*dir(chainfl)}, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.split() == ["True", "False"]

@@ -69,6 +69,14 @@ def test_strategy__tau__is_the_nearest_unit_and_one_at_least(tau, bits, units):
     assert Strategy.named("fedyogi", server_tau=tau, model_scale_bits=bits).format(10).tau == units
 
 
+@pytest.mark.parametrize(
+    ("rule", "strategy"), [("mean", "fedavg"), ("median", "fedmedian"), ("trimmed_mean", "fedtrimmedavg")]
+)
+def test_strategy__name_of_a_rule__is_told_the_strategy_with_it(rule, strategy):
+    with pytest.raises(UsageError, match=f"'{rule}': that is a rule, and the strategy with it is {strategy};"):
+        Strategy.named(rule)
+
+
 def test_strategy__unknown_name__lists_what_there_is():
     with pytest.raises(UsageError, match=r"fedavg, .*fedmedian"):
         Strategy.named("fedmagic")

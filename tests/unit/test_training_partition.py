@@ -67,8 +67,30 @@ def test_partition_dirichlet__alpha_not_positive__is_a_usage_error(alpha):
 
 def test_partition_dirichlet__minimum_that_no_draw_reaches__gives_up(monkeypatch):
     monkeypatch.setattr("chainfl.training.partition.MAX_DRAWS", 3)
-    with pytest.raises(DatasetError, match="no draw"):
+    told = r"none of 3 Dirichlet\(0\.1\) draws .* such as dirichlet:0\.2, or fewer parts"
+    with pytest.raises(DatasetError, match=told):
         partition_dirichlet(LABELS, 5, np.random.default_rng(0), alpha=0.1, min_per_part=200)
+
+
+def test_partition_dirichlet__draws_that_leave_too_little__are_gone_through_in_the_order_of_the_generator():
+    rng = np.random.default_rng(3)
+    expected = drawn_until(LABELS, 5, rng, alpha=0.3, least=80)
+    cut = partition_dirichlet(LABELS, 5, np.random.default_rng(3), alpha=0.3, min_per_part=80)
+    assert [part.tolist() for part in cut] == [rng.permutation(part).tolist() for part in expected]
+
+
+def drawn_until(labels, num_parts, rng, *, alpha, least):
+    """Written out: each draw in full, one class after another."""
+    while True:
+        pieces = [[] for _ in range(num_parts)]
+        for label in np.unique(labels):
+            members = rng.permutation(np.flatnonzero(labels == label))
+            cuts = np.round(np.cumsum(rng.dirichlet(np.full(num_parts, alpha)))[:-1] * len(members)).astype(int)
+            for piece, part in zip(pieces, np.split(members, cuts), strict=True):
+                piece.append(part)
+        parts = [np.concatenate(piece) for piece in pieces]
+        if min(map(len, parts)) >= least:
+            return parts
 
 
 def test_partition_shards__two_shards__gives_few_classes():
@@ -217,6 +239,12 @@ def test_demo_split__set_with_its_own_test__keeps_it_and_says_so():
 def test_demo_split__too_few_examples__is_refused():
     with pytest.raises(DatasetError):
         demo_split(numbered(200), seed=0, num_workers=5, num_validators=3)
+
+
+def test_federated_split__validators_that_take_too_much__are_told_what_is_left():
+    told = r"99 validators with 50 examples each take 4,950 of 1,438, which leaves 0 to the workers, who need 4"
+    with pytest.raises(DatasetError, match=told):
+        federated_split(load_digits(), seed=0, num_workers=4, num_validators=99, partition=Partition("iid"))
 
 
 def test_federated_split__dirichlet__is_the_demos():
