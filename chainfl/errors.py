@@ -50,7 +50,7 @@ class UsageError(ChainflError):
     """The arguments contradict one another or name something that does not exist."""
 
     exit_code = 11
-    hint_template = "Run the command with --help to see what it takes."
+    hint_template = "See what it takes with --help, or in Python with help(), such as help(chainfl.simulate)."
 
 
 class KeyfileError(ChainflError):
@@ -116,6 +116,7 @@ class ChainError(ChainflError):
     """Anything that went wrong between us and the chain."""
 
     exit_code = 20
+    hint_template = "Run `chainfl doctor`: it looks at the endpoint and the contracts, and says what to do about them."
 
 
 class RpcUnreachable(ChainError):
@@ -187,6 +188,7 @@ class TransactionReverted(ChainError):
     """A call reverted with an error that has no class of its own."""
 
     exit_code = 30
+    hint_template = "Nothing changed on chain; see `chainfl task show` and `chainfl stake status` for what it went by."
 
 
 class UnexpectedPhase(ChainError):
@@ -217,6 +219,7 @@ class AlreadyDone(ChainError):
     """The call was already made for this round; nothing is lost."""
 
     exit_code = 34
+    hint_template = "Nothing is lost: wait, or go on with what comes next."
 
 
 class RpcRefused(ChainError):
@@ -262,7 +265,10 @@ class SpecificationError(ChainflError):
     """A task specification is malformed; the message lists every problem found."""
 
     exit_code = 40
-    hint_template = "See docs/protocol.md for the fields of a task specification."
+    hint_template = (
+        "See The task file in docs/operating.md for the settings, or print them with `chainfl task template`; "
+        "docs/protocol.md says what they mean on chain."
+    )
 
 
 class SpecificationMismatch(SpecificationError):
@@ -279,12 +285,17 @@ class EncodingError(ChainflError):
     """Values that cannot become integers (not finite, wrong shape, wrong type)."""
 
     exit_code = 50
+    hint_template = (
+        "Look at the model or the vector that the message names: values are finite, and names and shapes those of the "
+        "task (Numbers in docs/protocol.md)."
+    )
 
 
 class PayloadError(EncodingError):
     """A payload from somebody else is not what it must be. It counts as not delivered."""
 
     exit_code = 51
+    hint_template = "Nothing of it was used. Ask another store for it, or go on without: it counts as not delivered."
 
 
 class PayloadTruncated(PayloadError):
@@ -337,6 +348,7 @@ class AggregationError(ChainflError):
     """An aggregation was asked for that has no result (zero total weight, widths that could overflow)."""
 
     exit_code = 59
+    hint_template = "Change the weights, the rule or the server step as the message says (Numbers in docs/protocol.md)."
 
 
 # --- 60..69: storage -----------------------------------------------------------------------------
@@ -477,16 +489,19 @@ class ServiceRefused(StorageError):
 
 
 class DatasetError(ChainflError):
-    """A dataset folder cannot be used."""
+    """Data cannot be used: a folder, a set of one's own, or the parts that it is to be cut into."""
 
     exit_code = 70
+    hint_template = "Correct the data, or how they are shared out, as the message says; see Data in docs/learning.md."
 
 
 class DatasetMissing(DatasetError):
     """A file of the dataset is not there."""
 
     exit_code = 71
-    hint_template = "Put {file} into {folder}, plain or as .gz."
+    hint_template = (
+        "Put {file} into {folder}, plain or as .gz; Data in docs/learning.md says where to get MNIST and CIFAR-10."
+    )
 
 
 class DatasetCorrupt(DatasetError):
@@ -509,6 +524,7 @@ class TrainingError(ChainflError):
     """Training cannot give an update (unknown model, a loss that is not finite)."""
 
     exit_code = 73
+    hint_template = "Change the model or its training as the message says; see What can be chosen in docs/learning.md."
 
 
 class TrainingDiverged(TrainingError):
@@ -522,6 +538,7 @@ class TrainingStopped(TrainingError):
     """Nobody wants the result any more: the round went on, or starts from another model."""
 
     exit_code = 97
+    hint_template = "Nothing is lost: the next training starts from the model that stands."
 
 
 class ProgramRefused(TrainingError):
@@ -579,3 +596,4 @@ class Interrupted(ChainflError):
     """Stopped by a signal at a safe point."""
 
     exit_code = 130
+    hint_template = "Start the same command again to carry on."

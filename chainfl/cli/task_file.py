@@ -216,16 +216,16 @@ class TaskFile(_Table):
 
 TEMPLATE: Final = """\
 # A task for `chainfl task create --file`. What a preset or the defaults say may be left out.
-preset = "digits"               # digits, mnist or cifar10: model, data and training
-name = "digits, trained by strangers"
-description = ""
+preset = "digits"               # digits, mnist or cifar10: model, data and training; none unless said
+name = "digits, trained by strangers"   # what people see; the preset's data set unless said
+description = ""                # more for people
 licence = "CC-BY-4.0"           # of the models, as an SPDX name
-reward = "1000"                 # tokens, escrowed for all rounds together
-rounds = 10
+reward = "1000"                 # tokens, escrowed for all rounds together; must be said
+rounds = 10                     # how many; the preset's
 enrolment = "1h"                # from the moment it is published: 90s, 10min, 2h, 1d
-workers = "3-5"                 # one number, or minimum-maximum
-validators = "1-3"
-aggregators = "1-2"
+workers = "3-5"                 # one number, or minimum-maximum; 2-16 unless said
+validators = "1-3"              # the same; 1-5 unless said
+aggregators = "1-2"             # the same; 1-3 unless said
 named_validators = []           # addresses; when there are any, only they may validate
 # parent_model = "…"            # id of the model that this task continues
 # program = "model.pt2"         # a torch.export archive beside this file, instead of [model]
@@ -234,90 +234,93 @@ named_validators = []           # addresses; when there are any, only they may v
 # clients_per_round = 5         # so many workers, drawn on chain anew for each round
 # selection = "uniform"         # or stake (up to four times what is required), or reputation (past weights)
 
-[model]                         # a registered name, its parameters, and the seed of its weights
-name = "cnn"
+[model]                         # a registered model and its parameters; the preset's, unless a name or program is said
+name = "cnn"                    # cnn, resnet, mlp or paper_cnn
 params = { in_channels = 1, height = 8, width = 8, num_classes = 10, channels = 32, blocks = 2, hidden = 64 }
-seed = 0
+seed = 0                        # of its initial weights
 
-[dataset]                       # for people, and for a check of shapes
-name = "digits"
-description = "scikit-learn's handwritten digits"
-licence = ""
-input_shape = [1, 8, 8]
-num_classes = 10
+[dataset]                       # for people, and for a check of shapes; the preset's
+name = "digits"                 # what people see
+description = "scikit-learn's handwritten digits"   # more for people; empty unless said
+licence = ""                    # of the data, as an SPDX name
+input_shape = [1, 8, 8]         # of one example
+num_classes = 10                # labels are from 0 to one less
 # description_cid = "bafk…"     # a published set (`chainfl data publish`): says the rest, and workers take its shards
 
-[training]                      # what a worker does in a round
-steps = 40
-batch_size = 64
-learning_rate = "0.05"
-momentum = "0.9"                # of sgd
-weight_decay = "0"
-# algorithm = "fedavg"          # fedavg, fedprox, scaffold, fednova or feddyn
-# proximal_mu = "0.01"          # fedprox: how strongly a local model is drawn back to the global one
-# alpha = "0.01"                # feddyn: the same, for its dynamic regulariser
-# local_epochs = 1              # as many steps as so many passes over one's own data take, at most `steps`
-# optimizer = { name = "adam", params = { betas = ["0.9", "0.999"] } }   # one of torch's, by its name in lower case
-# accumulation = 1              # parts that a batch's gradient is summed up from, to save memory
-# precision = "float32"         # or bfloat16, for the forward pass
+[training]                      # what a worker does in a round; the preset's
+steps = 40                      # of its optimizer; with local_epochs the most
+batch_size = 64                 # examples a step
+learning_rate = "0.05"          # a decimal, as text or as a number, like all rates here
+momentum = "0.9"                # of sgd; 0 without a preset
+weight_decay = "0"              # at each step
+algorithm = "fedavg"            # or fedprox, scaffold, fednova, feddyn
+# proximal_mu = "0.01"          # fedprox, which needs it: how strongly a local model is drawn back to the global one
+# alpha = "0.01"                # feddyn, which needs it: the same, for its dynamic regulariser
+# local_epochs = 1              # as many steps as so many passes over one's own data take; `steps` unless said
+# optimizer = { name = "adam", params = { betas = ["0.9", "0.999"] } }   # one of torch's, in lower case; plain sgd
+accumulation = 1                # parts that a batch's gradient is summed up from, to save memory
+precision = "float32"           # or bfloat16, for the forward pass
 
 [validation]                    # how validators come to weights and scores: docs/protocol.md
 rule = "gate_clip"              # or root_fit, krum, multi_krum, bulyan, rfa, centred_clipping, fltrust, norm_bound
 gate_cosine = "0"               # an update counts when its cosine with root data's is above; for root_fit, 0.05 less
 duplicate_cosine = "0.99"       # updates closer to one another than this share one score
 contribution = "leave_one_out"  # what scores follow; or shapley (up to 8 workers), gtg_shapley
-# before = ["bucketing", "nearest_neighbour_mixing"]   # what mixes updates before the rule looks, in order
-# num_malicious_clients = 1     # krum, multi_krum, bulyan, nearest_neighbour_mixing: how many liars they must bear
+before = []                     # what mixes updates before the rule looks: bucketing, nearest_neighbour_mixing
+# root_set_cid = "bafk…"        # root data that the requester publishes, for validators who bring none
+# num_malicious_clients = 1     # krum, multi_krum, bulyan, nearest_neighbour_mixing need it: liars that they bear
 # num_clients_to_keep = 3       # multi_krum: how many count; by default all but num_malicious_clients and 2
-# bucket_size = 2               # bucketing: how many updates are averaged
+# bucket_size = 2               # bucketing, which needs it: how many updates are averaged
 # clipping_norm = "0.5"         # centred_clipping, norm_bound: a real length; by default the round's median
 # iterations = 8                # rfa (8), centred_clipping (1)
-# smoothing = "0.000001"        # rfa: the distance below which an update is no closer
-# max_sweeps = 50               # gtg_shapley: sweeps of one order a worker, unless the values settle earlier
-# between_round_truncation = "0.001"   # gtg_shapley: a round is worth nothing that moves the loss by less
-# within_round_truncation = "0.01"     # gtg_shapley: an order ends when less than this share of the gain is missing
+# smoothing = "0.000001"        # rfa (0.000001): the distance below which an update is no closer
+# max_sweeps = 50               # gtg_shapley (50): sweeps of one order a worker, unless the values settle earlier
+# between_round_truncation = "0.001"   # gtg_shapley (0.001): a round is worth nothing that moves the loss by less
+# within_round_truncation = "0.01"     # gtg_shapley (0.01): an order ends when less of the gain is missing
 
 [format]                        # the integers: docs/protocol.md, Numbers
-model_scale_bits = 20
-update_scale_bits = 14
-chunk_params = 256
+model_scale_bits = 20           # a model's integer is so many halvings of a unit
+update_scale_bits = 14          # the same of an update's
+chunk_params = 256              # values of one leaf of the tree that is committed to; a multiple of 16
 rule = "mean"                   # mean, trimmed_mean or median, coordinate by coordinate
-trim_num = 0                    # trimmed_mean drops trim_num / trim_den of the updates at each end
+trim_num = 0                    # trimmed_mean drops trim_num / trim_den of the updates at each end, and needs both
 trim_den = 0
 server = "plain"                # or momentum, nesterov (DiLoCo's), adagrad, adam, yogi: how the server uses the step
-# step_num = 1                  # step_num / step_den: of the mean, or an adaptive server's rate, 1/10 if not said
+# step_num = 1                  # step_num / step_den: of the mean; of an adaptive server's rate, 1/10, of yogi's 1/100
 # step_den = 1
-# momentum = "9/10"             # the share of the server's momentum, or first moment, that a round keeps
-# second = "99/100"             # adam, yogi: the same of the second moment
-# tau = "0.001"                 # adagrad, adam, yogi: added to its root; small is bold
+# momentum = "9/10"             # the share of the server's momentum, or first moment, that a round keeps; adagrad: 0
+# momentum_num = 9              # the same as momentum_num / momentum_den, in place of momentum
+# momentum_den = 10
+# second = "99/100"             # adam, yogi (99/100): the same of the second moment
+# tau = "0.001"                 # adagrad, adam, yogi (0.001): added to its root; small is bold
 group_size = 64                 # above so many updates the mean is a sum of group sums
 
 [payload]                       # the form of the updates' files
 compression = "none"            # deflate: half the bytes; int8, int4, topk: fewer, and what they lose is sent later
 # keep = "0.01"                 # topk: the share of an update's values that is sent
 
-[windows]                       # seconds; by default the network's own
-# commit = 600
-# reveal = 300
-# score_commit = 600
-# score_reveal = 300
-# slot = 300
-# challenge = 900
+[windows]                       # seconds; by default the network's own: on public ones those here
+# commit = 600                  # training, and committing to an update
+# reveal = 300                  # publishing and revealing it
+# score_commit = 600            # judging the updates, and committing to a vote
+# score_reveal = 300            # revealing it
+# slot = 300                    # of each drawn aggregator alone; then anybody with the bond may post, for three more
+# challenge = 900               # how long a posted aggregate can be disputed
 # answer = 300                  # the clock of every demand and of every move in a dispute
 # proof = 600                   # what a committed challenger has after challenge
 
 [economics]                     # tokens as text, shares in basis points
-worker_stake = "100"
-validator_stake = "300"
-aggregator_bond = "200"
-slot_fee = "5"
-workers_bps = 7000
-validators_bps = 2000
-aggregator_bps = 1000
+worker_stake = "100"            # that a worker locks
+validator_stake = "300"         # that a validator locks
+aggregator_bond = "200"         # that an aggregator locks while what it posted can be disputed
+slot_fee = "5"                  # that a drawn aggregator loses if it does not post in its slot
+workers_bps = 7000              # the workers' share of a round's reward; the three come to 10,000
+validators_bps = 2000           # the validators'
+aggregator_bps = 1000           # the aggregator's
 base_bps = 3000                 # of the workers' part, by stake; the rest by score
-worker_slash_bps = 2000
-validator_slash_bps = 1000
-challenger_bond = "50"
+worker_slash_bps = 2000         # of the stake: an update that is committed and not revealed
+validator_slash_bps = 1000      # the same of a vote
+challenger_bond = "50"          # that whoever disputes locks
 demand_fee = "2"                # for a chunk of an update; every further demand for the same update doubles it
 range_slash_bps = 10000         # an update that is proven wrong
 withheld_slash_bps = 5000       # an update that nobody serves
