@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from chainfl.agents.actions import CHORES, Act, Do, Stop, Wait
@@ -32,9 +34,20 @@ POLL_S = 1.0
 MAX_IDLE_S = 60
 """Chain time after which everything is read again, whatever the phase says."""
 
+STANDSTILL_S = 60
+"""Wall time without a block after which a chain is said to stand still, if its blocks come more often than that."""
+MAX_STANDSTILL_S = 300
+PAUSES = 5
+"""So many times the mean pause between blocks is no standstill yet."""
+
 MAX_BACK_OFF_S = 30.0
 MAX_CRASHES = 5
 MAX_REFUSALS = 3
+
+_STILL = (
+    "no new block, and nothing goes on without one: the node is behind, or it is a local Anvil that mines for "
+    "transactions alone; start that with --block-time 1, or make a chain with `chainfl local new`"
+)
 
 _log = logging.getLogger("chainfl.agents")
 
@@ -62,7 +75,10 @@ TOLD: dict[Do, str] = {
 
 @dataclass(slots=True)
 class _Sight:
-    """What the loop remembers from one look to the next. None of it is needed after a restart."""
+    """What the loop remembers from one look to the next. None of it is needed after a restart.
+
+    newest: the hash of the newest block; newest_since: when it was first waited on, by the wall clock.
+    """
 
     snapshot: Snapshot | None = None
     since: int = 0
@@ -71,14 +87,21 @@ class _Sight:
     slashes_seen: int = 0
     why: str = ""
     warned: set[tuple[int, str, str]] = field(default_factory=set)
+    newest: bytes = b""
+    newest_since: float = 0.0
+    standstill_told: bool = False
     refusals: dict[tuple[Do, str], int] = field(default_factory=dict)
 
 
 class AgentLoop:
-    """Runs one player in one task until the task is over or the process is asked to stop."""
+    """Runs one player in one task until the task is over or the process is asked to stop.
 
-    def __init__(self, player: Player, stop: threading.Event) -> None:
+    clock: wall time in seconds, by which nothing is decided: it only tells a chain that stands still.
+    """
+
+    def __init__(self, player: Player, stop: threading.Event, clock: Callable[[], float] = time.monotonic) -> None:
         self._player = player
+        self._clock = clock
         self._stop = stop
         self._context = player.context
         self._sight = _Sight()
@@ -259,12 +282,29 @@ class AgentLoop:
         seen = snapshot.block
         while not self._stop.is_set():
             newest = self._context.chain.wait_for_block(seen.number, POLL_S)
+            self._notice_standstill(snapshot, newest)
             # A reorg can make the newest block an older one.
             if newest.hash == seen.hash:
                 continue
             seen = newest
             if self._is_due(snapshot, wait, newest):
                 return
+
+    def _notice_standstill(self, snapshot: Snapshot, newest: Block) -> None:
+        """Without blocks no phase ends, and everybody would wait without a word. Told once for each standstill."""
+        sight, now = self._sight, self._clock()
+        if newest.hash != sight.newest:
+            sight.newest, sight.newest_since, sight.standstill_told = newest.hash, now, False
+        pause = now - sight.newest_since
+        if not sight.standstill_told and pause >= _patience_s(snapshot):
+            sight.standstill_told = True
+            self._context.log.emit(
+                "chain_stands_still",
+                level=logging.WARNING,
+                block=newest.number,
+                seconds_without_block=round(pause),
+                why=_STILL,
+            )
 
     def _is_due(self, snapshot: Snapshot, wait: Wait, newest: Block) -> bool:
         if wait.every_block or newest.timestamp >= snapshot.block.timestamp + MAX_IDLE_S:
@@ -340,6 +380,16 @@ class AgentLoop:
             self._sight.warned.add(key)
             details = {"doing": about} if about else {}
             self._context.log.emit(what, level=level, why=why, until=snapshot.round.phase_end, **details)
+
+
+def _patience_s(snapshot: Snapshot) -> float:
+    """How long no block may come before the chain is said to stand still, by the mean pause since the task's creation.
+
+    Bounded, since a chain that mines on demand has paused for as long as nobody sent.
+    """
+    seconds = snapshot.block.timestamp - snapshot.task.created_at
+    blocks = max(1, snapshot.block.number - snapshot.task.created_block)
+    return max(STANDSTILL_S, min(PAUSES * seconds / blocks, MAX_STANDSTILL_S))
 
 
 def _stage(snapshot: Snapshot) -> tuple[int, ...]:

@@ -118,6 +118,73 @@ def test_loop__nothing_happens_for_a_minute__looks_again(tmp_path):
     assert 4 <= others.reads <= 8
 
 
+class StillChain:
+    """Takes the place of waiting for a block: none comes, but for those after `blocks_at` seconds of wall time.
+
+    The agent is stopped after `until` seconds.
+    """
+
+    def __init__(self, world: World, until: float, blocks_at=()) -> None:
+        self.world, self.until, self.blocks_at = world, until, list(blocks_at)
+        self.stop, self.seconds = Impatient(), 0.0
+        world.ports[WORKER].wait_for_block = self.wait  # type: ignore[method-assign]
+
+    def wait(self, after, timeout_s):
+        self.seconds += timeout_s
+        if self.seconds > self.until:
+            self.stop.set()
+        if self.blocks_at and self.seconds >= self.blocks_at[0]:
+            self.blocks_at.pop(0)
+            self.world.chain.tick()
+        return self.world.chain.block()
+
+    def run(self) -> list[dict]:
+        with pytest.raises(Interrupted):
+            AgentLoop(self.world.players[WORKER], self.stop, lambda: self.seconds).run()
+        return self.world.told(WORKER, "chain_stands_still")
+
+
+def test_loop__no_block_for_a_minute__is_told_once(tmp_path):
+    world = World(tmp_path)
+    [told] = StillChain(world, until=1_000).run()
+    assert told["seconds_without_block"] == loops.STANDSTILL_S
+    assert told["block"] == world.chain.number
+    assert "--block-time" in told["why"]
+    assert "chainfl local new" in told["why"]
+
+
+def test_loop__blocks_as_often_as_a_minute__are_no_standstill(tmp_path):
+    assert StillChain(World(tmp_path), until=500, blocks_at=range(50, 500, 50)).run() == []
+
+
+def test_loop__a_second_standstill__is_told_again(tmp_path):
+    assert len(StillChain(World(tmp_path), until=300, blocks_at=[100]).run()) == 2
+
+
+def test_loop__endpoint_away_during_a_standstill__does_not_tell_it_twice(tmp_path):
+    world = World(tmp_path)
+    chain = StillChain(world, until=300)
+    fails = iter([False] * 100 + [True])
+
+    def flaky(*arguments):
+        if next(fails, False):
+            raise RpcUnreachable("no answer")
+        return chain.wait(*arguments)
+
+    world.ports[WORKER].wait_for_block = flaky  # type: ignore[method-assign]
+    assert len(chain.run()) == 1
+    assert world.told(WORKER, "retrying")
+
+
+@pytest.mark.parametrize(("block_time_s", "least", "most"), [(12, 60, 60), (50, 150, 250), (250, 300, 300)])
+def test_loop__a_chain_with_rare_blocks__is_given_several_block_times(tmp_path, block_time_s, least, most):
+    world = World(tmp_path)
+    for _ in range(3):
+        world.chain.tick(block_time_s)
+    [told] = StillChain(world, until=1_000).run()
+    assert least <= told["seconds_without_block"] <= most
+
+
 def test_loop__stopped_between_commit_and_reveal__warns_of_the_stake(tmp_path):
     world = World(tmp_path, rounds=1)
     with pytest.raises(Interrupted) as caught:
