@@ -28,6 +28,9 @@ ENVIRONMENT_PREFIX: Final = "CHAINFL_"
 
 MAX_PLACES: Final = 20
 
+LOCAL_POLL_S: Final = 0.2
+"""How often everybody on a local chain looks for a new block: six times a round somebody waits for the next phase."""
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 StoreKind = Literal["embedded", "kubo", "gateway"]
@@ -405,24 +408,45 @@ def _listing(problems: list[str]) -> str:
     return f"{len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems)
 
 
+def local_template(port: int, command: str) -> str:
+    """The file in a local chain's folder: commands that run inside of it need no flags. command: what made it."""
+    return (
+        f"# Written by `{command}`. `chainfl local up` in this folder starts its chain again.\n"
+        'network = "local"\n'
+        f'rpc = "http://127.0.0.1:{port}"\n'
+        'deployment = "deployment.json"\n'
+        'storage = "embedded"\n'
+        'store_dir = "store"\n'
+        'state_dir = "state"\n'
+        f"poll_interval_s = {LOCAL_POLL_S}\n"
+    )
+
+
 def commented_template(network: str = LOCAL.name, *, rpc: str | None = None, deployment: str | None = None) -> str:
-    """The file that `chainfl init` writes: every setting with its default and what it means."""
+    """The file that `chainfl init` writes: every setting with its default, or an example, and what it means."""
 
     def line(name: str, value: str | None, example: str) -> str:
         return f'{name} = "{value}"' if value is not None else f'# {name} = "{example}"'
 
+    defaults = Settings(network=network, rpc=rpc or LOCAL.default_rpc)
     return _TEMPLATE.format(
         networks=", ".join(NETWORKS),
         network=network,
         rpc=line("rpc", rpc, LOCAL.default_rpc or ""),
-        deployment=line("deployment", deployment, "deployments/local.json"),
+        deployment=line("deployment", deployment, _from_home(defaults.effective_deployment)),
+        **{name: _from_home(getattr(defaults, name)) for name in ("keys_dir", "store_dir", "cache_dir", "state_dir")},
     )
 
 
+def _from_home(path: Path) -> str:
+    """As a person would write it, and as the file reads it."""
+    return f"~/{path.relative_to(Path.home()).as_posix()}" if path.is_relative_to(Path.home()) else path.as_posix()
+
+
 _TEMPLATE: Final = """\
-# chainfl: every setting, with its default. Environment variables (CHAINFL_RPC …) and flags override this file.
-# Paths are relative to this file. Private keys and passwords do not belong here: use `chainfl keys`, or
-# CHAINFL_PRIVATE_KEY and CHAINFL_KEY_PASSWORD for automation.
+# chainfl: every setting, with its default; where there is none, with an example.
+# Environment variables (CHAINFL_RPC …) and flags override this file. Paths are relative to this file. Private keys and
+# passwords do not belong here: use `chainfl keys`, or CHAINFL_PRIVATE_KEY and CHAINFL_KEY_PASSWORD for automation.
 
 # Which chain: {networks}.
 network = "{network}"
@@ -433,23 +457,23 @@ network = "{network}"
 # Only for a chain that has no name above: the id that the endpoint must report.
 # chain_id = 31337
 
-# The file that `chainfl deploy` wrote, or that you got from whoever deployed.
+# The file that you got from whoever deployed; by default where `chainfl deploy` writes its own.
 {deployment}
 
 # The key to sign with, by name or address; not needed while there is only one.
 # key = "worker"
-# keys_dir = "keys"
+# keys_dir = "{keys_dir}"
 
 # Where models and updates are: "embedded" (a folder), "kubo" (a running IPFS daemon), "gateway" (IPFS gateways, only
 # for reading), or several: ["kubo", "gateway"] reads in that order and writes to all that write.
 # In the environment and in flags, lists are separated by commas: "kubo,gateway" in CHAINFL_STORAGE.
 storage = "embedded"
-# store_dir = "store"
+# store_dir = "{store_dir}"
 # kubo_api = "/ip4/127.0.0.1/tcp/5001"      # or "http://127.0.0.1:5001"
 
 # The gateways, none of which is trusted, and the folder and size of the cache of what they gave.
 # gateways = ["https://ipfs.io", "https://dweb.link"]
-# cache_dir = "cache"
+# cache_dir = "{cache_dir}"
 # cache_bytes = 10737418240
 
 # Services that keep what you publish (IPFS Pinning Service API); they fetch it from your Kubo daemon. Their tokens do
@@ -465,7 +489,7 @@ storage = "embedded"
 # data_dir = "data"
 
 # What an agent must remember: salts before their commitments, updates before their upload. Keep it.
-# state_dir = "state"
+# state_dir = "{state_dir}"
 
 # An agent stops before its gas costs more than this, in native wei.
 # max_gas_wei = 50000000000000000

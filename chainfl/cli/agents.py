@@ -31,6 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _DATA_OPTIONS = ("folder", "dataset", "shard", "seed", "alpha", "data_dir")
 _BRINGS_DATA = {"folder": "--data", "dataset": "--dataset", "shard": "--shard"}
+STARTING = "starting; loading torch takes some seconds, and more where several processes share a core"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -143,6 +144,7 @@ def run_worker_(app: App, **options: Any) -> None:
     Run it again after any interruption: it carries on where it was. SIGTERM and Ctrl-C end it at a safe point.
     """
     _limit_threads()
+    say(STARTING)
     check_device(options["device"])
     own, shard = app_part(options, Role.WORKER), task_shard(options)
     found = None if shard else data_source(app, options)
@@ -170,6 +172,7 @@ def run_validator_(app: App, **options: Any) -> None:
     Run it again after any interruption: it carries on where it was. SIGTERM and Ctrl-C end it at a safe point.
     """
     _limit_threads()
+    say(STARTING)
     check_device(options["device"])
     own = app_part(options, Role.VALIDATOR)
     found = data_source(app, options)

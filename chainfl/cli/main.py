@@ -25,7 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "keys": ("chainfl.cli.keys:keys", "Make, import and list keys."),
     "faucet": ("chainfl.cli.money:faucet", "Draw training tokens on a test network."),
     "deploy": ("chainfl.cli.deploy:deploy", "Deploy the contracts and record where they are."),
-    "local": ("chainfl.cli.local:local", "Start the local chain of a demo folder again."),
+    "local": ("chainfl.cli.local:local", "Make a local chain, or start one again."),
     "task": ("chainfl.cli.task:task", "Create, list, show, watch and cancel tasks."),
     "worker": ("chainfl.cli.agents:worker", "Train: run a worker; leave or rejoin a task."),
     "validator": ("chainfl.cli.agents:validator", "Score updates: run a validator; leave or rejoin a task."),

@@ -18,6 +18,7 @@ from chainfl.chain.deployment import Deployment, deploy
 from chainfl.chain.keys import Signer
 from chainfl.chain.networks import LOCAL
 from chainfl.chain.operator import Operator
+from chainfl.config import LOCAL_POLL_S, local_template
 from chainfl.errors import ChainError, TransactionTimedOut, UsageError
 from chainfl.simulation.attacks import ATTACKS, FROM_ROUND, Attack
 from chainfl.simulation.baseline import usual_squared_norm
@@ -40,8 +41,7 @@ MIN_HONEST = 2
 NORM_MARGIN = 4
 """Where the norm attack is staged, a squared norm may be this many times the usual one."""
 ENROLMENT_S = 600
-POLL_S = 0.2
-"""How often everybody looks for a new block: six times a round somebody waits for the next phase to begin."""
+POLL_S = LOCAL_POLL_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +238,7 @@ def set_stage(config: DemoConfig, anvil: AnvilProcess) -> Stage:
     reader = Operator(client, deployment)
     for child in ("events", "logs", "state"):
         (folder / child).mkdir(exist_ok=True)
-    (folder / "chainfl.toml").write_text(configuration(anvil.port), encoding="utf-8")
+    (folder / "chainfl.toml").write_text(local_template(anvil.port, "chainfl demo"), encoding="utf-8")
     worth = {account: worth_wei(reader, account) for account in cast.names()}
     return Stage(config, anvil, cast, deployment, store, split, spec, task_id, reader, worth)
 
@@ -273,20 +273,6 @@ def participant_command(stage: Stage, part: Part) -> tuple[str, ...]:
         *("--config", str(folder / "chainfl.toml"), *command, "--task", str(stage.task_id)),
         *(() if part.share is None else ("--data", str(folder / "data" / part.share))),
         *("--name", part.name, "--events", str(stage.events / f"{part.name}.jsonl")),
-    )
-
-
-def configuration(port: int) -> str:
-    """The demo folder's chainfl.toml: commands that run inside the folder need no flags."""
-    return (
-        "# Written by `chainfl demo`. `chainfl local up` in this folder starts its chain again.\n"
-        'network = "local"\n'
-        f'rpc = "http://127.0.0.1:{port}"\n'
-        'deployment = "deployment.json"\n'
-        'storage = "embedded"\n'
-        'store_dir = "store"\n'
-        'state_dir = "state"\n'
-        f"poll_interval_s = {POLL_S}\n"
     )
 
 

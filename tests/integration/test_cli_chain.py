@@ -7,8 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from anvil import LocalChain, expect_sent, task_params
@@ -285,7 +288,20 @@ def test_deploy__no_ether__sends_nothing(operator):
     assert not (operator.folder / "new.json").exists()
 
 
-# --- a demo's chain, started again -----------------------------------------------------------------
+# --- local chains: a demo's, started again ---------------------------------------------------------
+
+
+@contextmanager
+def local_chain(*arguments: str) -> Iterator[dict[str, Any]]:
+    """`chainfl local …` until it is stopped by a signal; what its JSON says."""
+    command = [sys.executable, "-m", "chainfl.cli.main", "local", *arguments, "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
 
 
 @pytest.fixture
@@ -300,18 +316,51 @@ def demo(tmp_path) -> Path:
 
 
 def test_local_up__until_a_signal__serves_the_saved_chain(demo, monkeypatch, capsys):
-    command = [sys.executable, "-m", "chainfl.cli.main", "local", "up", str(demo), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        document = "".join(iter(process.stdout.readline, "}\n")) + "}"
-        environment = json.loads(document)["environment"]
-        for name, value in environment.items():
+    with local_chain("up", str(demo)) as told:
+        for name, value in told["environment"].items():
             monkeypatch.setenv(name, value)
         capsys.readouterr()
         assert run(["task", "list", "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == []
         assert run(["local", "up", str(demo)]) == 11, "one chain a folder"
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+
+
+# --- a chain of one's own --------------------------------------------------------------------------
+
+
+def test_local_new__then_up__is_one_chain_with_contracts_and_accounts_that_can_stake(tmp_path, monkeypatch, capsys):
+    def told(*arguments: str) -> Any:
+        capsys.readouterr()
+        assert run([*arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    def stake(account: dict[str, str]) -> dict[str, Any]:
+        return told("stake", "status", "--account", account["address"])["stake"]
+
+    folder = tmp_path / "parent" / "mine"
+    with local_chain("new", str(folder)) as made:
+        accounts = made["accounts"]
+        assert len(accounts) == 10
+        for name, value in (made["environment"] | {"CHAINFL_PRIVATE_KEY": accounts[1]["private_key"]}).items():
+            monkeypatch.setenv(name, value)
+        assert told("task", "list") == []
+        assert run(["stake", "deposit", "300", "--yes"]) == 0
+        assert run(["local", "new", str(folder)]) == 11, "a folder with a chain is left alone"
+        wallets = [stake(account)["token_balance"] for account in accounts]
+        assert wallets[1:] == [9_700 * TOKEN] + [10_000 * TOKEN] * 8
+        assert wallets[0] >= 10_000 * TOKEN
+    with local_chain("up", str(folder)) as again:
+        monkeypatch.setenv("CHAINFL_RPC", again["rpc"])
+        assert again["environment"]["CHAINFL_CONFIG"] == made["environment"]["CHAINFL_CONFIG"]
+        assert (stake(accounts[1])["free"], stake(accounts[1])["token_balance"]) == (300 * TOKEN, 9_700 * TOKEN)
+        assert run(["stake", "deposit", "5", "--yes"]) == 0, "there is ether for gas, and blocks come"
+
+
+def test_local_new__then_a_task__needs_no_flags_in_the_folder(tmp_path, monkeypatch):
+    with local_chain("new", str(tmp_path / "mine")) as made:
+        for name in [name for name in os.environ if name.startswith("CHAINFL_")]:
+            monkeypatch.delenv(name)
+        monkeypatch.chdir(tmp_path / "mine")
+        monkeypatch.setenv("CHAINFL_PRIVATE_KEY", made["accounts"][1]["private_key"])
+        assert run(["task", "create", "--preset", "digits", "--reward", "1000", "--yes"]) == 0
+        assert (tmp_path / "mine" / "store").is_dir()

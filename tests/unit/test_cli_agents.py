@@ -77,6 +77,12 @@ def test_worker__a_folder__is_its_data(shell, agents, tmp_path):
     assert agents.options.state_dir == tmp_path / "chainfl"
 
 
+@pytest.mark.parametrize("role", ["worker", "validator"])
+def test_run__before_anything_slow__says_that_it_starts(shell, agents, role):
+    assert shell(role, "run", "--data", "images") == 0
+    assert shell.err.startswith("starting")
+
+
 def test_worker__a_share__is_its_data(shell, agents):
     arguments = ("--dataset", "mnist", "--shard", "2/5", "--seed", "7", "--alpha", "0.5", "--data-dir", "d")
     assert shell("worker", "run", *arguments, "--json") == 0

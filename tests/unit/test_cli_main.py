@@ -74,7 +74,7 @@ def test_help__every_command__has_a_line_and_an_example(path, command, capsys):
 @pytest.mark.parametrize(
     "path",
     [
-        "doctor", "init", "faucet", "deploy", "demo", "local up", "completion",
+        "doctor", "init", "faucet", "deploy", "demo", "local new", "local up", "completion",
         "keys new", "keys import", "keys list",
         "task create", "task list", "task show", "task watch", "task cancel",
         *(f"{role} {verb}" for role in ("worker", "validator", "aggregator") for verb in ("run", "leave", "rejoin")),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chainfl.config import commented_template, load_settings
+from chainfl.config import LOCAL_POLL_S, commented_template, load_settings, local_template
 from chainfl.errors import ConfigError
 from chainfl.storage.cache import MIN_CACHE_BYTES
 
@@ -20,6 +20,10 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "chainfl.toml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def uncommented(text: str) -> str:
+    return "\n".join(line.removeprefix("# ") for line in text.splitlines() if "=" in line)
 
 
 def problems(**arguments: object) -> list[str]:
@@ -218,8 +222,32 @@ def test_template__as_written__loads_and_names_every_setting(tmp_path: Path):
     text = commented_template("sepolia", rpc="https://host", deployment="d.json")
     settings = load_settings(config=write(tmp_path, text), environment={})
     assert (settings.network, settings.deployment) == ("sepolia", tmp_path / "d.json")
-    commented = "\n".join(line.removeprefix("# ") for line in commented_template().splitlines() if "=" in line)
-    assert set(tomllib.loads(commented)) == set(Settings.model_fields)
+    assert set(tomllib.loads(uncommented(commented_template()))) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("network", ["local", "hoodi"])
+def test_template__its_commented_paths__are_the_defaults(tmp_path: Path, network: str):
+    written = tomllib.loads(uncommented(commented_template(network)))
+    settings = load_settings(config=write(tmp_path, f'network = "{network}"\nrpc = "https://host"'), environment={})
+    for name in ("keys_dir", "store_dir", "cache_dir", "state_dir"):
+        assert Path(written[name]).expanduser() == getattr(settings, name)
+    assert Path(written["deployment"]).expanduser() == settings.effective_deployment
+
+
+def test_template__home_elsewhere__names_where_deploy_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert '# deployment = "~/.local/share/chainfl/deployments/local.json"' in commented_template()
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert '# deployment = "/data/chainfl/deployments/local.json"' in commented_template()
+
+
+def test_local_template__loaded__points_at_the_folder_beside_it(tmp_path: Path):
+    settings = load_settings(config=write(tmp_path, local_template(4711, "chainfl demo")), environment={})
+    assert (settings.effective_rpc, settings.poll_interval_s) == ("http://127.0.0.1:4711", LOCAL_POLL_S)
+    assert settings.store_dir == tmp_path / "store"
+    assert settings.state_dir == tmp_path / "state"
+    assert settings.deployment == tmp_path / "deployment.json"
 
 
 def test_import__of_the_configuration__brings_neither_web3_nor_torch():

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from chainfl.errors import DatasetMissing, UsageError
-from chainfl.simulation.demo import Cast, DemoConfig, configuration, new_folder
+from chainfl.simulation.demo import Cast, DemoConfig, new_folder
 from chainfl.simulation.report import GasUse, Report, draw_accuracy, draw_lineage, draw_rewards
 from chainfl.simulation.view import EventFiles, LiveView, PlainView, Progress, open_view
 from chainfl.tasks.state import Phase, Role
@@ -174,13 +174,3 @@ def test_new_folder__earlier_runs__are_never_touched(tmp_path: Path):
     (first / "report.json").write_text("kept")
     assert new_folder(tmp_path) == tmp_path / "chainfl-demo-2"
     assert (first / "report.json").read_text() == "kept"
-
-
-def test_configuration__loaded__points_at_the_folder_beside_it(tmp_path: Path):
-    from chainfl.config import load_settings
-
-    path = tmp_path / "chainfl.toml"
-    path.write_text(configuration(8545))
-    settings = load_settings(config=path, flags={}, environment={}, folder=tmp_path)
-    assert settings.store_dir == tmp_path / "store"
-    assert settings.deployment == tmp_path / "deployment.json"
