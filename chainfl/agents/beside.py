@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
-from chainfl.agents.time_slices import take_long_slices
+from chainfl.agents.long_computation import long_computation
 from chainfl.errors import TrainingStopped
 from chainfl.types import Root
 
@@ -121,8 +121,7 @@ def _run(
     except BaseException as error:  # noqa: BLE001  # the thread's boundary: whoever asks for the result gets it
         job.found.set_exception(error)
         return
-    take_long_slices()
-    with turn:
+    with turn, long_computation():
         _train(job, partial(train, found, job.stop))
 
 
