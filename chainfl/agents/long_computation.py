@@ -30,7 +30,7 @@ _ATTRIBUTES = struct.Struct("=IIQiIQQQ")
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _KEPT = {_TRIM_THRESHOLD: 1 << 30, _TOP_PAD: 64 << 20, _MMAP_THRESHOLD: 32 << 20}
-"""mallopt's parameters and their values in bytes. A thread's heap has 64 MiB; what is mapped alone, half of it or more."""
+"""mallopt's parameters and their values in bytes. A thread's heap has 64 MiB; what has half of it is mapped alone."""
 
 
 @contextmanager
