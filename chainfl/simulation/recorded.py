@@ -29,18 +29,22 @@ def participants_of(chain: RecordReader, task_id: TaskId) -> Participants:
     played = min(view.round, task.rounds) if view.phase.is_terminal else view.round - 1
     if played < 1:
         raise UsageError(f"no round of task {task_id} is over: there is nothing to play again yet", task_id=task_id)
+    models = [chain.model_location(task_id, number) for number in range(played + 1)]
+    rounds = (
+        _recorded(chain, task_id, number, task.created_block, void=models[number] == models[number - 1])
+        for number in range(1, played + 1)
+    )
     return Participants(
         chain.members(task_id, Role.WORKER),
         chain.members(task_id, Role.VALIDATOR),
         chain.chain_id,
         chain.coordinator,
         task_id,
-        tuple(_recorded(chain, task_id, number, task.created_block) for number in range(1, played + 1)),
+        tuple(rounds),
     )
 
 
-def _recorded(chain: ChainPort, task_id: TaskId, number: int, from_block: int) -> RecordedRound:
+def _recorded(chain: ChainPort, task_id: TaskId, number: int, from_block: int, *, void: bool) -> RecordedRound:
     revealed = chain.revealed_updates(task_id, number, from_block)
-    (before, _), (after, _) = (chain.model_location(task_id, last) for last in (number - 1, number))
     workers = tuple(update.worker for update in revealed)
-    return RecordedRound(workers, chain.last_commit_hash(task_id, number), void=before == after)
+    return RecordedRound(workers, chain.last_commit_hash(task_id, number), void=void)

@@ -238,11 +238,13 @@ def _rounds(
 class Laboratory:
     """An experiment's trainers and scorers, and what measures them.
 
-    own_data: of all clients one after another, LOCAL_EXAMPLES of each at most; ends: where each client's end. meter:
-    energy, from one round's end to the next.
+    trainer: of all of them in this process. It takes its first backward pass after the fleet has opened: see
+    `devices.autograd_works`. own_data: of all clients one after another, LOCAL_EXAMPLES of each at most; ends: where each
+    client's end. meter: energy, from one round's end to the next.
     """
 
     experiment: Experiment
+    trainer: LocalTrainer
     trainers: Mapping[Address, LocalLearning]
     scorers: Sequence[Scorer]
     own_data: Dataset
@@ -268,9 +270,7 @@ class Laboratory:
         judges: Sequence[Scorer] = scorers or [EverybodyCounts()]
         if experiment.tampering is not None:
             judges = experiment.tampering.scorers(judges)
-        # Before anything is measured, and before other processes take a copy: everywhere the same order in memory.
-        trainer.arrange(experiment.split.test)
-        return cls(experiment, trainers, judges, concatenate(samples), list(accumulate(map(len, samples))))
+        return cls(experiment, trainer, trainers, judges, concatenate(samples), list(accumulate(map(len, samples))))
 
     def begin(self) -> tuple[Standing, RoundMetrics]:
         """Round 0."""
@@ -337,6 +337,7 @@ class Laboratory:
         """On the test set, and on some of each client's own data. model: (P,) int32."""
         given, loss, test = self.experiment.model, self.experiment.loss, self.experiment.split.test
         vector = self.vector(model)
+        self.trainer.arrange(test)  # as it was trained, though other processes did
         found = predict(given.module, vector, test, loss)
         right = predict(given.module, vector, self.own_data, loss).classes == self.own_data.labels
         local = Fairness.of([float(right[start:end].mean()) for start, end in pairwise([0, *self.ends])])

@@ -38,6 +38,7 @@ from chainfl.tasks.spec import DatasetEntry, TrainingEntry, ValidationEntry
 from chainfl.tasks.state import SELECTIONS
 from chainfl.tasks.votes import REJECTION, Vote
 from chainfl.training.datasets import Dataset, DatasetSplits
+from chainfl.training.memory_format import bears_channels_last
 from chainfl.training.models import build_model
 from chainfl.training.partition import Partition, federated_split
 from chainfl.training.state import state_layout, vector_of
@@ -101,6 +102,24 @@ def test_simulate__several_processes__have_the_bits_of_one(strategy):
     one, two = run(strategy=strategy), run(strategy=strategy, processes=2)
     assert one.root == two.root
     assert one.accuracies == two.accuracies
+
+
+def test_simulate__images_in_several_processes__takes_no_backward_pass_before_they_are_forked(monkeypatch):
+    order = []
+
+    def opened(trainers, processes):
+        order.append("fleet")
+        return open_fleet(trainers, processes)
+
+    def tried(module, shape):
+        order.append("trial")
+        return bears_channels_last(module, shape)
+
+    # By their paths: `chainfl.simulation.simulate` is the function as well as its module.
+    monkeypatch.setattr(sys.modules["chainfl.simulation.simulate"], "open_fleet", opened)
+    monkeypatch.setattr(sys.modules["chainfl.training.trainer"], "bears_channels_last", tried)
+    run(processes=2)
+    assert order == ["fleet", "trial"], "where there is an accelerator, a fork after it could not train"
 
 
 ENDLESS = """
