@@ -239,8 +239,8 @@ class Laboratory:
     """An experiment's trainers and scorers, and what measures them.
 
     trainer: of all of them in this process. It takes its first backward pass after the fleet has opened: see
-    `devices.autograd_works`. own_data: of all clients one after another, LOCAL_EXAMPLES of each at most; ends: where each
-    client's end. meter: energy, from one round's end to the next.
+    `devices.autograd_works`. own_data: of all clients one after another, LOCAL_EXAMPLES of each at most; ends: where
+    each client's end. meter: energy, from one round's end to the next.
     """
 
     experiment: Experiment
