@@ -60,10 +60,11 @@ def run_demo(config: DemoConfig, open_view: Callable[[], View], say: Callable[[s
 
 @dataclass(slots=True)
 class Delay:
-    """Holds the honest aggregator up in the attack's round until its rival has posted.
+    """Holds the honest aggregator up in the attack's round until its rival has posted, in each task where it has one.
 
-    A block's hash draws whose turn it is first, and a cheat whose turn never comes shows nothing. Without a rival that
-    attacks, nobody is held up.
+    A block's hash draws whose turn it is first, and a cheat whose turn never comes shows nothing. This begins with the
+    challenge of the round before: from its own beginning a round may take a second to its aggregate, and who looks on
+    from a busy machine would miss that. Without a rival that attacks, nobody is held up.
     """
 
     honest: Participant | None
@@ -75,9 +76,9 @@ class Delay:
         rivals = [part for part in stage.cast.attackers if part.role is Role.AGGREGATOR]
         return cls(participants[stage.cast.honest(Role.AGGREGATOR)[0].name] if rivals else None)
 
-    def look(self, view: RoundView) -> None:
-        """Takes in where the task stands."""
-        due = view.round == FROM_ROUND and view.attempt == 1 and view.phase < Phase.CHALLENGE
+    def look(self, *views: RoundView) -> None:
+        """Takes in where all of these tasks stand. One process plays them all, so the last rival lets it go."""
+        due = any(map(_may_be_overtaken, views))
         if self.honest is None or due == self.is_held:
             return
         self.is_held = due
@@ -85,6 +86,13 @@ class Delay:
             self.honest.hold_up()
         else:
             self.honest.let_go()
+
+
+def _may_be_overtaken(view: RoundView) -> bool:
+    """Whether the rival's turn is next, or has come, and nothing is posted in it."""
+    if view.round == FROM_ROUND - 1:
+        return Phase.CHALLENGE <= view.phase <= Phase.SETTLEMENT
+    return view.round == FROM_ROUND and view.attempt == 1 and view.phase < Phase.CHALLENGE
 
 
 @dataclass(slots=True)

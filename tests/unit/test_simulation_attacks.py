@@ -218,17 +218,40 @@ def a_view(number: int, attempt: int, phase: Phase) -> SimpleNamespace:
     return SimpleNamespace(round=number, attempt=attempt, phase=phase)
 
 
+@pytest.mark.parametrize("begin", [a_view(1, 1, Phase.CHALLENGE), a_view(1, 2, Phase.SETTLEMENT)])
 @pytest.mark.parametrize(
     "end", [a_view(2, 1, Phase.CHALLENGE), a_view(2, 2, Phase.AGGREGATE), a_view(3, 1, Phase.COMMIT)]
 )
-def test_delay__attackers_round__holds_the_rival_up_until_something_is_posted(end):
+def test_delay__attackers_round__holds_the_rival_up_until_something_is_posted(begin, end):
     honest = Stopwatch()
     delay = Delay(honest)
-    for view in (a_view(1, 1, Phase.AGGREGATE), a_view(2, 1, Phase.COMMIT), a_view(2, 1, Phase.AGGREGATE)):
+    delay.look(a_view(1, 1, Phase.AGGREGATE))
+    assert honest.told == []
+    for view in (begin, a_view(2, 1, Phase.COMMIT), a_view(2, 1, Phase.AGGREGATE)):
         delay.look(view)
     assert honest.told == ["held up"]
     delay.look(end)
     delay.look(a_view(3, 1, Phase.AGGREGATE))
+    assert honest.told == ["held up", "let go"]
+
+
+@pytest.mark.parametrize("end", [a_view(1, 2, Phase.AGGREGATE), a_view(1, 1, Phase.COMPLETED)])
+def test_delay__round_before_goes_on_or_is_the_last__lets_go(end):
+    honest = Stopwatch()
+    delay = Delay(honest)
+    delay.look(a_view(1, 1, Phase.CHALLENGE))
+    delay.look(end)
+    assert honest.told == ["held up", "let go"]
+
+
+def test_delay__rivals_in_two_tasks__holds_up_until_the_last_has_posted():
+    honest = Stopwatch()
+    delay = Delay(honest)
+    computes, posted = a_view(2, 1, Phase.AGGREGATE), a_view(2, 1, Phase.CHALLENGE)
+    for views in ((a_view(1, 1, Phase.COMMIT), computes), (computes, computes), (posted, computes)):
+        delay.look(*views)
+    assert honest.told == ["held up"]
+    delay.look(posted, posted)
     assert honest.told == ["held up", "let go"]
 
 
