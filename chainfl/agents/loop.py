@@ -136,8 +136,7 @@ class AgentLoop:
 
     def _step(self) -> bool:
         """One look and at most one deed. True when the task is done with."""
-        chain, task_id = self._context.chain, self._context.scope.task_id
-        snapshot = chain.snapshot(task_id, self._player.role, chain.latest_block())
+        snapshot = self._look()
         self._notice(snapshot)
         action = self._player.decide(snapshot, self._standing(snapshot), snapshot.block.timestamp)
         match action:
@@ -153,6 +152,14 @@ class AgentLoop:
         return False
 
     # --- looking --------------------------------------------------------------------------------
+
+    def _look(self) -> Snapshot:
+        """Everything at the newest block. While something goes on beside the loop most looks see one block again."""
+        chain, before = self._context.chain, self._sight.snapshot
+        newest = chain.latest_block()
+        if before is not None and before.block == newest:
+            return before
+        return chain.snapshot(self._context.scope.task_id, self._player.role, newest)
 
     def _notice(self, snapshot: Snapshot) -> None:
         view, before = snapshot.round, self._sight.snapshot

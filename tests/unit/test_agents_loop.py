@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from agents_world import World
+from agents_world import TargetTrainer, World
 from fake_chain import TASK, FakePort, MemoryStore, account_of
 
 from chainfl.agents import aggregator as aggregators
@@ -31,7 +31,7 @@ from chainfl.errors import (
     UnexpectedPhase,
 )
 from chainfl.tasks.cids import cid_text
-from chainfl.tasks.state import Outcome, Phase, Role
+from chainfl.tasks.state import Block, Outcome, Phase, Role
 from chainfl.types import Wei
 
 WORKER, AGGREGATOR = account_of(100), account_of(300)
@@ -83,6 +83,33 @@ def test_loop__whole_task__ends_when_it_is_complete(tmp_path, account):
     assert world.chain.over
     assert world.players[account].context.report.rounds == {1, 2}
     assert world.told(account, "ended")[0]["why"] == "the task is complete"
+
+
+def test_loop__training_goes_on_and_no_block_comes__asks_for_the_block_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("chainfl.agents.worker.TRAINING_LOOK_S", 0.01)
+    world, goes_on = World(tmp_path, rounds=1), threading.Event()
+    seen: list[Block] = []
+    read: list[Block] = []
+
+    class Waiting(TargetTrainer):
+        def train(self, *args, **options):
+            assert goes_on.wait(WAIT_S)
+            return super().train(*args, **options)
+
+    def latest_block() -> Block:
+        seen.append(world.chain.block())
+        if seen.count(seen[-1]) > 5:
+            goes_on.set()
+        return seen[-1]
+
+    world.players[WORKER]._trainer = Waiting(1)
+    world.ports[WORKER].latest_block = latest_block  # type: ignore[method-assign]
+    snapshot = world.ports[WORKER].snapshot
+    world.ports[WORKER].snapshot = lambda *args: read.append(args[2]) or snapshot(*args)  # type: ignore[method-assign]
+    run(world, WORKER)
+    assert world.chain.over
+    assert goes_on.is_set()
+    assert len(read) == len(set(read))
 
 
 def test_loop__whole_task_with_retention_of_models__leaves_none_of_its_updates(tmp_path):
