@@ -23,6 +23,7 @@ from chainfl.encoding.layout import Layout
 from chainfl.encoding.payload import ModelMetadata, write_float_model, write_model
 from chainfl.errors import ProgramRefused, SpecificationError, TrainingError, UsageError
 from chainfl.storage.port import BlobStore
+from chainfl.tasks.rules import rule_warnings
 from chainfl.tasks.server_rules import server_warnings
 from chainfl.tasks.spec import (
     DEFAULT_ECONOMICS,
@@ -118,7 +119,7 @@ class TaskDraft:
 def publish_task(draft: TaskDraft, store: BlobStore, warn: Callable[[str], object] | None = None) -> TaskSpec:
     """Puts genesis model (exact and float32), program and specification into the store. returns: the specification.
 
-    warn: is told what is allowed and known to end badly with such a model.
+    warn: is told what is allowed, and known to end badly with such a model or to do nothing in such a round.
     The task on chain is still to be created from `spec.to_params()`. Raises SpecificationError with every problem
     of the draft and for a model that does not fit the data, TrainingError for a model that cannot be built or trained,
     ProgramRefused for a program that cannot be used, UsageError for one that cannot be read, and what the store raises.
@@ -139,7 +140,8 @@ def publish_task(draft: TaskDraft, store: BlobStore, warn: Callable[[str], objec
     )
     spec = _specification(draft, model, genesis, layout, form)
     trainer.check(local_training(spec.training))
-    for warning in server_warnings(form, trainer.buffers):
+    most_updates = draft.draw.most_of(draft.workers.max)
+    for warning in (*server_warnings(form, trainer.buffers), *rule_warnings(form, most_updates)):
         if warn is not None:
             warn(warning)
     published = store.put_bytes(spec.to_bytes())

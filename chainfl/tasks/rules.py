@@ -141,7 +141,7 @@ def rule_warnings(f: Format, most_updates: int) -> Iterator[str]:
     if f.rule is Rule.TRIMMED_MEAN and 0 < most_updates * f.trim_num < f.trim_den:
         yield (
             f"nothing_trimmed: a trim of {f.trim_num}/{f.trim_den} at each end drops none of {most_updates} updates, "
-            f"as the mean does; it drops one of {-(-f.trim_den // f.trim_num)}: take more clients, or a larger trim"
+            f"as the mean does; it drops one of {-(-f.trim_den // f.trim_num)}: take more workers, or a larger trim"
         )
 
 

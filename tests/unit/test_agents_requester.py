@@ -25,7 +25,7 @@ from chainfl.encoding.payload import FLOAT_ARCHITECTURE, ModelMetadata, read_che
 from chainfl.errors import ProgramRefused, SpecificationError, TrainingError, UsageError
 from chainfl.storage.unixfs import cid_of
 from chainfl.tasks.spec import LOCAL_WINDOWS, DatasetEntry, ProgramModel, RegisteredModel, TaskSpec, architecture_of
-from chainfl.tasks.state import Bounds, Rule, ServerKind
+from chainfl.tasks.state import EVERYBODY, Bounds, Draw, Rule, ServerKind
 from chainfl.training.exported import load_exported
 from chainfl.training.state import vector_of
 
@@ -234,6 +234,18 @@ def test_publish__program_with_running_statistics__is_warned_of_where_the_server
     warnings: list[str] = []
     publish_task(replace(with_program(program), server=server, **momentum), MemoryStore(), warnings.append)
     assert [text.partition(",")[0] for text in warnings] == ["running_statistics: norm.running_mean"] * warned
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "draw", "warned"),
+    [(4, EVERYBODY, True), (5, EVERYBODY, False), (9, Draw(4), True), (9, Draw(5), False)],
+)
+def test_publish__trimmed_mean_of_fewer_than_it_drops_one_of__is_warned_of(num_workers, draw, warned):
+    trimmed = {"rule": Rule.TRIMMED_MEAN, "trim_num": 1, "trim_den": 5}
+    warnings: list[str] = []
+    draft = replace(DRAFT, workers=Bounds(1, num_workers), draw=draw, **trimmed)
+    publish_task(draft, MemoryStore(), warnings.append)
+    assert [text.partition(":")[0] for text in warnings] == ["nothing_trimmed"] * warned
 
 
 def test_publish__rule_that_a_task_cannot_have__is_told_with_all_else():
