@@ -158,6 +158,16 @@ def test_decode__any_bytes__is_a_value_or_a_chain_error(data: bytes):
             continue
 
 
+def test_result__bytes_that_were_read_before__is_the_same_object_and_other_bytes_are_not():
+    words = {number: bytes(31) + bytes([number]) for number in (0, 1)}
+    num_words = len(MEMBER.outputs[0]["components"])
+    first, other = (b"".join([words[number], *[words[0]] * (num_words - 1)]) for number in (0, 1))
+    member = MEMBER.result(first, state.Member)
+    assert MEMBER.result(bytes(bytearray(first)), state.Member) is member
+    assert MEMBER.result(other, state.Member) != member
+    assert MEMBER.result(first) is not MEMBER.result(first), "a dict may be changed by whoever has it"
+
+
 def test_decode__string_that_is_not_utf8__is_shown_with_marks():
     version = contract_abi("StakeVault").functions["version"]
     data = (32).to_bytes(32, "big") + (2).to_bytes(32, "big") + b"a\xff".ljust(32, b"\0")
