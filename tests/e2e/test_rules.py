@@ -77,8 +77,8 @@ class Play:
 
     @property
     def text(self) -> str:
-        cast = {"aggregators": 2, "challenge": 6} if self.cheat else {"aggregators": 1, "challenge": 3}
-        return TASK.format(rule=self.rule, tables=self.tables, **cast)
+        aggregators, challenge = (2, 6) if self.cheat else (1, 3)
+        return TASK.format(rule=self.rule, aggregators=aggregators, challenge=challenge, tables=self.tables)
 
 
 PLAYS: Mapping[str, Play] = {
